@@ -1,0 +1,69 @@
+"""gradembed: look inside trained networks through their gradients.
+
+Two questions, asked of a trained network: are the tasks that it learned separate inside it (`interference`), and
+which of its units compute the same thing? Shapes are given in the same letters everywhere:
+
+====== =======================================================================
+letter meaning
+====== =======================================================================
+n      samples
+u      units: outputs, hidden units, or directions in a layer
+d      width of the layer that a gradient is taken with respect to
+t      tasks (a task is one unit, or a block of output units)
+====== =======================================================================
+
+Layers are named "input" and as in ``model.named_modules()``; "output" is what the model returns.
+
+Example:
+    >>> import gradembed as ge
+    >>> split = ge.load_iris()
+    >>> run = ge.train(ge.MLP([4, 64, 64, 3], seed=0), split, ge.TrainConfig(epochs=20, progress=False))
+    >>> result = ge.interference(run.model, split.x_test)
+    >>> result
+    Interference(3 units of 'output', layers ['input', 'hidden1', 'hidden2'], 30 samples)
+    >>> bool(result.cosine["input"][0, 2] < 0)  # what speaks for the first species speaks against the third
+    True
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from gradembed.capture import UnitGradients, unit_gradients
+from gradembed.data import Split, load_iris, load_mnist
+from gradembed.interference import Interference, interference
+from gradembed.models import MLP
+from gradembed.store import Cache
+from gradembed.training import TrainConfig, TrainingRun, train
+
+if TYPE_CHECKING:
+    from gradembed import plots
+
+__version__ = version("gradembed")
+
+__all__ = [
+    # data
+    "Split", "load_iris", "load_mnist",
+    # models and training
+    "MLP", "TrainConfig", "TrainingRun", "train",
+    # gradients
+    "UnitGradients", "unit_gradients",
+    # interference
+    "Interference", "interference",
+    # results on disk, figures
+    "Cache", "plots",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import matplotlib only when the first figure is drawn.
+
+    Returns:
+        The module ``plots``.
+
+    Raises:
+        AttributeError: If it is another name that is asked for.
+    """
+    if name == "plots":
+        return import_module("gradembed.plots")
+    raise AttributeError(f"module 'gradembed' has no attribute {name!r}")

@@ -1,0 +1,283 @@
+"""The only place that refuses user input.
+
+Every refusal reads "`name` should <rule>. Got <value>. <remedy>.": which argument, what it should be,
+what came instead, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+FLOAT_TYPES = (torch.float32, torch.float64)
+
+
+def refuse(name: str, rule: str, got: object, remedy: str, error: type[Exception] = ValueError) -> NoReturn:
+    """Raise ``error`` with a message in the house grammar.
+
+    Args:
+        name: The argument, as the caller spells it.
+        rule: What it should do or be, to be read after "should".
+        got: What came instead.
+        remedy: What the caller can do about it, a sentence without its full stop.
+        error: The exception's class.
+
+    Raises:
+        error: Always.
+    """
+    raise error(f"`{name}` should {rule}. Got {got}. {remedy}.")
+
+
+def describe(value: object) -> str:
+    """Name a value shortly: tensors by type and shape, everything else by its type and repr.
+
+    Returns:
+        One line for an error message.
+    """
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {list(value.shape)}"
+    if isinstance(value, str | int | float | bool | type(None)):
+        return repr(value)
+    text = " ".join(repr(value).split())
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def check_module(model: object) -> None:
+    """Refuse what is no module."""
+    if not isinstance(model, nn.Module):
+        refuse("model", "be a torch.nn.Module", describe(model), "Pass the trained network itself", TypeError)
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Refuse modules whose parameters are not finite."""
+    for key, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not is_finite(parameter.detach()):
+            refuse(
+                "model",
+                "have finite parameters",
+                f"NaN or infinity in {key!r}",
+                "Train it again, or load it again",
+            )
+
+
+def check_samples(x: object, name: str = "x") -> None:
+    """Refuse anything but a finite, non-empty float32 or float64 tensor of at least two axes.
+
+    A first axis for the samples and at least one more for their features.
+    """
+    if not isinstance(x, Tensor):
+        remedy = f"Convert it with torch.as_tensor({name}, dtype=torch.float32)"
+        refuse(name, "be a torch.Tensor", describe(x), remedy, TypeError)
+    if x.dtype not in FLOAT_TYPES:
+        refuse(name, "be float32 or float64", describe(x), f"Convert it with {name}.float()")
+    if x.ndim < 2:
+        refuse(
+            name,
+            "have a sample axis and a feature axis, [n, d]",
+            describe(x),
+            f"Use {name}[None] for one sample",
+        )
+    if x.numel() == 0:
+        refuse(name, "hold at least one sample and one feature", describe(x), "Pass a non-empty tensor")
+    if not is_finite(x):
+        bad = int((~x.isfinite()).sum())
+        refuse(name, "be finite", f"{bad} NaN or infinite values of {x.numel()}", "Clean or drop those samples")
+
+
+def check_placement(model: nn.Module, x: Tensor) -> None:
+    """Refuse samples on another device, or of another precision, than the model's parameters."""
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is None:
+        return
+    if parameter.device != x.device:
+        refuse(
+            "x",
+            f"be on the model's device, {parameter.device}",
+            x.device,
+            f"Move it with x.to('{parameter.device}')",
+        )
+    if parameter.dtype != x.dtype:
+        kind = str(parameter.dtype)
+        refuse("x", f"have the model's precision, {kind}", x.dtype, f"Convert one of them, say x.to({kind})")
+
+
+def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
+    """Refuse a value that is not among a few named choices."""
+    names = list(allowed)
+    if value not in names:
+        refuse(name, f"be one of {', '.join(map(repr, names))}", describe(value), "Choose one of them")
+
+
+def check_integer(name: str, value: object, minimum: float = -math.inf, remedy: str = "Pass a larger one") -> None:
+    """Refuse what is no integer, or one below a minimum."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        refuse(name, "be an integer", describe(value), "Pass an int", TypeError)
+    if value < minimum:
+        refuse(name, f"be at least {minimum}", value, remedy)
+
+
+def check_number(name: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+    """Refuse what is no finite number between two bounds (``open_low`` excludes the lower one)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        refuse(name, "be a number", describe(value), "Pass a float", TypeError)
+    below = value <= low if open_low else value < low
+    if not math.isfinite(value) or below or value > high:
+        bounds = f"{'above' if open_low else 'at least'} {low:g}" + (
+            f" and at most {high:g}" if high < math.inf else ""
+        )
+        refuse(name, f"be finite, {bounds}", value, "Pass a number in that range")
+
+
+def check_layer(name: str, value: object, known: Sequence[str]) -> None:
+    """Refuse a layer name that the model does not have."""
+    if not isinstance(value, str):
+        remedy = "Use 'input' or a name out of model.named_modules()"
+        refuse(name, "be a layer's name", describe(value), remedy, TypeError)
+    if value not in known:
+        shown = ", ".join(map(repr, known[:12])) + (", ..." if len(known) > 12 else "")
+        refuse(name, "name a layer of the model", repr(value), f"Choose one of {shown}")
+
+
+def check_units(units: Sequence[int], width: int, unit_layer: str) -> None:
+    """Refuse units that the unit layer does not have."""
+    for unit in units:
+        check_integer("units", unit)
+        if not 0 <= unit < width:
+            refuse(
+                "units",
+                f"lie between 0 and {width - 1}, the units of {unit_layer!r}",
+                unit,
+                "Drop or correct it",
+            )
+
+
+def check_directions(directions: object, width: int, unit_layer: str) -> None:
+    """Refuse directions that are not a finite, non-zero [u, width] tensor."""
+    if not isinstance(directions, Tensor):
+        refuse(
+            "directions",
+            "be a torch.Tensor",
+            describe(directions),
+            "Convert it with torch.as_tensor",
+            TypeError,
+        )
+    if directions.ndim != 2 or directions.shape[1] != width or len(directions) == 0:
+        refuse(
+            "directions",
+            f"have shape [u, {width}], the width of {unit_layer!r}",
+            describe(directions),
+            "Reshape it",
+        )
+    if not directions.is_floating_point() or not bool(directions.isfinite().all()):
+        refuse("directions", "be finite floating-point numbers", describe(directions), "Convert or clean it")
+    if bool((directions == 0).all(1).any()):
+        refuse("directions", "be non-zero", "a row of zeros", "Drop that row: it reads nothing")
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether all numbers are finite; cheap where they are, because then their sum usually is too.
+
+    Returns:
+        True if so.
+    """
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
+
+
+def check_finite_result(name: str, value: Tensor, where: str) -> None:
+    """Refuse to hand on gradients or activations that overflowed."""
+    if not is_finite(value):
+        refuse("x", f"give finite {name} at {where!r}", "an overflow", "Scale x down, or use float64")
+
+
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+_DROPOUTS = (nn.modules.dropout._DropoutNd,)
+
+
+def check_per_sample(model: nn.Module) -> None:
+    """Refuse modules that mix samples or draw random numbers, named with the remedy."""
+    for name, module in model.named_modules():
+        label = f"{type(module).__name__} at {name!r}" if name else type(module).__name__
+        if isinstance(module, _BATCH_NORMS) and (module.training or module.running_mean is None):
+            remedy = "Call model.eval() first" if module.running_mean is not None else "Use track_running_stats=True"
+            refuse(
+                "model",
+                "treat every sample by itself",
+                f"{label} in train mode, which normalises over the batch"
+                if module.training
+                else f"{label} without running statistics",
+                remedy,
+            )
+        if isinstance(module, _DROPOUTS) and module.training and module.p > 0:
+            refuse("model", "give the same output twice", f"{label} in train mode", "Call model.eval() first")
+
+
+def check_sequence(name: str, value: object, what: str) -> list[Any]:
+    """Refuse strings, empty sequences and what cannot be iterated; return the rest as a list.
+
+    Returns:
+        The items.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        refuse(name, f"be {what}", describe(value), "Pass a list", TypeError)
+    items = list(value)
+    if not items:
+        refuse(name, f"be {what}, not empty", describe(value), "Pass at least one")
+    return items
+
+
+def check_targets(y: object, n: int, name: str = "y") -> None:
+    """Refuse targets that are not one int64 class or finite float value (or row of them) per sample."""
+    if not isinstance(y, Tensor):
+        refuse(name, "be a torch.Tensor", describe(y), f"Convert it with torch.as_tensor({name})", TypeError)
+    if y.dtype != torch.int64 and y.dtype not in FLOAT_TYPES:
+        refuse(
+            name,
+            "be int64 classes, or float values",
+            describe(y),
+            f"Convert it with {name}.long() or {name}.float()",
+        )
+    if y.ndim not in (1, 2) or len(y) != n or y.numel() == 0:
+        refuse(
+            name,
+            f"hold one target, or one row of targets, for each of {n} samples",
+            describe(y),
+            "Pair them up",
+        )
+    if y.is_floating_point() and not bool(y.isfinite().all()):
+        refuse(
+            name,
+            "be finite",
+            f"{int((~y.isfinite()).sum())} NaN or infinite values",
+            "Clean or drop those samples",
+        )
+    if y.dtype == torch.int64 and int(y.min()) < 0:
+        refuse(name, "number the classes from 0", int(y.min()), "Renumber them")
+
+
+def try_forward(model: nn.Module, x: Tensor) -> Tensor:
+    """Run a model on samples of the caller's, turning its complaint into one about ``x``.
+
+    Returns:
+        Its output.
+    """
+    try:
+        output = model(x)
+    except (RuntimeError, IndexError, TypeError) as error:
+        refuse(
+            "x",
+            "fit the model",
+            f"{describe(x)}, on which {type(model).__name__} stopped with: {error}",
+            "Pass samples shaped as in training",
+        )
+    if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(x):
+        refuse(
+            "model",
+            "return one tensor with a row per sample",
+            describe(output),
+            "Wrap it in a module that does",
+        )
+    return output

@@ -1,0 +1,76 @@
+"""Context managers that put things back: modes, buffers, hooks and random state, also after an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Hook = Callable[[nn.Module, tuple[object, ...], object], object]
+
+
+@contextmanager
+def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
+    """Draw from torch's global generator as if freshly seeded, and put its state back.
+
+    ``None`` draws from the generator as it stands and lets it move on. A CUDA ``device`` has a generator
+    of its own, which is treated likewise.
+
+    Yields:
+        Nothing.
+    """
+    if seed is None:
+        yield
+        return
+    on_cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        # default_generator, not torch.manual_seed: the latter would reseed every CUDA device for good
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Restore modes, buffers and the random state when the block ends, however it ends.
+
+    Parameters and their ``.grad`` are not copied: nothing here writes to them.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (owner, key, buffer, buffer.detach().clone() if isinstance(buffer, Tensor) else buffer)
+        for owner in model.modules()
+        for key, buffer in owner._buffers.items()
+    ]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=sorted(devices, key=str)):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for owner, key, buffer, value in buffers:
+            if buffer is not None and value is not None:
+                with torch.no_grad():
+                    buffer.copy_(value)
+            owner._buffers[key] = buffer
+
+
+@contextmanager
+def hooked(hooks: Mapping[nn.Module, Hook]) -> Iterator[None]:
+    """Register forward hooks for the duration of the block.
+
+    Yields:
+        Nothing.
+    """
+    with ExitStack() as handles:
+        for module, hook in hooks.items():
+            handles.callback(module.register_forward_hook(hook).remove)
+        yield

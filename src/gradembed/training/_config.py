@@ -1,0 +1,104 @@
+"""How to train: settings and device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+
+from gradembed import _checks
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train: everything that, with the data and the initial weights, determines the result.
+
+    Attributes:
+        epochs: Passes through the training part.
+        batch_size: Samples a step.
+        learning_rate: Peak of the one-cycle schedule.
+        weight_decay: Of AdamW.
+        max_shift: Each image is moved by up to this many pixels in both directions, anew at each
+            step; 0 for none. Needs square images in rows.
+        seed: Of the order of samples and of the shifts (not of the weights, which the model has).
+        device: "auto" (CUDA where there is one), or a name that torch knows.
+        progress: Whether to draw a progress bar on standard error.
+
+    Raises:
+        ValueError: If a number is out of range.
+        TypeError: If a field has the wrong type.
+
+    Example:
+        >>> import gradembed as ge
+        >>> ge.TrainConfig.for_iris(seed=3).seed
+        3
+
+    References:
+        I. Loshchilov, F. Hutter (2019), Decoupled weight decay regularization (AdamW).
+        L. N. Smith, N. Topin (2019), Super-convergence (the one-cycle schedule).
+    """
+
+    epochs: int = 40
+    batch_size: int = 256
+    learning_rate: float = 6e-3
+    weight_decay: float = 0.05
+    max_shift: int = 0
+    seed: int = 0
+    device: str = "auto"
+    progress: bool = field(default=True, metadata={"changes_result": False})
+
+    def __post_init__(self) -> None:
+        _checks.check_integer("epochs", self.epochs, 1)
+        _checks.check_integer("batch_size", self.batch_size, 1)
+        _checks.check_number("learning_rate", self.learning_rate, 0, open_low=True)
+        _checks.check_number("weight_decay", self.weight_decay, 0)
+        _checks.check_integer("max_shift", self.max_shift, 0)
+        _checks.check_integer("seed", self.seed, 0)
+        resolve_device(self.device)
+
+    @classmethod
+    def for_mnist(cls, seed: int = 0) -> Self:
+        """The settings of notebook 01: 40 epochs with random one-pixel shifts.
+
+        Returns:
+            A configuration.
+        """
+        return cls(epochs=40, batch_size=256, learning_rate=6e-3, weight_decay=0.05, max_shift=1, seed=seed)
+
+    @classmethod
+    def for_mnist_sample(cls, seed: int = 0) -> Self:
+        """Settings for the 4,000 training images of the sample: more epochs, smaller batches.
+
+        Returns:
+            A configuration.
+        """
+        return cls(epochs=100, batch_size=64, learning_rate=5e-3, weight_decay=0.05, max_shift=1, seed=seed)
+
+    @classmethod
+    def for_iris(cls, seed: int = 0) -> Self:
+        """Settings for the 120 training flowers of Iris.
+
+        Returns:
+            A configuration.
+        """
+        return cls(epochs=60, batch_size=16, learning_rate=5e-3, weight_decay=0.01, seed=seed)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn "auto" or a device's name into a device that this machine has.
+
+    Returns:
+        The device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        got, remedy = _checks.describe(name), "Use 'auto' or 'cpu'"
+        _checks.refuse("device", "be 'auto' or a device that torch knows", got, remedy)
+    backend = getattr(torch, device.type, None)  # torch.cpu, torch.cuda, torch.mps, ...; there is no torch.meta
+    if backend is None or not backend.is_available():
+        _checks.refuse("device", "be a device of this machine", repr(name), "Use 'auto' or 'cpu'")
+    return device
