@@ -1,0 +1,12 @@
+"""Figures of results. Every function takes results, draws, and returns its Axes; none computes or shows.
+
+Signed scores have a diverging map centred at 0, shares a sequential one; classes have the same colour-blind-safe
+colours everywhere. ``source`` (a `Split.source`) is written below the figure.
+"""
+
+from gradembed.plots._frame import COLOURS
+from gradembed.plots._images import images
+from gradembed.plots._pairs import conflict_by_layer, interference, similarity_matrix
+from gradembed.plots._training import confusion, history
+
+__all__ = ["COLOURS", "conflict_by_layer", "confusion", "history", "images", "interference", "similarity_matrix"]

@@ -1,0 +1,82 @@
+"""Rows of numbers as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from gradembed import _checks
+from gradembed.plots import _frame
+
+
+def images(
+    rows: Tensor,
+    titles: Sequence[str],
+    *,
+    columns: int = 5,
+    signed: bool = True,
+    label: str = "",
+    title: str = "",
+    source: str = "",
+) -> list[Axes]:
+    """Draw rows of d = side² numbers as square pictures with one colour scale, say gradient directions at the input.
+
+    Args:
+        rows: [k, d].
+        titles: One per picture.
+        columns: Pictures side by side.
+        signed: Diverging colours centred at 0; otherwise grey from least to greatest.
+        label: What the colours mean.
+        title: Above all of them.
+        source: Where the data come from.
+
+    Returns:
+        The Axes of the pictures.
+
+    Raises:
+        ValueError: If rows are not square pictures, or titles do not fit them.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> len(ge.plots.images(torch.randn(3, 16), ["a", "b", "c"], columns=3))
+        3
+    """
+    rows = rows.detach()
+    side = round(rows.shape[-1] ** 0.5)
+    if rows.ndim != 2 or side**2 != rows.shape[1]:
+        _checks.refuse("rows", "have shape [k, side²]", _checks.describe(rows), "Pass square pictures as rows")
+    if len(titles) != len(rows):
+        _checks.refuse("titles", f"name each of {len(rows)} pictures", len(titles), "Name them all")
+    if len(rows) == 0:
+        _checks.refuse("rows", "hold at least one picture", "none", "Pass some")
+    _checks.check_integer("columns", columns, 1)
+    columns = min(columns, len(rows))
+    n_lines = -(-len(rows) // columns)
+    figure, grid = plt.subplots(
+        n_lines,
+        columns,
+        figsize=(1.55 * columns + 0.9, 1.75 * n_lines + 0.5),
+        squeeze=False,
+        layout="constrained",
+    )
+    _frame.sign(figure, source)
+    limit = float(rows.abs().max()) or 1.0
+    scale: dict[str, Any] = (
+        {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+        if signed
+        else {"cmap": "gray", "vmin": float(rows.min()), "vmax": float(rows.max())}
+    )
+    panels = list(grid.flat)
+    for ax, row, name in zip(panels, rows, titles, strict=False):
+        image = ax.imshow(row.reshape(side, side).numpy(force=True), **scale)
+        ax.set_title(name, fontsize=9)
+    for ax in panels:
+        ax.set_axis_off()
+    figure.colorbar(image, ax=panels, label=label, shrink=0.85)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return panels[: len(rows)]
