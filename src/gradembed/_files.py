@@ -14,8 +14,19 @@ def write_atomically(target: Path, content: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        Path(part).chmod(0o644)  # temporary files are made for their owner alone
+        Path(part).chmod(0o666 & ~_umask())  # temporary files are made for their owner alone
         Path(part).replace(target)
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    """What this process withholds from new files (it can only be read by setting it).
+
+    Returns:
+        The mask.
+    """
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -9,6 +9,7 @@ import os
 import socket
 import tempfile
 import threading
+import urllib.error
 import urllib.request
 import warnings
 import zlib
@@ -312,7 +313,7 @@ def _download_mnist(root: Path) -> str:
                 content = _read_checked(Path(folder) / "MNIST" / "raw" / name, name)
                 write_atomically(root / "MNIST" / "raw" / name, content)
         except (RuntimeError, OSError, ValueError) as error:
-            return f"the download broke off: {error}"
+            return f"the download broke off: {' '.join(str(error).split())}"
     return ""
 
 
@@ -327,7 +328,10 @@ def _reachable(url: str, seconds: float) -> bool:
     def ask() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
-        except (OSError, ValueError, http.client.HTTPException):  # refused, unknown, or an error page
+        except urllib.error.HTTPError as page:  # an answer, but not the file
+            page.close()
+            return
+        except (OSError, ValueError, http.client.HTTPException):
             return
         answered.set()
 

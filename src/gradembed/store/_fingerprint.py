@@ -38,7 +38,11 @@ def fingerprint(value: object) -> str:
         True
     """
     digest = hashlib.sha256()
-    _update(digest, value)
+    try:
+        _update(digest, value)
+    except RecursionError:
+        got, remedy = f"{type(value).__name__}, which contains itself", "Pass numbers, tensors or modules"
+        _checks.refuse("args", "have a content to hash", got, remedy, TypeError)
     return digest.hexdigest()
 
 
@@ -47,7 +51,8 @@ def _update(digest: Any, value: object) -> None:
     digest.update(f"<{type(value).__qualname__}>".encode())
     if isinstance(value, Tensor):
         digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
     elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
         digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
     elif isinstance(value, nn.Module):
