@@ -1,0 +1,82 @@
+"""Networks for tests: weights typed by hand with answers on paper, and one of every module kind."""
+
+import torch
+from torch import Tensor, nn
+
+
+def linear(weight: list[list[float]], bias: list[float] | None = None) -> nn.Linear:
+    """A linear layer with weights typed by hand."""
+    matrix = torch.tensor(weight, dtype=torch.float64)
+    layer = nn.Linear(matrix.shape[1], matrix.shape[0], bias=bias is not None, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(matrix)
+        if bias is not None:
+            layer.bias.copy_(torch.tensor(bias, dtype=torch.float64))
+    return layer
+
+
+def crossing() -> nn.Sequential:
+    """Two inputs, two ReLUs, two outputs: out0 = r0 + r1, out1 = r0 - r1, with r = relu(x).
+
+    At x > 0 both are on: gradients (1, 1) and (1, -1), cosine 0. With only x0 > 0: (1, 0) twice, cosine 1.
+    With only x1 > 0: (0, 1) and (0, -1), cosine -1. With neither: no gradient at the input.
+    """
+    return nn.Sequential(linear([[1, 0], [0, 1]]), nn.ReLU(), linear([[1, 1], [1, -1]]))
+
+
+class Residual(nn.Module):
+    """A residual sum, layer norm and an in-place activation that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch, self.norm = nn.Linear(4, 5), nn.Linear(5, 5), nn.LayerNorm(5)
+        self.act, self.head = nn.ReLU(inplace=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.stem(x))
+        x = x + self.act(self.branch(self.norm(x)))
+        return self.head(x)
+
+
+class Convolutional(nn.Module):
+    """Convolution, batch norm (eval), pooling, a flattening reshape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2)
+        self.pool, self.head = nn.AvgPool2d(2), nn.Linear(8, 3)
+        self.norm.running_mean.uniform_(-1, 1)
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(torch.tanh(self.norm(self.conv(x))))
+        return self.head(x.flatten(1))
+
+
+class Blocks(nn.Module):
+    """Layers in a ModuleList, an input used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x
+        for layer in self.layers:
+            hidden = torch.relu(layer(hidden)) * x
+        return self.head(hidden)
+
+
+class BatchMean(nn.Module):
+    """Samples depend on each other: every sample has the batch's mean taken off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+class Noise(nn.Module):
+    """Another output every time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)

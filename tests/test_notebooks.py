@@ -1,0 +1,98 @@
+"""Every notebook runs to its end in the quick profile, and what is committed comes from one clean full run."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BY_NAME = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_the_notebooks_are_those_that_the_readme_lists():
+    listed = re.findall(r"\(notebooks/([\w-]+)\.ipynb\)", (ROOT / "README.md").read_text())
+    assert sorted(set(listed)) == [path.stem for path in NOTEBOOKS]
+    assert NOTEBOOKS
+
+
+@pytest.mark.slow
+@BY_NAME
+def test_notebook_runs_in_the_quick_profile(path, tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "run_notebooks.py", path, "--profile", "quick", "--out", tmp_path]
+    before = path.read_bytes()
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{path.stem}: " in done.stdout
+    assert path.read_bytes() == before
+    assert "<html" in (tmp_path / f"{path.stem}.html").read_text()
+    assert f'href="{path.stem}.html"' in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_notebook_that_fails_is_reported_and_does_not_stop_the_next(tmp_path):
+    for name, source in {"bad": "assert 1 == 2, 'planted'", "good": "print(1)"}.items():
+        cells = [
+            nbformat.v4.new_markdown_cell(f"# A {name} one\n\n**Question.** Why?"),
+            nbformat.v4.new_code_cell(source),
+        ]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    paths = [tmp_path / "bad.ipynb", tmp_path / "good.ipynb"]
+    before = paths[0].read_bytes()
+    command = [sys.executable, ROOT / "scripts" / "run_notebooks.py", *paths, "--out", tmp_path / "out", "--in-place"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "bad: " in done.stdout
+    assert "FAILED" in done.stdout
+    assert "planted" in done.stderr
+    assert "planted" in (tmp_path / "out" / "bad.html").read_text()
+    assert paths[0].read_bytes() == before  # a failed run is not written back
+    assert nbformat.read(paths[1], as_version=4).cells[1].outputs[0].text == "1\n"
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert "A good one" in index
+    assert "Why?" in index
+    assert "failed" in index
+
+
+@BY_NAME
+def test_committed_outputs_come_from_one_clean_full_run(path):
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    text = path.read_text()
+    assert "full profile" in text
+    assert "quick profile\\n" not in "".join(str(output) for output in outputs)
+    assert not re.search("/" + r"(work|root|home|tmp|Users)/\w", text)
+    assert "Warning" not in "".join(str(output.get("text", "")) for output in outputs)
+    assert path.stat().st_size < 1_500_000
+
+
+@BY_NAME
+def test_notebooks_import_and_do_not_define(path):
+    for cell in code_cells(path):
+        lines = [line for line in cell.source.splitlines() if not line.startswith("%")]
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            assert not isinstance(node, ast.ClassDef)
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 10, node.name
+
+
+@BY_NAME
+def test_notebooks_follow_the_house_outline(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[0].source.startswith("# ")
+    assert "**Question.**" in cells[0].source
+    assert "**Answer**" in cells[0].source
+    assert "GRADEMBED_PROFILE" in next(cell for cell in cells if cell.cell_type == "code").source
+    assert cells[-1].cell_type == "code"
+    assert "assert " in cells[-1].source
