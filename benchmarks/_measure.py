@@ -1,0 +1,43 @@
+"""Timing that a noisy machine can bear: contestants take turns, and medians are compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def medians(contestants: Mapping[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:
+    """Time functions in turns, so that a slow spell hits all of them.
+
+    Args:
+        contestants: Functions by name. Each runs once before it is timed.
+        repeats: Rounds.
+
+    Returns:
+        Median seconds by name.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(repeats + 1):
+        for name, function in contestants.items():
+            start = time.perf_counter()
+            function()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def product_rate(size: int = 1024, repeats: int = 9) -> float:
+    """The machine's speed in multiplying square float32 matrices.
+
+    Args:
+        size: Rows of the matrices.
+        repeats: Products; their median counts.
+
+    Returns:
+        Floating-point operations per second.
+    """
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    return 2 * size**3 / medians({"product": lambda: a @ b}, repeats)["product"]

@@ -1,0 +1,59 @@
+"""What a user would write instead of `gradembed.interference`: mean cosines between units at the input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+
+def _mean_cosine(gradients: Tensor) -> Tensor:
+    """Normalise and multiply.
+
+    Returns:
+        The sum over samples, [u, u].
+    """
+    vectors = normalize(gradients, dim=-1)
+    return torch.bmm(vectors, vectors.mT).sum(0)
+
+
+def vmap_jacrev(network: nn.Module, x: Tensor, chunk: int = 1000) -> Tensor:
+    """``torch.func``: the Jacobian of one sample, mapped over samples.
+
+    Returns:
+        Mean cosines, [u, u].
+    """
+    jacobian = torch.func.vmap(torch.func.jacrev(network))
+    with torch.no_grad():
+        return torch.stack([_mean_cosine(jacobian(part)) for part in x.split(chunk)]).sum(0) / len(x)
+
+
+def batched_grad(network: nn.Module, x: Tensor, chunk: int = 1000) -> Tensor:
+    """``torch.autograd.grad(is_grads_batched=True)``: all units in one vectorised backward pass.
+
+    Returns:
+        Mean cosines, [u, u].
+    """
+    sums = []
+    for part in x.split(chunk):
+        leaf = part.clone().requires_grad_()
+        out = network(leaf)
+        seeds = torch.eye(out.shape[1])[:, None].expand(-1, len(part), -1)
+        (gradients,) = torch.autograd.grad(out, leaf, seeds, is_grads_batched=True)
+        sums.append(_mean_cosine(gradients.transpose(0, 1)))
+    return torch.stack(sums).sum(0) / len(x)
+
+
+def unit_loop(network: nn.Module, x: Tensor, chunk: int = 1000) -> Tensor:
+    """One backward pass per unit, for all samples of a chunk.
+
+    Returns:
+        Mean cosines, [u, u].
+    """
+    sums = []
+    for part in x.split(chunk):
+        leaf = part.clone().requires_grad_()
+        out = network(leaf)
+        rows = [torch.autograd.grad(unit.sum(), leaf, retain_graph=True)[0] for unit in out.unbind(1)]
+        sums.append(_mean_cosine(torch.stack(rows, dim=1)))
+    return torch.stack(sums).sum(0) / len(x)
