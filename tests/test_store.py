@@ -873,7 +873,7 @@ def test_files_can_be_read_by_others(tmp_path):
 def test_what_contains_itself_is_refused():
     endless = []
     endless.append(endless)
-    with pytest.raises(TypeError, match="`args` should have a content to hash. Got list, which contains itself"):
+    with pytest.raises(TypeError, match=r"`args` should have a content to hash\. Got list, which contains itself"):
         fingerprint(endless)
 
 
