@@ -32,9 +32,10 @@ from typing import TYPE_CHECKING, Any
 from gradembed.capture import UnitGradients, unit_gradients
 from gradembed.data import Split, load_iris, load_mnist
 from gradembed.interference import Interference, interference
-from gradembed.models import MLP
+from gradembed.models import MLP, untrained
 from gradembed.store import Cache
 from gradembed.training import TrainConfig, TrainingRun, train
+from gradembed.tree import GradientTree, gradient_tree
 
 if TYPE_CHECKING:
     from gradembed import plots
@@ -45,11 +46,13 @@ __all__ = [
     # data
     "Split", "load_iris", "load_mnist",
     # models and training
-    "MLP", "TrainConfig", "TrainingRun", "train",
+    "MLP", "TrainConfig", "TrainingRun", "train", "untrained",
     # gradients
     "UnitGradients", "unit_gradients",
     # interference
     "Interference", "interference",
+    # tree
+    "GradientTree", "gradient_tree",
     # results on disk, figures
     "Cache", "plots",
 ]  # fmt: skip

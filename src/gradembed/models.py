@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -85,3 +86,40 @@ def _make(activation: Callable[[], nn.Module]) -> nn.Module:
             TypeError,
         )
     return module
+
+
+def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Copy a network and draw its initial weights anew, as each of its modules does when it is made.
+
+    What is learned by training is then what the network has and its copy lacks.
+
+    Args:
+        model: Any module whose parameters belong to modules with ``reset_parameters``, as torch's own have.
+        seed: Of the weights.
+
+    Returns:
+        The copy; the model is left as it was. Buffers of modules that reset them (running statistics) are reset.
+
+    Raises:
+        ValueError: If a module has parameters of its own and no ``reset_parameters``, or ``seed`` is negative.
+        TypeError: If ``model`` is no module or ``seed`` no integer.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> network = ge.MLP([4, 3], seed=1)
+        >>> torch.equal(ge.untrained(network, seed=0).output.weight, ge.MLP([4, 3], seed=0).output.weight)
+        True
+    """
+    _checks.check_module(model)
+    _checks.check_integer("seed", seed, 0)
+    twin = copy.deepcopy(model)
+    with _state.seeded(seed):
+        for name, module in twin.named_modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            elif any(True for _ in module.parameters(recurse=False)):
+                got = f"{type(module).__name__} at {name!r} without that method"
+                remedy = "Give it one, or make the untrained network yourself"
+                _checks.refuse("model", "have reset_parameters wherever it has parameters", got, remedy)
+    return twin

@@ -132,16 +132,20 @@ class Chain:
         gradients: dict[int, Rows] = {}
         rows, basis = readout, None  # [u, D] as long as it is the same for every sample
         for p in range(top - 1, bottom - 1, -1):
-            if p in self._bases:
-                rows = rows if basis is None else rows @ basis.weight
+            is_linear = p in self._bases
+            own = False  # whether `rows` is a new tensor that nobody else holds
+            if basis is not None and (is_linear or p in slopes):
+                rows, basis, own = rows @ basis.weight, None, True
+            if is_linear:
                 basis = self._bases[p]
             elif p in slopes:
-                product = rows if basis is None else rows @ basis.weight
-                fresh = basis is not None and product.ndim == 3  # nobody else's: multiply in place
-                rows = product.mul_(slopes[p][:, None, :]) if fresh else product * slopes[p][:, None, :]
-                basis = None
+                slope = slopes[p][:, None, :]
+                rows = rows.mul_(slope) if own and rows.ndim == 3 else rows * slope
             if p in wanted:
-                gradients[p] = Rows(rows if rows.ndim == 3 else rows.expand(n, *rows.shape), basis)
+                if basis is not None and basis.isometry is basis.weight:  # nothing is saved by waiting
+                    rows, basis = rows @ basis.weight, None
+                constant = rows.ndim == 2
+                gradients[p] = Rows(rows.expand(n, *rows.shape) if constant else rows, basis, constant)
         return gradients
 
 

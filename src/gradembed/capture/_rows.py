@@ -37,10 +37,12 @@ class Rows:
     Attributes:
         rows: [n, u, r]; without a basis r = d. May be an expanded view: never write to it.
         basis: What maps them to the layer, or ``None``.
+        is_constant: Whether they are the same at every sample, because nothing but linear layers lies above.
     """
 
     rows: Float[Tensor, "n u r"]
     basis: Basis | None = None
+    is_constant: bool = False
 
     def dense(self) -> Float[Tensor, "n u d"]:
         """The gradients themselves.
@@ -58,7 +60,7 @@ class Rows:
         """
         if self.basis is None:
             return self.rows
-        if self.rows.stride(0) == 0:  # the same at every sample: multiply once
+        if self.is_constant:  # multiply once
             return (self.rows[0] @ self.basis.isometry).expand(len(self.rows), -1, -1)
         return self.rows @ self.basis.isometry
 

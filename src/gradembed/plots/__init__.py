@@ -8,5 +8,9 @@ from gradembed.plots._frame import COLOURS
 from gradembed.plots._images import images
 from gradembed.plots._pairs import conflict_by_layer, interference, similarity_matrix
 from gradembed.plots._training import confusion, history
+from gradembed.plots._tree import tree, tree_similarity
 
-__all__ = ["COLOURS", "conflict_by_layer", "confusion", "history", "images", "interference", "similarity_matrix"]
+__all__ = [
+    "COLOURS", "conflict_by_layer", "confusion", "history", "images", "interference", "similarity_matrix", "tree",
+    "tree_similarity",
+]  # fmt: skip

@@ -27,6 +27,7 @@ MEASURES = {
     "cosine": ("mean cosine of gradients", "RdBu_r", -1.0),
     "abs_cosine": ("mean |cosine| of gradients", "viridis", 0.0),
     "conflict": ("share of samples in conflict (cosine < 0)", "viridis", 0.0),
+    "norm_similarity": ("mean norm similarity of gradients", "viridis", 0.0),
 }
 
 

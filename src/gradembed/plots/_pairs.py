@@ -34,7 +34,7 @@ def similarity_matrix(
     Args:
         matrix: [u, u].
         labels: One per unit; ``None`` numbers them.
-        measure: "cosine" (diverging colours from -1 to 1), "abs_cosine" or "conflict" (0 to 1).
+        measure: "cosine" (diverging colours from -1 to 1), "abs_cosine", "conflict" or "norm_similarity" (0 to 1).
         title: Above the matrix.
         axis_label: What a row and a column stand for.
         colorbar: Whether to explain the colours.
@@ -81,9 +81,12 @@ def interference(
 ) -> list[Axes]:
     """Draw the matrices of several layers side by side, with one colour scale.
 
+    A dot marks pairs whose bootstrap interval holds 0 (cosine) or one half (conflict). Titles of |cosine| name its
+    mean, the level of chance and the untrained control, as far as the result has them.
+
     Args:
         result: What `gradembed.interference` returned.
-        measure: "cosine", "abs_cosine" or "conflict".
+        measure: "cosine", "abs_cosine", "conflict" or "norm_similarity".
         layers: Which layers; ``None`` for all.
         title: Above all of them.
         axis_label: What a row and a column stand for.
@@ -111,7 +114,9 @@ def interference(
     figure, panels = _frame.panels(axes, len(chosen), 3.6, source)
     for ax, layer in zip(panels, chosen, strict=True):
         image = _heat(ax, getattr(result, measure)[layer], list(result.unit_labels), measure)
-        ax.set(title=layer, xlabel=axis_label)
+        ax.set_title(_panel_title(result, measure, layer), fontsize=10)
+        ax.set(xlabel=axis_label)
+        _dot_uncertain(ax, result, measure, layer)
     panels[0].set_ylabel(axis_label)
     figure.colorbar(image, ax=panels, label=_frame.MEASURES[measure][0], shrink=0.85)
     if title:
@@ -131,8 +136,10 @@ def conflict_by_layer(
 
     Args:
         results: One result, or results under a name for the legend; several under one name (say, of different
-            seeds) are drawn as a line of their means with a band from least to greatest.
-        measure: "conflict", "cosine" or "abs_cosine".
+            seeds) are drawn as a line of their means with a band from least to greatest, a single one with its
+            bootstrap interval, if it has one. Dashed: its untrained control, if it has one. Dotted, for |cosine|: what
+            independent directions in the gradients' effective dimension would have.
+        measure: "conflict", "cosine", "abs_cosine" or "norm_similarity".
         title: Above the plot.
         source: Where the data come from.
         ax: Where to draw; ``None`` makes a figure.
@@ -159,28 +166,65 @@ def conflict_by_layer(
         _checks.refuse("results", "have the same layers", "different ones", "Call interference with the same `layers`")
     _, ax = _frame.axes(ax, (6.4, 3.6), source)
     for colour, (name, group) in zip(_frame.COLOURS * len(groups), groups.items(), strict=False):
-        lines = np.array([[_pair_mean(result, measure, layer) for layer in layers] for result in group])
-        label = f"{name} ({len(group)} networks)" if len(group) > 1 else name
-        ax.plot(layers, lines.mean(0), "o-", color=colour, label=label)
-        ax.fill_between(range(len(layers)), lines.min(0), lines.max(0), color=colour, alpha=0.2, linewidth=0)
+        _draw_group(ax, name, group, measure, colour)
+        _draw_baselines(ax, group, measure, colour)
     ax.set_title(title, fontsize=10)
     ax.set(xlabel="layer", ylabel=f"{_frame.MEASURES[measure][0]},\nmean over pairs")
     ax.margins(x=0.1)
     ax.grid(axis="y", alpha=0.3)
-    if any(groups):
+    if any(groups) or len(ax.lines) > 1:
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     return ax
 
 
-def _pair_mean(result: Interference, measure: str, layer: str) -> float:
-    """Mean of a measure over the pairs of different units that have it.
+def _draw_group(ax: Axes, name: str, group: Sequence[Interference], measure: str, colour: str) -> None:
+    """Draw one group: its mean, and how sure it is (over networks, or over samples of a single one)."""
+    layers = group[0].layers
+    lines = np.array([[result.pair_mean(measure, layer) for layer in layers] for result in group])
+    ax.plot(
+        layers, lines.mean(0), "o-", color=colour, label=f"{name} ({len(group)} networks)" if len(group) > 1 else name
+    )
+    low, high = lines.min(0), lines.max(0)
+    if len(group) == 1 and measure in group[0].summary_intervals:
+        ends = group[0].summary_intervals[measure]
+        low, high = np.array([ends[layer] for layer in layers]).T
+        ax.errorbar(layers, lines[0], [lines[0] - low, high - lines[0]], fmt="none", color=colour, capsize=4)
+    ax.fill_between(range(len(layers)), low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _draw_baselines(ax: Axes, group: Sequence[Interference], measure: str, colour: str) -> None:
+    """Draw what stands beside a group: its untrained control (dashed) and the level of chance (dotted)."""
+    layers = group[0].layers
+    copies = [control for result in group for control in result.untrained]
+    if copies:
+        values = [np.mean([control.pair_mean(measure, layer) for control in copies]) for layer in layers]
+        ax.plot(layers, values, "s--", color=colour, alpha=0.6, label=f"the same untrained ({len(copies)})")
+    if measure == "abs_cosine":
+        values = [np.mean([result.chance[layer] for result in group]) for layer in layers]
+        ax.plot(layers, values, ":", color=colour, alpha=0.8, label="chance at its effective dimension")
+
+
+def _panel_title(result: Interference, measure: str, layer: str) -> str:
+    """Name the layer and, for |cosine|, what its numbers are to be held against.
 
     Returns:
-        The mean, or 0 where no pair has it.
+        One or two lines.
     """
-    frame = result.to_frame()
-    rows = frame[(frame["layer"] == layer) & (frame["n_pairs"] > 0)]
-    return float(rows[measure].mean()) if len(rows) else 0.0
+    if measure != "abs_cosine":
+        return layer
+    control = [copy.pair_mean(measure, layer) for copy in result.untrained]
+    beside = f", untrained {np.mean(control):.2f}" if control else ""
+    return f"{layer}\nmean {result.pair_mean(measure, layer):.2f}, chance {result.chance[layer]:.2f}{beside}"
+
+
+def _dot_uncertain(ax: Axes, result: Interference, measure: str, layer: str) -> None:
+    """Put a dot into each pair whose bootstrap interval holds the value of no preference (0, or half in conflict)."""
+    neutral = {"cosine": 0.0, "conflict": 0.5}.get(measure)
+    if neutral is None or measure not in result.intervals:
+        return
+    low, high = result.intervals[measure][layer].numpy()
+    rows, columns = np.nonzero((low <= neutral) & (neutral <= high))
+    ax.scatter(columns + 0.36, rows - 0.36, s=3, color="black", linewidths=0)
 
 
 def _heat(ax: Axes, matrix: Tensor, names: Sequence[str], measure: str) -> AxesImage:

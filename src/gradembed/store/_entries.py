@@ -19,9 +19,11 @@ from gradembed.capture import UnitGradients
 from gradembed.data import Split
 from gradembed.interference import Interference
 from gradembed.training import TrainConfig, TrainingRun
+from gradembed.tree import GradientTree
 
 # What may stand in an entry, by name: nothing else is ever constructed from a file.
-STORABLE = {kind.__name__: kind for kind in (Interference, Split, TrainConfig, TrainingRun, UnitGradients)}
+_RESULTS = (GradientTree, Interference, Split, TrainConfig, TrainingRun, UnitGradients)
+STORABLE = {kind.__name__: kind for kind in _RESULTS}
 
 
 class Encoder:

@@ -1,0 +1,106 @@
+"""Angles and lengths of gradients, safe against overflow and underflow."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gradembed import _checks
+
+# A cosine below minus this counts as negative: what rounding alone can reach between orthogonal gradients.
+CONFLICT_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-14}
+
+
+def gram(gradients: Tensor, layer: str) -> tuple[Tensor, Tensor | float]:
+    """Inner products of each sample's gradients, safe against overflow and underflow.
+
+    Returns:
+        The Gram matrices [n, u, u] of the gradients divided by a scale, and that scale ([n, u], or 1.0).
+    """
+    products = gradients @ gradients.mT
+    squares = products.diagonal(dim1=1, dim2=2)
+    kind = torch.finfo(products.dtype)
+    if bool(((squares > kind.tiny / kind.eps) & (squares < kind.max)).all()):
+        return products, 1.0
+    _checks.check_finite_result("gradients", gradients, layer)
+    largest = gradients.abs().amax(-1)
+    scaled = (gradients / torch.where(largest > 0, largest, 1)[..., None]).double()
+    return scaled @ scaled.mT, largest.double()
+
+
+def normalised(gradients: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """Split gradients into directions and lengths.
+
+    Returns:
+        Unit vectors [n, u, c] (a zero gradient stays zero) and lengths [n, u] in float64.
+    """
+    _checks.check_finite_result("gradients", gradients, layer)
+    largest = gradients.abs().amax(-1, keepdim=True)
+    scaled = gradients / torch.where(largest > 0, largest, 1)
+    length = scaled.norm(dim=-1, keepdim=True)
+    vectors = scaled / torch.where(length > 0, length, 1)
+    return vectors, (length.double() * largest.double())[..., 0]
+
+
+def norm_similarity(length: Tensor, other: Tensor) -> Tensor:
+    """2|a||b| / (|a|² + |b|²) from the ratio of lengths, which neither overflows nor underflows; 0 where one is 0.
+
+    Args:
+        length: Any shape.
+        other: A shape that broadcasts with it.
+
+    Returns:
+        Numbers in [0, 1].
+    """
+    ratio = length / other.clamp_min(torch.finfo(other.dtype).tiny)
+    if bool((ratio < 1e15).all()):
+        return 2 * ratio / (ratio * ratio + 1)
+    return 2 / (ratio + ratio.reciprocal())  # slower, and safe where the square is not
+
+
+class DimensionSample:
+    """Evenly spaced gradients of a stream, about 2,000, and the dimension that they span."""
+
+    def __init__(self, n: int, u: int, layer: str) -> None:
+        self.step = -(-n // max(1, 2048 // u))
+        self.layer = layer
+        self.seen = 0
+        self.vectors: list[Tensor] = []
+
+    def add(self, gradients: Tensor) -> None:
+        """Look at a chunk, [n, u, c]."""
+        first = -self.seen % self.step
+        self.seen += len(gradients)
+        if first < len(gradients):
+            vectors, length = normalised(gradients[first :: self.step], self.layer)
+            self.vectors.append(vectors[length > 0].double().cpu())
+
+    def effective(self, width: int) -> float:
+        """Participation ratio: 1 / E[cos²] over pairs of different gradients.
+
+        Args:
+            width: Of the layer.
+
+        Returns:
+            A number from 1 to the width; the width where there are not two gradients to compare.
+        """
+        v = torch.cat(self.vectors)
+        n = len(v)
+        if n < 2:
+            return float(width)
+        moment = v.T @ v if v.shape[1] < n else v @ v.T
+        mean_square = (float(moment.square().sum()) - n) / (n * (n - 1))  # a gradient with itself left out
+        return float(width) if mean_square * width <= 1 else min(1 / mean_square, float(width))
+
+
+def chance_abs_cosine(dimension: float) -> float:
+    """Mean |cosine| of independent directions, uniform on the sphere in a (possibly fractional) dimension d.
+
+    Gamma(d/2) / (sqrt(pi) Gamma((d+1)/2)), about sqrt(2 / (pi d)).
+
+    Returns:
+        A number in (0, 1].
+    """
+    return math.exp(math.lgamma(dimension / 2) - math.lgamma((dimension + 1) / 2)) / math.sqrt(math.pi)
