@@ -1,17 +1,18 @@
+import importlib
 import math
 
 import pytest
 import torch
 from _asserts import assert_close, unchanged
 from _networks import Convolutional, Residual, crossing, linear
-from _oracle import gradient_loop, interference_loop
+from _oracle import all_pairs_loop, gradient_loop, interference_loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import gradembed as ge
 
-MEASURES = ("cosine", "abs_cosine", "conflict", "norm", "undefined", "count")
+MEASURES = ("cosine", "abs_cosine", "conflict", "norm_similarity", "norm", "undefined", "count")
 
 
 def expected_of(gradients):
@@ -237,8 +238,9 @@ def test_orthogonality_of_one_unit_or_of_dead_ones_is_refused():
 def test_frame_has_a_row_per_layer_and_pair():
     result = ge.interference(ge.MLP([4, 5, 3], seed=0), torch.randn(5, 4), units=[2, 0, 1])
     frame = result.to_frame()
-    assert list(frame.columns) == ["layer", "unit_a", "unit_b", "cosine", "abs_cosine", "conflict", "norm_a", "norm_b",
-                                   "undefined_a", "undefined_b", "n_pairs"]  # fmt: skip
+    measures = ["cosine", "abs_cosine", "conflict", "norm_similarity"]
+    rest = ["norm_a", "norm_b", "undefined_a", "undefined_b", "n_pairs", "effective_dimension", "chance_abs_cosine"]
+    assert list(frame.columns) == ["layer", "unit_a", "unit_b", *measures, *rest]
     assert frame[["layer", "unit_a", "unit_b"]].to_numpy().tolist() == [
         [layer, *pair] for layer in ("input", "hidden1") for pair in (["2", "0"], ["2", "1"], ["0", "1"])
     ]
@@ -257,7 +259,7 @@ def test_labels_and_repr():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"pairing": "some"}, ValueError, r"`pairing` should be one of 'realised'"),
+        ({"pairing": "some"}, ValueError, r"`pairing` should be one of 'realised', 'all'"),
         ({"layers": "input"}, TypeError, r"`layers` should be a list of layer names. Got 'input'"),
         ({"layers": []}, ValueError, r"`layers` should be a list of layer names, not empty"),
         ({"layers": ["hidden7"]}, ValueError, r"`wrt` should name a layer of the model. Got 'hidden7'"),
@@ -265,6 +267,12 @@ def test_labels_and_repr():
         ({"unit_layer": "hidden1", "layers": ["hidden1"]}, ValueError, r"`unit_layer` should come after 'hidden1'"),
         ({"unit_layer": "input"}, ValueError, r"`unit_layer` should come after 'input'"),
         ({"units": [3]}, ValueError, r"`units` should lie between 0 and 2"),
+        ({"n_bootstrap": -1}, ValueError, r"`n_bootstrap` should be at least 0. Got -1"),
+        ({"n_bootstrap": 1.5}, TypeError, r"`n_bootstrap` should be an integer"),
+        ({"n_bootstrap": 9, "pairing": "all"}, ValueError, r"`n_bootstrap` should be 0 with pairing='all'.*Got 9"),
+        ({"confidence": 1.0}, ValueError, r"`confidence` should be finite, at least 0.5 and at most 0.9999. Got 1.0"),
+        ({"n_untrained": -1}, ValueError, r"`n_untrained` should be at least 0"),
+        ({"seed": -1}, ValueError, r"`seed` should be at least 0"),
         ({"chunk_size": 0}, ValueError, r"`chunk_size` should be at least 1"),
     ],
 )
@@ -273,3 +281,198 @@ def test_bad_arguments_are_refused(arguments, error, message):
     x = torch.randn(5, 4)
     with unchanged(network), pytest.raises(error, match=message):
         ge.interference(network, x, **arguments)
+
+
+# All pairs of samples
+
+
+@pytest.mark.parametrize("make", [lambda: ge.MLP([9, 6, 5, 3], seed=0), Residual])
+def test_all_pairs_equal_the_loop_over_all_pairs(make):
+    model = make().double()
+    x = torch.randn(7, 9 if isinstance(model, ge.MLP) else 4, dtype=torch.float64)
+    result = ge.interference(model, x, pairing="all", chunk_size=3)
+    for layer in result.layers:
+        expected = all_pairs_loop(ge.unit_gradients(model, x, layer).gradients)
+        for name, matrix in expected.items():
+            # lengths are compared in single precision over all pairs
+            rtol = 1e-6 if name == "norm_similarity" else 1e-9
+            assert_close(getattr(result, name)[layer].double(), matrix.double(), rtol=rtol, atol=rtol)
+    assert result.pairing == "all"
+
+
+def test_all_pairs_leave_zero_gradients_out():
+    x = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    result = ge.interference(crossing(), x, layers=["input"], pairing="all")
+    expected = all_pairs_loop(ge.unit_gradients(crossing(), x, "input").gradients)
+    assert_close(result.cosine["input"], expected["cosine"])
+    assert result.count["input"].tolist() == [[9, 9], [9, 9]]
+    assert result.undefined["input"].tolist() == [1, 1]
+
+
+def test_all_pairs_differ_from_realised_pairs_unless_gradients_are_constant():
+    network, x = ge.MLP([6, 8, 8, 3], seed=0).double(), torch.randn(40, 6, dtype=torch.float64)
+    realised, every = ge.interference(network, x), ge.interference(network, x, pairing="all")
+    assert_close(every.cosine["hidden2"], realised.cosine["hidden2"])  # rows of the last weight matrix
+    assert every.count["hidden2"].unique().tolist() == [1600]
+    assert float((every.cosine["input"] - realised.cosine["input"]).abs().max()) > 0.05
+    assert float(every.cosine["input"][0, 0]) < 0.99  # a unit's gradients at different samples differ
+    assert float(realised.cosine["input"][0, 0]) == pytest.approx(1)
+
+
+def test_all_pairs_in_blocks_are_the_same(monkeypatch):
+    network, x = ge.MLP([6, 8, 3], seed=0).double(), torch.randn(30, 6, dtype=torch.float64)
+    whole = ge.interference(network, x, pairing="all")
+    monkeypatch.setattr(importlib.import_module("gradembed.interference._all_pairs"), "BLOCK", 7)
+    parts = ge.interference(network, x, pairing="all")
+    for name in MEASURES:
+        assert_close(getattr(parts, name)["input"], getattr(whole, name)["input"])
+
+
+# Intervals
+
+
+def test_bootstrap_agrees_with_resampling_by_hand():
+    network, x = ge.MLP([6, 8, 3], seed=0).double(), torch.randn(300, 6, dtype=torch.float64)
+    result = ge.interference(network, x, n_bootstrap=2000, layers=["input"])
+    vectors = ge.unit_gradients(network, x, "input").unit_vectors()
+    cosines = (vectors[:, 0] * vectors[:, 2]).sum(1)
+    drawn = cosines[torch.randint(300, (2000, 300))]
+    for name, values in {"cosine": drawn, "abs_cosine": drawn.abs(), "conflict": (drawn < 0).double()}.items():
+        by_hand = torch.quantile(values.mean(1), torch.tensor([0.025, 0.975], dtype=torch.float64))
+        width = float(by_hand[1] - by_hand[0])
+        assert_close(result.intervals[name]["input"][:, 0, 2], by_hand, rtol=0, atol=0.12 * width)
+        assert torch.equal(result.intervals[name]["input"][:, 2, 0], result.intervals[name]["input"][:, 0, 2])
+
+
+def test_intervals_cover_the_mean_over_many_samples_about_as_often_as_they_say():
+    network = ge.MLP([6, 8, 3], seed=0).double()
+    truth = ge.interference(network, torch.randn(50_000, 6, dtype=torch.float64), layers=["input"]).cosine["input"][
+        0, 1
+    ]
+    hits = 0
+    for i in range(100):
+        x = torch.randn(100, 6, dtype=torch.float64)
+        low, high = ge.interference(network, x, layers=["input"], n_bootstrap=200, seed=i).intervals["cosine"]["input"][
+            :, 0, 1
+        ]
+        hits += bool(low <= truth <= high)
+    assert 86 <= hits <= 100  # 95 expected, less a little for 100 samples
+
+
+def test_intervals_narrow_with_samples_and_widen_with_confidence():
+    network, x = ge.MLP([6, 8, 3], seed=0).double(), torch.randn(1600, 6, dtype=torch.float64)
+
+    def width(**arguments):
+        ends = ge.interference(network, layers=["input"], n_bootstrap=1000, **arguments).intervals["cosine"]["input"]
+        return float(ends[1, 0, 1] - ends[0, 0, 1])
+
+    assert width(x=x[:100]) / width(x=x) == pytest.approx(4, rel=0.35)
+    assert width(x=x, confidence=0.99) / width(x=x, confidence=0.5) == pytest.approx(2.576 / 0.674, rel=0.25)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 100])
+def test_intervals_do_not_depend_on_chunks_but_on_the_seed(chunk_size):
+    network, x = ge.MLP([6, 8, 3], seed=0).double(), torch.randn(20, 6, dtype=torch.float64)
+    whole, parts = (ge.interference(network, x, n_bootstrap=50, chunk_size=size) for size in (None, chunk_size))
+    other = ge.interference(network, x, n_bootstrap=50, seed=1)
+    for name, layers in whole.intervals.items():
+        for layer, ends in layers.items():
+            assert_close(parts.intervals[name][layer], ends)
+            assert parts.summary_intervals[name][layer] == pytest.approx(whole.summary_intervals[name][layer])
+    assert not torch.equal(other.intervals["cosine"]["input"], whole.intervals["cosine"]["input"])
+
+
+def test_constant_gradients_have_intervals_of_no_width():
+    result = ge.interference(ge.MLP([6, 8, 3], seed=0).double(), torch.randn(20, 6).double(), n_bootstrap=50)
+    ends = result.intervals["cosine"]["hidden1"]
+    assert_close(ends[0], ends[1])
+    assert_close(ends[0], result.cosine["hidden1"])
+
+
+def test_summary_interval_holds_the_mean_over_pairs():
+    network, x = ge.MLP([6, 8, 4], seed=0).double(), torch.randn(200, 6, dtype=torch.float64)
+    result = ge.interference(network, x, n_bootstrap=500)
+    for name in ("cosine", "abs_cosine", "conflict", "norm_similarity"):
+        low, high = result.summary_intervals[name]["input"]
+        assert low < result.pair_mean(name, "input") < high
+        widths = result.intervals[name]["input"][1] - result.intervals[name]["input"][0]
+        assert high - low < float(widths.max())
+
+
+def test_pair_mean_leaves_undefined_pairs_out():
+    network = nn.Sequential(linear([[1, 0], [0, 1]]), nn.ReLU(), linear([[1, 1], [0, 0], [1, -1], [1, 1]]))
+    result = ge.interference(network, torch.rand(6, 2, dtype=torch.float64) + 0.1)
+    expected = (0 + 1 + 0) / 3  # pairs (0, 2), (0, 3), (2, 3)
+    assert result.pair_mean("cosine", "input") == pytest.approx(expected, abs=1e-12)
+    for arguments, message in {
+        ("x", "input"): "`measure` should be one of",
+        ("cosine", "x"): "`layer` should name",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            result.pair_mean(*arguments)
+
+
+# Chance and control
+
+
+def random_directions(rows, spectrum):
+    """One linear layer whose gradients are independent rows with a given spectrum."""
+    model = nn.Sequential(nn.Linear(len(spectrum), rows, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.randn(rows, len(spectrum)).double() * torch.tensor(spectrum).double().sqrt())
+    return ge.interference(model, torch.randn(1, len(spectrum), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("d", [2, 16, 64])
+def test_isotropic_directions_fill_all_dimensions_and_meet_the_level_of_chance(d):
+    result = random_directions(800, [1.0] * d)
+    assert result.effective_dimension["input"] == pytest.approx(d, rel=0.05)
+    assert result.pair_mean("abs_cosine", "input") == pytest.approx(result.chance["input"], rel=0.03)
+
+
+def test_uneven_spectra_lower_the_effective_dimension():
+    uneven = random_directions(800, [1.0] * 4 + [1e-6] * 60)
+    assert uneven.effective_dimension["input"] == pytest.approx(4, rel=0.05)
+    assert uneven.pair_mean("abs_cosine", "input") == pytest.approx(uneven.chance["input"], rel=0.03)
+
+
+def test_parallel_and_missing_gradients_have_a_dimension_too():
+    line = random_directions(50, [1.0])
+    assert line.effective_dimension["input"] == 1
+    assert line.chance["input"] == pytest.approx(1)
+    dead = nn.Sequential(linear([[0, 0, 0]]))
+    assert ge.interference(dead, torch.ones(2, 3, dtype=torch.float64)).effective_dimension["input"] > 0
+
+
+@pytest.mark.parametrize("chunk_size", [1, 300, 1000])
+def test_effective_dimension_does_not_depend_on_chunks(chunk_size):
+    network, x = ge.MLP([6, 8, 3], seed=0).double(), torch.randn(3000, 6, dtype=torch.float64)
+    whole, parts = ge.interference(network, x), ge.interference(network, x, chunk_size=chunk_size)
+    assert parts.effective_dimension == pytest.approx(whole.effective_dimension)
+
+
+def test_untrained_control_is_the_network_with_new_weights():
+    network, x = ge.MLP([6, 8, 3], seed=0), torch.randn(30, 6)
+    with torch.no_grad():
+        network.output.weight.mul_(3)
+    with unchanged(network):
+        result = ge.interference(network, x, n_untrained=2, seed=5, units=[0, 2])
+    assert len(result.untrained) == 2
+    for control, seed in zip(result.untrained, (5, 6), strict=True):
+        expected = ge.interference(ge.MLP([6, 8, 3], seed=seed), x, units=[0, 2])
+        assert torch.equal(control.cosine["input"], expected.cosine["input"])
+    frame = result.to_frame()
+    mean = sum(control.cosine["input"][0, 1] for control in result.untrained) / 2
+    assert frame["untrained_cosine"][0] == pytest.approx(float(mean))
+
+
+def test_everything_stands_in_the_frame():
+    result = ge.interference(ge.MLP([6, 8, 3], seed=0), torch.randn(30, 6), n_bootstrap=20, n_untrained=1)
+    frame = result.to_frame()
+    for name in ("cosine", "abs_cosine", "conflict", "norm_similarity"):
+        assert {name, f"{name}_low", f"{name}_high", f"untrained_{name}"} <= set(frame.columns)
+    inner = frame[frame["layer"] == "input"]
+    assert (inner["cosine_low"] <= inner["cosine"]).all()
+    assert (inner["cosine"] <= inner["cosine_high"]).all()
+    assert not frame.isna().any().any()
+    assert frame["effective_dimension"].tolist()[0] == result.effective_dimension["input"]

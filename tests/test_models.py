@@ -155,3 +155,41 @@ def test_activation_is_refused(activation):
 
 def test_activation_that_no_layer_needs_is_not_called():
     assert ge.MLP([4, 3], Explodes, seed=0).widths == (4, 3)
+
+
+# untrained
+
+
+def test_untrained_copy_has_the_weights_that_the_seed_gives_a_new_network():
+    network = ge.MLP([4, 8, 3], nn.Tanh, seed=7)
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    twin = ge.untrained(network, seed=3)
+    for key, value in ge.MLP([4, 8, 3], seed=3).state_dict().items():
+        assert torch.equal(twin.state_dict()[key], value)
+        assert torch.equal(network.state_dict()[key], state[key])
+    assert not torch.equal(ge.untrained(network, seed=4).output.weight, twin.output.weight)
+
+
+def test_untrained_copy_resets_running_statistics_and_leaves_the_random_state():
+    norm = nn.BatchNorm1d(3)
+    norm.running_mean.fill_(9)
+    network = nn.Sequential(nn.Linear(4, 3), norm)
+    before = torch.random.get_rng_state()
+    assert torch.equal(ge.untrained(network)[1].running_mean, torch.zeros(3))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert norm.running_mean.tolist() == [9, 9, 9]
+
+
+class OwnParameter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+def test_untrained_refuses_what_cannot_be_drawn_again():
+    with pytest.raises(ValueError, match=r"`model` should have reset_parameters .* Got OwnParameter at '0' without"):
+        ge.untrained(nn.Sequential(OwnParameter()))
+    with pytest.raises(TypeError, match=r"`model` should be a torch.nn.Module. Got 3"):
+        ge.untrained(3)
+    with pytest.raises(ValueError, match=r"`seed` should be at least 0"):
+        ge.untrained(nn.Linear(2, 2), seed=-1)

@@ -59,6 +59,9 @@ def make_result(u=3, seed=0, layers=LAYERS, empty=False):
         cosine={layer: symmetric(u, -1, 1, seed + i) for i, layer in enumerate(layers)},
         abs_cosine={layer: symmetric(u, 0, 1, seed + 10 + i) for i, layer in enumerate(layers)},
         conflict={layer: symmetric(u, 0, 1, seed + 20 + i) for i, layer in enumerate(layers)},
+        norm_similarity={layer: symmetric(u, 0, 1, seed + 30 + i) for i, layer in enumerate(layers)},
+        effective_dimension=dict.fromkeys(layers, 8.0),
+        chance=dict.fromkeys(layers, 0.3),
         norm={layer: torch.ones(u, dtype=torch.float64) for layer in layers},
         undefined={layer: torch.zeros(u, dtype=torch.int64) for layer in layers},
         count=count,
@@ -268,8 +271,14 @@ def test_any_kind_of_tensor_is_drawn(matrix):
         ),
         ({"labels": ["a"]}, "`labels` should name each of 2 units. Got 1. Name them all"),
         ({"labels": "abc"}, "`labels` should name each of 2 units. Got 3"),
-        ({"measure": "sine"}, "`measure` should be one of 'cosine', 'abs_cosine', 'conflict'. Got 'sine'. Choose one"),
-        ({"measure": None}, "`measure` should be one of 'cosine', 'abs_cosine', 'conflict'. Got None"),
+        (
+            {"measure": "sine"},
+            "`measure` should be one of 'cosine', 'abs_cosine', 'conflict', 'norm_similarity'. Got 'sine'. Choose one",
+        ),
+        (
+            {"measure": None},
+            "`measure` should be one of 'cosine', 'abs_cosine', 'conflict', 'norm_similarity'. Got None",
+        ),
     ],
 )
 def test_similarity_matrix_refuses(arguments, message):
@@ -291,7 +300,7 @@ def test_empty_matrix_is_refused(draw):
 def test_each_layer_has_a_panel_with_its_matrix(measure):
     result = make_result()
     panels = plots.interference(result, measure=measure, title="all", axis_label="species")
-    assert [ax.get_title() for ax in panels] == ["input", "hidden1"]
+    assert [ax.get_title().split("\n")[0] for ax in panels] == ["input", "hidden1"]
     assert [ax.get_xlabel() for ax in panels] == ["species", "species"]
     assert [ax.get_ylabel() for ax in panels] == ["species", ""]
     for ax, layer in zip(panels, LAYERS, strict=True):
@@ -315,7 +324,10 @@ def test_layers_can_be_chosen_and_ordered():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"measure": "norm"}, "`measure` should be one of 'cosine', 'abs_cosine', 'conflict'. Got 'norm'"),
+        (
+            {"measure": "norm"},
+            "`measure` should be one of 'cosine', 'abs_cosine', 'conflict', 'norm_similarity'. Got 'norm'",
+        ),
         ({"layers": ["output"]}, "`layers` should name a layer .* Got 'output'. Choose one of 'input', 'hidden1'"),
         ({"layers": "input"}, "`layers` should be a list of layer names. Got 'input'"),
         ({"axes": []}, "`axes` should be 2, one for each panel. Got 0. Pass None to have them made"),
@@ -365,7 +377,8 @@ def pair_means(result, measure):
 def test_line_is_the_mean_over_pairs(measure, empty):
     result = make_result(4, empty=empty)
     ax = plots.conflict_by_layer({"trained": result}, measure=measure)
-    (line,) = ax.lines
+    line, *chance = ax.lines
+    assert len(chance) == (measure == "abs_cosine")
     assert line.get_ydata() == pytest.approx(pair_means(result, measure))
     assert ax.get_xlabel() == "layer"
     assert ax.get_ylabel() == f"{MEASURES[measure]},\nmean over pairs"
@@ -626,3 +639,45 @@ def test_only_results_are_needed():
     run = make_run()
     stand_in = SimpleNamespace(history=run.history, test_accuracy=0.5, test_r2=None)
     assert len(plots.history(stand_in)) == 2
+
+
+# Intervals, chance and control
+
+
+def measured(**arguments):
+    return ge.interference(ge.MLP([6, 8, 8, 3], seed=0), torch.randn(60, 6), **arguments)
+
+
+def test_conflict_by_layer_draws_interval_chance_and_control():
+    result = measured(n_bootstrap=50, n_untrained=3)
+    ax = plots.conflict_by_layer({"mine": result}, measure="abs_cosine")
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines if not line.get_label().startswith("_")}
+    assert drawn["mine"] == [result.pair_mean("abs_cosine", layer) for layer in result.layers]
+    assert drawn["chance at its effective dimension"] == [result.chance[layer] for layer in result.layers]
+    control = [[copy.pair_mean("abs_cosine", layer) for copy in result.untrained] for layer in result.layers]
+    assert drawn["the same untrained (3)"] == pytest.approx([np.mean(values) for values in control])
+    bars = ax.containers[0].lines[2][0].get_segments()
+    for bar, layer in zip(bars, result.layers, strict=True):
+        assert bar[:, 1] == pytest.approx(result.summary_intervals["abs_cosine"][layer])
+    plain = plots.conflict_by_layer({"mine": measured()})
+    assert len(plain.lines) == 1  # nothing stands beside what has neither
+    assert not plain.containers
+
+
+def test_interference_dots_pairs_whose_interval_holds_no_preference():
+    result = measured(n_bootstrap=50)
+    for measure, neutral in (("cosine", 0.0), ("conflict", 0.5)):
+        for ax, layer in zip(plots.interference(result, measure=measure), result.layers, strict=True):
+            low, high = result.intervals[measure][layer].numpy()
+            dots = {(round(x - 0.36), round(y + 0.36)) for x, y in ax.collections[0].get_offsets().tolist()}
+            expected = {(j, i) for i in range(3) for j in range(3) if low[i, j] <= neutral <= high[i, j]}
+            assert dots == expected
+    assert all(not ax.collections for ax in plots.interference(measured()))
+
+
+def test_titles_of_abs_cosine_name_what_it_is_held_against():
+    result = measured(n_untrained=2)
+    title = plots.interference(result, measure="abs_cosine")[0].get_title()
+    control = np.mean([copy.pair_mean("abs_cosine", "input") for copy in result.untrained])
+    mean = result.pair_mean("abs_cosine", "input")
+    assert title == f"input\nmean {mean:.2f}, chance {result.chance['input']:.2f}, untrained {control:.2f}"
