@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 
-def medians(contestants: Mapping[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:
+def medians(contestants: Mapping[str, Callable[[], Any]], repeats: int = 7) -> dict[str, float]:
     """Time functions in turns, so that a slow spell hits all of them.
 
     Args:

@@ -1,13 +1,17 @@
-"""What a user would write instead of `gradembed.interference`: mean cosines between units at the input."""
+"""What a user would write instead of `gradembed.interference`: mean cosines between units, layer by layer."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+Rival = Callable[[nn.Module, Tensor], Tensor]
 
-def _mean_cosine(gradients: Tensor) -> Tensor:
+
+def _sum_of_cosines(gradients: Tensor) -> Tensor:
     """Normalise and multiply.
 
     Returns:
@@ -21,18 +25,18 @@ def vmap_jacrev(network: nn.Module, x: Tensor, chunk: int = 1000) -> Tensor:
     """``torch.func``: the Jacobian of one sample, mapped over samples.
 
     Returns:
-        Mean cosines, [u, u].
+        Mean cosines at the network's input, [u, u].
     """
     jacobian = torch.func.vmap(torch.func.jacrev(network))
     with torch.no_grad():
-        return torch.stack([_mean_cosine(jacobian(part)) for part in x.split(chunk)]).sum(0) / len(x)
+        return torch.stack([_sum_of_cosines(jacobian(part)) for part in x.split(chunk)]).sum(0) / len(x)
 
 
 def batched_grad(network: nn.Module, x: Tensor, chunk: int = 1000) -> Tensor:
     """``torch.autograd.grad(is_grads_batched=True)``: all units in one vectorised backward pass.
 
     Returns:
-        Mean cosines, [u, u].
+        Mean cosines at the network's input, [u, u].
     """
     sums = []
     for part in x.split(chunk):
@@ -40,7 +44,7 @@ def batched_grad(network: nn.Module, x: Tensor, chunk: int = 1000) -> Tensor:
         out = network(leaf)
         seeds = torch.eye(out.shape[1])[:, None].expand(-1, len(part), -1)
         (gradients,) = torch.autograd.grad(out, leaf, seeds, is_grads_batched=True)
-        sums.append(_mean_cosine(gradients.transpose(0, 1)))
+        sums.append(_sum_of_cosines(gradients.transpose(0, 1)))
     return torch.stack(sums).sum(0) / len(x)
 
 
@@ -48,12 +52,27 @@ def unit_loop(network: nn.Module, x: Tensor, chunk: int = 1000) -> Tensor:
     """One backward pass per unit, for all samples of a chunk.
 
     Returns:
-        Mean cosines, [u, u].
+        Mean cosines at the network's input, [u, u].
     """
     sums = []
     for part in x.split(chunk):
         leaf = part.clone().requires_grad_()
         out = network(leaf)
         rows = [torch.autograd.grad(unit.sum(), leaf, retain_graph=True)[0] for unit in out.unbind(1)]
-        sums.append(_mean_cosine(torch.stack(rows, dim=1)))
+        sums.append(_sum_of_cosines(torch.stack(rows, dim=1)))
     return torch.stack(sums).sum(0) / len(x)
+
+
+def at_all_layers(rival: Rival, network: nn.Module, x: Tensor) -> list[Tensor]:
+    """Ask a rival at the input and after each child but the last, one layer after the other.
+
+    Returns:
+        Mean cosines, layer by layer.
+    """
+    results, children = [], list(network.children())
+    for i in range(len(children)):
+        head = nn.Sequential(*children[i:])
+        results.append(rival(head, x.detach()))
+        with torch.no_grad():
+            x = children[i](x)
+    return results
