@@ -49,7 +49,7 @@ def describe(value: object) -> str:
 def check_module(model: object) -> None:
     """Refuse what is no module."""
     if not isinstance(model, nn.Module):
-        refuse("model", "be a torch.nn.Module", describe(model), "Pass the trained network itself", TypeError)
+        refuse("model", "be a torch.nn.Module", describe(model), "Pass the network itself", TypeError)
 
 
 def check_parameters(model: nn.Module) -> None:

@@ -28,6 +28,12 @@ class UnitGradients:
         unit_layer: The layer that the units belong to.
         wrt: The layer that the gradients are taken with respect to.
         unit_labels: One per unit, along axis 1 of ``gradients``.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> result = ge.unit_gradients(ge.MLP([4, 8, 3], seed=0), torch.randn(5, 4), wrt="input")
+        >>> result.gradients.shape, result.activations.shape, result.values.shape
+        (torch.Size([5, 3, 4]), torch.Size([5, 4]), torch.Size([5, 3]))
     """
 
     gradients: Float[Tensor, "n u d"]

@@ -51,13 +51,7 @@ class General:
         Returns:
             True if a gradient flows.
         """
-        if unit_layer == wrt:
-            return False
-        units, sites = self._run(self._probe, [wrt], unit_layer)
-        if not units.requires_grad:
-            return False
-        (gradient,) = torch.autograd.grad(units.sum(), sites, allow_unused=True)
-        return gradient is not None
+        return unit_layer != wrt and _depends(*self._run(self._probe, [wrt], unit_layer))
 
     def _feeds(self, name: str, unit_layer: str) -> bool:
         """Whether the unit layer depends on a layer and is more than that layer under another name.
@@ -65,8 +59,8 @@ class General:
         Returns:
             True if so.
         """
-        units, (site,) = self._run(self._probe, [name], unit_layer)
-        return self.comes_after(unit_layer, name) and not torch.equal(units, site.flatten(1))
+        units, sites = self._run(self._probe, [name], unit_layer)
+        return not torch.equal(units, sites[0].flatten(1)) and _depends(units, sites)
 
     def width_of(self, layer: str, x: Tensor) -> int:
         """The number of a layer's units.
@@ -143,6 +137,18 @@ class General:
                 "an output that changed with the other sample",
                 "Call model.eval(), or take out what mixes the batch",
             )
+
+
+def _depends(units: Tensor, sites: Sequence[Tensor]) -> bool:
+    """Whether a gradient flows from units to a layer.
+
+    Returns:
+        True if so.
+    """
+    if not units.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(units.sum(), sites, allow_unused=True)
+    return gradient is not None
 
 
 def _record(tape: dict[str, Tensor], name: str, n: int, _module: nn.Module, _args: object, output: object) -> Tensor:

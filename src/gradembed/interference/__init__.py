@@ -125,7 +125,7 @@ def _measure(
     """
     n, u, like = len(session.x), len(session.unit_labels), session.x
     weights = PoissonWeights(n_bootstrap, seed)
-    realised = {layer: RealisedSums(layer, u, like, n_bootstrap) for layer in session.layers}
+    realised = {layer: RealisedSums(layer, u, like, n_bootstrap) for layer in session.layers if pairing == "realised"}
     pairs = {layer: AllPairs(layer, u, like) for layer in session.layers if pairing == "all"}
     dimensions = {layer: DimensionSample(n, u, layer) for layer in session.layers}
     widths: dict[str, int] = {}

@@ -16,10 +16,8 @@ class RealisedSums:
     def __init__(self, layer: str, u: int, like: Tensor, n_bootstrap: int) -> None:
         self.layer = layer
         self.tolerance = CONFLICT_TOLERANCE[like.dtype]
-        self.u = u
-        a, b = torch.triu_indices(
-            u, u, 1, device=like.device
-        )  # pairs of different units; of one with itself all is known
+        # Pairs of different units: of a unit with itself all is known.
+        a, b = torch.triu_indices(u, u, 1, device=like.device)
         self.a, self.b, self.places = a, b, a * u + b
         self.pairs = torch.zeros(len(MEASURES) + 1, len(a), dtype=torch.float64, device=like.device)  # and the count
         self.norm = torch.zeros(u, dtype=torch.float64, device=like.device)

@@ -50,6 +50,14 @@ class Interference:
         summary_intervals: Measure → layer → bootstrap interval of the mean over all pairs of different units.
         confidence: Of the intervals.
         untrained: The same for copies of the network with new initial weights: the control.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> result = ge.interference(ge.MLP([4, 8, 3], seed=0), torch.randn(50, 4))
+        >>> result
+        Interference(3 units of 'output', layers ['input', 'hidden1'], 50 samples)
+        >>> len(result.to_frame())  # three pairs at two layers
+        6
     """
 
     cosine: dict[str, Float64[Tensor, "u u"]]

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 from gradembed import _checks
 
@@ -66,6 +67,16 @@ def ticks(ax: Axes, names: Sequence[str]) -> None:
     ax.set_xticks(places, [names[i] for i in places])
     ax.set_yticks(places, [names[i] for i in places])
     ax.tick_params(length=0, labelsize=8)
+
+
+def ink(colour: Any) -> str:
+    """Choose black or white, whichever can be read on a colour.
+
+    Returns:
+        A colour for text.
+    """
+    red, green, blue = to_rgb(colour)
+    return "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else "black"
 
 
 def sign(figure: Any, source: str) -> None:

@@ -239,8 +239,14 @@ def _heat(ax: Axes, matrix: Tensor, names: Sequence[str], measure: str) -> AxesI
     _frame.ticks(ax, names)
     if len(names) <= 12:
         for (i, j), number in np.ndenumerate(table):
-            red, green, blue, _ = image.cmap(image.norm(number))
-            dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
             text = f"{number:.1f}".replace("-0.0", "0.0").replace("0.", ".").replace("-.0", ".0")
-            ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
+            ax.text(
+                j,
+                i,
+                text,
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color=_frame.ink(image.cmap(image.norm(number))),
+            )
     return image

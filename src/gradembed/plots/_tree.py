@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgb
 
 from gradembed import _checks
 from gradembed.plots import _frame
@@ -64,7 +63,7 @@ def tree(
     colours = [_frame.COLOURS[r % len(_frame.COLOURS)] for r in range(_r(result))]
     for r, (place, label) in enumerate(zip(tops, result.root_labels, strict=True)):
         ax.scatter(place, 0, s=150, marker="s", color=colours[r], zorder=2)
-        ax.text(place, 0, label, ha="center", va="center", fontsize=7, color=_ink(colours[r]))
+        ax.text(place, 0, label, ha="center", va="center", fontsize=7, color=_frame.ink(colours[r]))
     above = tops
     for depth, layer in enumerate(result.layers, start=1):
         parents = result.roots[layer] if depth == 1 else result.parents[layer]
@@ -125,16 +124,6 @@ def _r(result: GradientTree) -> int:
     return len(result.root_labels)
 
 
-def _ink(colour: str) -> str:
-    """Choose black or white, whichever can be read on a colour.
-
-    Returns:
-        A colour for text.
-    """
-    red, green, blue = to_rgb(colour)
-    return "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else "black"
-
-
 def _places(result: GradientTree) -> dict[str, np.ndarray]:
     """Lay out a tree without crossings: leaves side by side, every other node above the middle of its children.
 
@@ -167,7 +156,7 @@ def _draw_row(ax: Axes, result: GradientTree, layer: str, depth: int, places: tu
     ax.scatter(here, np.full(len(here), depth), s=areas, c=faces, edgecolors=colours, linewidths=0.8, zorder=2)
     for x, count, area, colour in zip(here, counts, areas, colours, strict=True):
         if area >= LABEL_AREA:
-            ax.text(x, depth, f"{count}", ha="center", va="center", fontsize=6, color=_ink(colour))
+            ax.text(x, depth, f"{count}", ha="center", va="center", fontsize=6, color=_frame.ink(colour))
 
 
 def _finish(ax: Axes, result: GradientTree, title: str) -> None:

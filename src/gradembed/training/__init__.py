@@ -39,6 +39,12 @@ class TrainingRun:
             constant counts 1 if it is met exactly, else 0); ``None`` for classes.
         config: The configuration.
         seconds: Wall time of the training.
+
+    Example:
+        >>> import gradembed as ge
+        >>> run = ge.train(ge.MLP([4, 3], seed=0), ge.load_iris(), ge.TrainConfig(epochs=2, progress=False))
+        >>> len(run.history), run.test_r2 is None
+        (2, True)
     """
 
     model: nn.Module
@@ -148,10 +154,9 @@ def _in_place_or_not_at_all(model: nn.Module, device: torch.device) -> Iterator[
             module.training = mode
 
 
-def _check_arguments(model: object, split: object, config: object) -> None:
+def _check_arguments(model: nn.Module, split: object, config: object) -> None:
     """Refuse wrong types and settings that the data cannot follow."""
-    if not isinstance(model, nn.Module):
-        _checks.refuse("model", "be a torch.nn.Module", _checks.describe(model), "Pass the network itself", TypeError)
+    _checks.check_module(model)
     _checks.check_parameters(model)
     if not isinstance(split, Split):
         _checks.refuse(
