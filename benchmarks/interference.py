@@ -25,7 +25,7 @@ from benchmarks import _measure, _rivals
 
 WIDTHS = [784, 64, 64, 10]
 N = 10_000
-RIVALS = (_rivals.vmap_jacrev, _rivals.batched_grad, _rivals.unit_loop)
+RIVALS = (_rivals.vmap_jacrev, _rivals.vmap_jacrev_at_once, _rivals.batched_grad, _rivals.unit_loop)
 OUT = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
 
 

@@ -262,7 +262,7 @@ def test_labels_and_repr():
         ({"pairing": "some"}, ValueError, r"`pairing` should be one of 'realised', 'all'"),
         ({"layers": "input"}, TypeError, r"`layers` should be a list of layer names. Got 'input'"),
         ({"layers": []}, ValueError, r"`layers` should be a list of layer names, not empty"),
-        ({"layers": ["hidden7"]}, ValueError, r"`wrt` should name a layer of the model. Got 'hidden7'"),
+        ({"layers": ["hidden7"]}, ValueError, r"`layers` should name a layer of the model. Got 'hidden7'"),
         ({"layers": ["output"]}, ValueError, r"`unit_layer` should come after 'output'"),
         ({"unit_layer": "hidden1", "layers": ["hidden1"]}, ValueError, r"`unit_layer` should come after 'hidden1'"),
         ({"unit_layer": "input"}, ValueError, r"`unit_layer` should come after 'input'"),

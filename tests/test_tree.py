@@ -589,7 +589,7 @@ def test_repr_and_store(tmp_path):
         ({"roots": []}, ValueError, r"`roots` should be a list of indices, not empty"),
         ({"roots": 1}, TypeError, r"`roots` should be a list of indices. Got 1"),
         ({"layers": "input"}, TypeError, r"`layers` should be a list of layer names. Got 'input'"),
-        ({"layers": ["hidden7"]}, ValueError, r"`wrt` should name a layer of the model. Got 'hidden7'"),
+        ({"layers": ["hidden7"]}, ValueError, r"`layers` should name a layer of the model. Got 'hidden7'"),
         ({"layers": ["output"]}, ValueError, r"`unit_layer` should come after 'output'"),
         ({"unit_layer": "input"}, ValueError, r"`unit_layer` should come after 'input'"),
         ({"x": torch.randn(5, 3)}, ValueError, r"`x` should have 4 features"),

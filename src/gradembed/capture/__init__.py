@@ -108,7 +108,7 @@ def unit_gradients(
     """
     if not isinstance(wrt, str):
         _checks.refuse("wrt", "be one layer's name", _checks.describe(wrt), "Call once per layer", TypeError)
-    with Session.open(model, x, [wrt], unit_layer, units, directions) as session:
+    with Session.open(model, x, [wrt], unit_layer, units, directions, "wrt") as session:
         parts = []
         for capture in session.captures(chunk_size):
             gradients = capture.gradients[wrt].dense()

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from gradembed.capture._rows import Basis, Capture, Rows
+from gradembed.capture._rows import Basis, Capture, Rows, product
 from gradembed.models import MLP
 
 # Exact types only: a subclass may compute something else.
@@ -130,22 +130,23 @@ class Chain:
         self, slopes: dict[int, Tensor], wanted: set[int], bottom: int, top: int, readout: Tensor, n: int
     ) -> dict[int, Rows]:
         gradients: dict[int, Rows] = {}
-        rows, basis = readout, None  # [u, D] as long as it is the same for every sample
+        rows, slope, basis = readout, None, None  # [u, D] as long as it is the same for every sample
         for p in range(top - 1, bottom - 1, -1):
             is_linear = p in self._bases
-            own = False  # whether `rows` is a new tensor that nobody else holds
             if basis is not None and (is_linear or p in slopes):
-                rows, basis, own = rows @ basis.weight, None, True
+                rows, slope, basis = product(rows, slope, basis.weight), None, None
             if is_linear:
                 basis = self._bases[p]
+            elif p in slopes and rows.ndim == 2:
+                slope = slopes[p] if slope is None else slope * slopes[p]
             elif p in slopes:
-                slope = slopes[p][:, None, :]
-                rows = rows.mul_(slope) if own and rows.ndim == 3 else rows * slope
+                # in place, unless a result holds it
+                own = not any(kept.rows is rows for kept in gradients.values())
+                rows = rows.mul_(slopes[p][:, None]) if own else rows * slopes[p][:, None]
             if p in wanted:
                 if basis is not None and basis.isometry is basis.weight:  # nothing is saved by waiting
-                    rows, basis = rows @ basis.weight, None
-                constant = rows.ndim == 2
-                gradients[p] = Rows(rows.expand(n, *rows.shape) if constant else rows, basis, constant)
+                    rows, slope, basis = product(rows, slope, basis.weight), None, None
+                gradients[p] = Rows(rows, n, slope, basis)
         return gradients
 
 
@@ -157,7 +158,7 @@ def _apply(step: nn.Module, a: Tensor, *, with_slope: bool) -> tuple[Tensor, Ten
     """
     if isinstance(step, nn.ReLU):
         out = a.clamp_min(0)
-        return out, (out > 0).to(a.dtype) if with_slope else None
+        return out, out.sign() if with_slope else None
     if not with_slope:
         return step(a.clone()), None  # a copy, because the module may work in place
     with torch.enable_grad():

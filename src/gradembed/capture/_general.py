@@ -22,8 +22,8 @@ class General:
 
     width = None
 
-    def __init__(self, model: nn.Module, x: Tensor) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, x: Tensor, argument: str) -> None:
+        self.model, self.argument = model, argument
         self.modules = {name: m for name, m in model.named_modules(remove_duplicate=False) if name not in ("", "input")}
         self.names = ["input", *self.modules] + ([] if "output" in self.modules else ["output"])
         self._check_alone(x[:1])
@@ -87,7 +87,10 @@ class General:
         return Capture(
             units.detach() @ readout.T,
             {layer: site.detach().flatten(1) for layer, site in zip(layers, sites, strict=True)},
-            {layer: Rows(torch.stack([part[i].flatten(1) for part in parts], dim=1)) for i, layer in enumerate(layers)},
+            {
+                layer: Rows(torch.stack([part[i].flatten(1) for part in parts], dim=1), len(x))
+                for i, layer in enumerate(layers)
+            },
         )
 
     def _run(self, x: Tensor, layers: Sequence[str], unit_layer: str) -> tuple[Tensor, list[Tensor]]:
@@ -98,7 +101,7 @@ class General:
         """
         tape: dict[str, Tensor] = {}
         hooks = {
-            self.modules[name]: partial(_record, tape, name, len(x))
+            self.modules[name]: partial(_record, tape, self.argument, name, len(x))
             for name in {*layers, unit_layer}
             if name in self.modules
         }
@@ -110,7 +113,7 @@ class General:
         for name in (*layers, unit_layer):
             if name not in tape:
                 _checks.refuse(
-                    "wrt" if name != unit_layer else "unit_layer",
+                    self.argument if name != unit_layer else "unit_layer",
                     "name a layer that the forward pass runs",
                     repr(name),
                     "Choose one that it calls as a module",
@@ -151,7 +154,9 @@ def _depends(units: Tensor, sites: Sequence[Tensor]) -> bool:
     return gradient is not None
 
 
-def _record(tape: dict[str, Tensor], name: str, n: int, _module: nn.Module, _args: object, output: object) -> Tensor:
+def _record(
+    tape: dict[str, Tensor], argument: str, name: str, n: int, _module: nn.Module, _args: object, output: object
+) -> Tensor:
     """Note a module's output and hand on a copy, which later in-place modules may overwrite.
 
     Returns:
@@ -159,14 +164,14 @@ def _record(tape: dict[str, Tensor], name: str, n: int, _module: nn.Module, _arg
     """
     if name in tape:
         _checks.refuse(
-            "wrt",
+            argument,
             "name a module that runs once in a forward pass",
             f"{name!r}, which runs more often",
             "Give each use a module of its own, or choose another layer",
         )
     if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != n or not output.is_floating_point():
         _checks.refuse(
-            "wrt",
+            argument,
             "name a module that returns one float tensor with a row per sample",
             f"{name!r}, which returned {_checks.describe(output)}",
             "Choose another layer",

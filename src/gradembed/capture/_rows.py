@@ -32,17 +32,35 @@ class Basis:
 
 @dataclass(frozen=True)
 class Rows:
-    """Gradients g = rows @ basis of n samples and u units at a layer; without a basis, rows themselves.
+    """Gradients of n samples and u units at a layer, as factors: g = (rows * slope) @ basis.
 
     Attributes:
-        rows: [n, u, r]; without a basis r = d. May be an expanded view: never write to it.
-        basis: What maps them to the layer, or ``None``.
-        is_constant: Whether they are the same at every sample, because nothing but linear layers lies above.
+        rows: [n, u, r], or [u, r] where they are the same at every sample: there, nothing but linear layers lies
+            above, save the slope.
+        n: Samples.
+        slope: By which rows [u, r] are multiplied at each sample, [n, r], or ``None``.
+        basis: What maps the product to the layer, or ``None`` if it is the gradients.
     """
 
-    rows: Float[Tensor, "n u r"]
+    rows: Float[Tensor, "n u r"] | Float[Tensor, "u r"]
+    n: int
+    slope: Float[Tensor, "n r"] | None = None
     basis: Basis | None = None
-    is_constant: bool = False
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether they are the same at every sample."""
+        return self.rows.ndim == 2 and self.slope is None
+
+    def factors(self) -> Float[Tensor, "n u r"]:
+        """The gradients without their basis.
+
+        Returns:
+            One row per sample and unit. May be an expanded view: never write to it.
+        """
+        if self.slope is not None:
+            return self.rows * self.slope[:, None]
+        return self.rows.expand(self.n, -1, -1)
 
     def dense(self) -> Float[Tensor, "n u d"]:
         """The gradients themselves.
@@ -50,7 +68,9 @@ class Rows:
         Returns:
             One gradient per sample and unit.
         """
-        return self.rows if self.basis is None else self.rows @ self.basis.weight
+        if self.basis is None:
+            return self.factors()
+        return product(self.rows, self.slope, self.basis.weight).expand(self.n, -1, -1)
 
     def coordinates(self) -> Float[Tensor, "n u c"]:
         """The gradients in an orthonormal basis of their common span: same norms and angles, fewer numbers.
@@ -59,10 +79,30 @@ class Rows:
             c = min(r, d) numbers per sample and unit.
         """
         if self.basis is None:
-            return self.rows
-        if self.is_constant:  # multiply once
-            return (self.rows[0] @ self.basis.isometry).expand(len(self.rows), -1, -1)
-        return self.rows @ self.basis.isometry
+            return self.factors()
+        return product(self.rows, self.slope, self.basis.isometry).expand(self.n, -1, -1)
+
+
+def product(rows: Tensor, slope: Tensor | None, weight: Tensor) -> Tensor:
+    """(rows * slope) @ weight, for common rows without writing down their multiples at every sample.
+
+    Sums over k slope[n, k] rows[u, k] weight[k, c]: one product of the slopes with a table [k, u·c], unless that
+    table is larger than the result.
+
+    Args:
+        rows: [n, u, r] or [u, r].
+        slope: [n, r], only with common rows, or ``None``.
+        weight: [r, c].
+
+    Returns:
+        [n, u, c], or [u, c] where rows are common and there is no slope.
+    """
+    if slope is None:
+        return rows @ weight
+    if len(slope) < len(weight):
+        return (rows * slope[:, None]) @ weight
+    table = (rows.T[:, :, None] * weight[:, None]).flatten(1)
+    return (slope @ table).unflatten(1, (len(rows), -1))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gradembed.capture._chain import Chain
 from gradembed.capture._general import General
 from gradembed.capture._rows import Capture
 
-CHUNK_BYTES = 8 * 2**20  # of gradients at a time: fewer calls than smaller chunks, and still kept by the allocator
+CHUNK_BYTES = 10 * 2**20  # of gradients at a time: fewer calls than smaller chunks, and still kept by the allocator
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Session:
         unit_layer: str,
         units: Sequence[int] | None,
         directions: Tensor | None,
+        argument: str = "layers",
     ) -> Iterator[Self]:
         """Check everything, choose the path, and put the model back afterwards.
 
@@ -55,6 +56,7 @@ class Session:
             unit_layer: The layer that the units belong to.
             units: Their indices; ``None`` for all.
             directions: Or directions in that layer, [u, D].
+            argument: What the caller's users call ``layers``, for error messages.
 
         Yields:
             The session.
@@ -78,9 +80,9 @@ class Session:
             network: Chain | General | None = Chain.of(model, x)
             if network is None:
                 stack.enter_context(_state.preserved(model))
-                network = General(model, x)
+                network = General(model, x, argument)
             _check_width(network, x)
-            names = _resolve_layers(network, layers, unit_layer)
+            names = _resolve_layers(network, layers, unit_layer, argument)
             width = network.width_of(unit_layer, x)
             readout, labels = _resolve_units(width, unit_layer, units, directions)
             yield cls(network, x, names, unit_layer, readout.to(x), labels)
@@ -98,7 +100,8 @@ class Session:
         if chunk_size is None:
             if bytes_per_sample is None:
                 bytes_per_sample = len(self.readout) * max(self.readout.shape[1], 64) * self.x.element_size()
-            chunk_size = max(1, CHUNK_BYTES // bytes_per_sample)
+            n, most = len(self.x), max(1, CHUNK_BYTES // bytes_per_sample)
+            chunk_size = -(-n // -(-n // most))  # equal chunks: a small last one costs as many calls
         else:
             _checks.check_integer("chunk_size", chunk_size, 1, "Pass None to choose by memory")
         for part in self.x.split(chunk_size):
@@ -127,7 +130,9 @@ def _check_width(network: Chain | General, x: Tensor) -> None:
         )
 
 
-def _resolve_layers(network: Chain | General, layers: Sequence[str] | None, unit_layer: str) -> tuple[str, ...]:
+def _resolve_layers(
+    network: Chain | General, layers: Sequence[str] | None, unit_layer: str, argument: str
+) -> tuple[str, ...]:
     """Check names and order.
 
     Returns:
@@ -137,7 +142,7 @@ def _resolve_layers(network: Chain | General, layers: Sequence[str] | None, unit
     given = ["input"] if layers is None else _checks.check_sequence("layers", layers, "a list of layer names")
     names = list(dict.fromkeys(given))
     for name in names:
-        _checks.check_layer("wrt", name, network.names)
+        _checks.check_layer(argument, name, network.names)
         if not network.comes_after(unit_layer, name):
             _checks.refuse(
                 "unit_layer",

@@ -141,7 +141,7 @@ def _measure(
                 realised[layer].add(coordinates, drawn, constant=rows.is_constant)
     steps = len(pairs) * u * (u + 1) // 2
     with tqdm(total=steps, desc="all pairs of samples", disable=not steps, delay=1) as bar:
-        means = {layer: pairs[layer].means(n, bar) if pairs else realised[layer].means(n) for layer in session.layers}
+        means = {layer: pairs[layer].means(n, bar) if pairs else realised[layer].means() for layer in session.layers}
     tables: dict[str, dict[str, Any]] = {}
     for layer in session.layers:
         effective = dimensions[layer].effective(widths[layer])

@@ -20,14 +20,24 @@ def gram(gradients: Tensor, layer: str) -> tuple[Tensor, Tensor | float]:
         The Gram matrices [n, u, u] of the gradients divided by a scale, and that scale ([n, u], or 1.0).
     """
     products = gradients @ gradients.mT
-    squares = products.diagonal(dim1=1, dim2=2)
+    low, high = diagonals(products).aminmax()
     kind = torch.finfo(products.dtype)
-    if bool(((squares > kind.tiny / kind.eps) & (squares < kind.max)).all()):
+    if kind.tiny / kind.eps < low and high < kind.max:  # false for NaN
         return products, 1.0
     _checks.check_finite_result("gradients", gradients, layer)
     largest = gradients.abs().amax(-1)
     scaled = (gradients / torch.where(largest > 0, largest, 1)[..., None]).double()
     return scaled @ scaled.mT, largest.double()
+
+
+def diagonals(matrices: Tensor) -> Tensor:
+    """The diagonal of every matrix, [n, u] of [n, u, u], as a new tensor: much faster to go on with than a view.
+
+    Returns:
+        The diagonals.
+    """
+    u = matrices.shape[1]
+    return matrices.flatten(1).index_select(1, torch.arange(0, u * u, u + 1, device=matrices.device))
 
 
 def normalised(gradients: Tensor, layer: str) -> tuple[Tensor, Tensor]:
@@ -55,7 +65,7 @@ def norm_similarity(length: Tensor, other: Tensor) -> Tensor:
         Numbers in [0, 1].
     """
     ratio = length / other.clamp_min(torch.finfo(other.dtype).tiny)
-    if bool((ratio < 1e15).all()):
+    if ratio.numel() and ratio.amax() < 1e15:
         return 2 * ratio / (ratio * ratio + 1)
     return 2 / (ratio + ratio.reciprocal())  # slower, and safe where the square is not
 
@@ -67,15 +77,14 @@ class DimensionSample:
         self.step = -(-n // max(1, 2048 // u))
         self.layer = layer
         self.seen = 0
-        self.vectors: list[Tensor] = []
+        self.kept: list[Tensor] = []
 
     def add(self, gradients: Tensor) -> None:
         """Look at a chunk, [n, u, c]."""
         first = -self.seen % self.step
         self.seen += len(gradients)
         if first < len(gradients):
-            vectors, length = normalised(gradients[first :: self.step], self.layer)
-            self.vectors.append(vectors[length > 0].double().cpu())
+            self.kept.append(gradients[first :: self.step].clone())
 
     def effective(self, width: int) -> float:
         """Participation ratio: 1 / E[cos²] over pairs of different gradients.
@@ -86,7 +95,8 @@ class DimensionSample:
         Returns:
             A number from 1 to the width; the width where there are not two gradients to compare.
         """
-        v = torch.cat(self.vectors)
+        vectors, length = normalised(torch.cat(self.kept), self.layer)
+        v = vectors[length > 0].double().cpu()
         n = len(v)
         if n < 2:
             return float(width)

@@ -63,7 +63,7 @@ def _gradients(
         pieces = [capture.pop(layer) for capture in captures]
         flat = torch.cat([piece.coordinates()[:, 0] for piece in pieces]).clone()
         _checks.check_finite_result("gradients", flat, layer)
-        yield layer, torch.cat([piece.rows[:, 0] for piece in pieces]), flat, pieces[0].basis
+        yield layer, torch.cat([piece.factors()[:, 0] for piece in pieces]), flat, pieces[0].basis
 
 
 def _merge(rows: Tensor, flat: Tensor, basis: Basis | None, above: np.ndarray, tolerance: float) -> Level:
