@@ -1,4 +1,4 @@
-"""Training on data held as one tensor: AdamW, one-cycle schedule, optional one-pixel shifts."""
+"""Training on data held as one tensor: AdamW, one-cycle schedule, optional one-pixel shifts; one network, or many."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from gradembed import _checks, _state
+from gradembed import _state
 from gradembed.data import Split
+from gradembed.training._arguments import check_arguments, check_outputs
 from gradembed.training._config import TrainConfig, resolve_device
+from gradembed.training._ensemble import train_ensemble
 from gradembed.training._loop import Loop, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TrainConfig", "TrainingRun", "resolve_device", "train"]
+__all__ = ["TrainConfig", "TrainingRun", "resolve_device", "train", "train_ensemble"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,13 +97,13 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
         True
     """
     config = TrainConfig() if config is None else config
-    _check_arguments(model, split, config)
+    check_arguments(model, split, config)
     device = resolve_device(config.device)
     start = time.perf_counter()
     rows: list[dict[str, Any]] = []
     with _in_place_or_not_at_all(model, device), _state.seeded(config.seed, device):
         task = Task(split, device)
-        _check_outputs(model, task)
+        check_outputs(model, task)
         loop = Loop(model, task, config, device)
         with tqdm(total=config.epochs, desc=f"train on {split.name}", unit="epoch", disable=not config.progress) as bar:
             for epoch in range(1, config.epochs + 1):
@@ -152,54 +154,3 @@ def _in_place_or_not_at_all(model: nn.Module, device: torch.device) -> Iterator[
             parameter.grad = grad
         for module, mode in modes:
             module.training = mode
-
-
-def _check_arguments(model: nn.Module, split: object, config: object) -> None:
-    """Refuse wrong types and settings that the data cannot follow."""
-    _checks.check_module(model)
-    _checks.check_parameters(model)
-    if not isinstance(split, Split):
-        _checks.refuse(
-            "split",
-            "be a gradembed.Split",
-            _checks.describe(split),
-            "Build one with gradembed.Split",
-            TypeError,
-        )
-    if not isinstance(config, TrainConfig):
-        _checks.refuse("config", "be a gradembed.TrainConfig", _checks.describe(config), "Build one", TypeError)
-    d = split.x_train.shape[1]
-    if config.max_shift and round(d**0.5) ** 2 != d:
-        _checks.refuse(
-            "max_shift",
-            "be 0 unless rows are square images",
-            f"{config.max_shift} with {d} features",
-            "Set it to 0",
-        )
-    if not any(p.requires_grad for p in model.parameters()):
-        _checks.refuse("model", "have parameters that require a gradient", "none", "Call model.requires_grad_()")
-
-
-def _check_outputs(model: nn.Module, task: Task) -> None:
-    """Refuse a model whose outputs the targets do not fit, tried on two samples."""
-    with _state.preserved(model):
-        model.eval()
-        with torch.no_grad():
-            output = _checks.try_forward(model, task.x_train[:2])
-    width = output.shape[1] if output.ndim == 2 else 0
-    if task.is_classes:
-        classes = int(torch.maximum(task.y_train.max(), task.y_test.max())) + 1
-        if width % task.n_tasks or width // task.n_tasks < classes:
-            _checks.refuse(
-                "model",
-                f"give {task.n_tasks} x {classes} outputs, one per task and class",
-                _checks.describe(output),
-                "Widen its last layer",
-            )
-    elif width != task.n_tasks:
-        _checks.refuse(
-            "model",
-            f"give {task.n_tasks} outputs, one per target",
-            _checks.describe(output),
-            "Change its last layer",
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,16 +68,8 @@ class Loop:
         self.n = len(task.x_train)
         # The generator lives on the CPU, so that the order is the same whatever the device.
         self.generator = torch.Generator().manual_seed(config.seed)
-        fused = device.type in ("cpu", "cuda") or None
-        self.optimiser = torch.optim.AdamW(
-            (p for p in model.parameters() if p.requires_grad),
-            fused=fused,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-        )
-        steps = config.epochs * -(-self.n // config.batch_size)
-        # below four steps one-cycle has no room for its phases: the schedule then runs its first few
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, config.learning_rate, max(steps, 4))
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimiser, self.schedule = optimiser_and_schedule(parameters, config, self.n, device)
         self.shift = Shift(task.x_train, config.max_shift, self.generator) if config.max_shift else None
 
     def epoch(self, number: int) -> dict[str, float]:
@@ -110,16 +103,36 @@ class Loop:
         }
 
     def _check_loss(self, loss: float, when: str) -> None:
-        """Stop if a loss is not finite.
+        check_loss(loss, when, self.config, "the model has its former weights back")
 
-        Raises:
-            FloatingPointError: If so.
-        """
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"`config.learning_rate` should keep the loss finite. Got a loss of {loss} {when}, at a peak rate of "
-                f"{self.config.learning_rate:g}. Lower it, or scale the data; the model has its former weights back."
-            )
+
+def optimiser_and_schedule(
+    parameters: Sequence[Tensor], config: TrainConfig, n: int, device: torch.device
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
+    """Make AdamW and its one-cycle schedule for n samples.
+
+    Returns:
+        Both.
+    """
+    fused = device.type in ("cpu", "cuda") or None
+    rate = config.learning_rate
+    optimiser = torch.optim.AdamW(parameters, fused=fused, lr=rate, weight_decay=config.weight_decay)
+    steps = config.epochs * -(-n // config.batch_size)
+    # below four steps one-cycle has no room for its phases: the schedule then runs its first few
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, max(steps, 4))
+
+
+def check_loss(loss: float, when: str, config: TrainConfig, aftermath: str) -> None:
+    """Stop if a loss is not finite.
+
+    Raises:
+        FloatingPointError: If so.
+    """
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"`config.learning_rate` should keep the loss finite. Got a loss of {loss} {when}, at a peak rate of "
+            f"{config.learning_rate:g}. Lower it, or scale the data; {aftermath}."
+        )
 
 
 class Shift:

@@ -1,4 +1,4 @@
-"""The library's own network: a multi-layer perceptron whose layers have the names that results use."""
+"""The multi-layer perceptron, and how to draw the weights of any network anew."""
 
 from __future__ import annotations
 

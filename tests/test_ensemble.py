@@ -1,0 +1,597 @@
+"""Ensembles: equal to their members one by one, in what they compute and in what they learn."""
+
+import copy
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import r2_score
+from torch import nn
+
+import gradembed as ge
+from gradembed.models._stacked import ACTIVATIONS
+from gradembed.training import _ensemble
+
+IRIS = ge.load_iris()
+WAVES = ge.random_waves(3, 2)
+
+
+def quick(**changes):
+    settings = {"epochs": 3, "batch_size": 32, "learning_rate": 0.01, "weight_decay": 0.01, "progress": False}
+    return ge.TrainConfig(**{**settings, **changes})
+
+
+def double(split):
+    """The same data in float64, in which rounding does not hide a difference."""
+    parts = {name: getattr(split, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+    return dataclasses.replace(split, **{k: v.double() if v.is_floating_point() else v for k, v in parts.items()})
+
+
+def values_split(n_outputs=None, d=5, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(90, d, generator=generator, dtype=torch.float64)
+    y = (x @ torch.randn(d, n_outputs or 1, generator=generator, dtype=torch.float64)).sin()
+    y = y if n_outputs else y[:, 0]
+    return ge.Split(x[:70], y[:70], x[70:], y[70:], "sines", "drawn")
+
+
+def tasks_split():
+    return double(ge.stack_tasks(IRIS, n_tasks=2))
+
+
+def weights_of(network):
+    return torch.cat([value.detach().flatten() for value in network.state_dict().values()])
+
+
+def alone(i, split, widths, config, activation=nn.ReLU):
+    """What `train` makes of member i."""
+    network = ge.MLP(widths, activation, seed=config.seed + i).to(split.x_train.dtype)
+    return ge.train(network, split, dataclasses.replace(config, seed=config.seed + i))
+
+
+def far_apart(one, other):
+    return float((weights_of(one) - weights_of(other)).abs().max()) > 1e-3
+
+
+# What an ensemble is
+
+
+@pytest.mark.parametrize("widths", [[4, 3], [4, 8, 3], [1, 8, 7, 1]])
+def test_members_are_networks_with_consecutive_seeds(widths):
+    ensemble = ge.MLPEnsemble(widths, 3, nn.Tanh, seed=5)
+    for i, member in enumerate(ensemble):
+        assert type(member) is ge.MLP
+        assert member.widths == ensemble.widths == tuple(widths)
+        assert torch.equal(weights_of(member), weights_of(ge.MLP(widths, nn.Tanh, seed=5 + i)))
+        assert repr(member) == repr(ge.MLP(widths, nn.Tanh))
+    assert i == 2
+    assert far_apart(ensemble[0], ensemble[1])
+
+
+def test_parameters_have_the_names_of_a_network():
+    ensemble, network = ge.MLPEnsemble([4, 8, 7, 3], 5), ge.MLP([4, 8, 7, 3])
+    shapes = {key: (5, *value.shape) for key, value in network.state_dict().items()}
+    assert {key: tuple(value.shape) for key, value in ensemble.state_dict().items()} == shapes
+    assert [name for name, _ in ensemble.named_children()] == ["hidden1", "hidden2", "output"]
+    assert str(ensemble.output) == "StackedLinear(5 members, 7 to 3)"
+
+
+def test_seed_leaves_the_global_generator_alone_and_none_draws_from_it():
+    before = torch.get_rng_state()
+    ge.MLPEnsemble([4, 3], 2, seed=1)[0]
+    assert torch.equal(torch.get_rng_state(), before)
+    drawn = ge.MLPEnsemble([4, 3], 2)
+    torch.set_rng_state(before)
+    assert torch.equal(weights_of(drawn[1]), [weights_of(ge.MLP([4, 3])) for _ in range(2)][1])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values())
+def test_outputs_and_layers_are_those_of_the_members(activation):
+    ensemble = ge.MLPEnsemble([4, 8, 6, 3], 3, activation, seed=0).double()
+    shared, own = torch.randn(7, 4, dtype=torch.float64), torch.randn(3, 7, 4, dtype=torch.float64)
+    for x, rows in ((shared, [shared] * 3), (own, own)):
+        layers = ensemble.activations(x)
+        assert list(layers) == ["input", "hidden1", "hidden2", "output"]
+        assert torch.equal(layers["output"], ensemble(x))
+        for i, (member, row) in enumerate(zip(ensemble, rows, strict=True)):
+            hidden1 = member.hidden1(row)
+            expected = [row, hidden1, member.hidden2(hidden1), member(row)]
+            for layer, value in zip(layers.values(), expected, strict=True):
+                assert torch.allclose(layer[i], value, atol=1e-12, rtol=0)
+    assert not torch.allclose(ensemble(own)[0], ensemble[0](own[1]), atol=1e-3)
+
+
+def test_gradients_flow_to_samples_and_weights():
+    ensemble, x = ge.MLPEnsemble([4, 8, 3], 2, seed=0).double(), torch.randn(7, 4, dtype=torch.float64)
+    leaf, twin = x.clone().requires_grad_(), x.clone().requires_grad_()
+    ensemble(leaf)[1].square().sum().backward()
+    member = ensemble[1]
+    member(twin).square().sum().backward()
+    assert torch.allclose(leaf.grad, twin.grad, atol=1e-12)
+    assert torch.allclose(ensemble.hidden1.linear.weight.grad[1], member.hidden1.linear.weight.grad, atol=1e-12)
+    assert float(ensemble.hidden1.linear.weight.grad[0].abs().max()) == 0
+
+
+def test_member_has_weights_of_its_own():
+    ensemble = ge.MLPEnsemble([4, 3], 2, seed=0).eval()
+    before = weights_of(ensemble)
+    member, fewer, rebuilt = ensemble[0], ensemble[:1], ge.MLPEnsemble.from_parts(ensemble.parts())
+    assert not member.training
+    assert not fewer.training
+    with torch.no_grad():
+        for network in (member, fewer, rebuilt):
+            network.output.weight.zero_()
+    assert torch.equal(weights_of(ensemble), before)
+
+
+@pytest.mark.parametrize(
+    ("index", "members"),
+    [(slice(1, 3), [1, 2]), (slice(None, None, -2), [3, 1]), ([3, 0, 3], [3, 0, 3]), ((-1,), [3]), (range(2), [0, 1])],
+)
+def test_fewer_members_know_what_they_learned(index, members):
+    ensemble = ge.MLPEnsemble([4, 8, 3], 4, nn.GELU, seed=0)
+    ensemble.scores, ensemble.labels = torch.arange(4.0).double(), torch.tensor([7, 8, 9, 10])
+    ensemble.losses = torch.rand(4, 5)
+    fewer = ensemble[index]
+    assert type(fewer) is ge.MLPEnsemble
+    assert [torch.equal(weights_of(a), weights_of(ensemble[i])) for a, i in zip(fewer, members, strict=True)]
+    x = torch.randn(6, 4)
+    assert torch.allclose(fewer(x), ensemble(x)[members], atol=1e-6)
+    for name in ("scores", "labels", "losses"):
+        assert torch.equal(getattr(fewer, name), getattr(ensemble, name)[members])
+
+
+@pytest.mark.parametrize("index", [-2, 2, np.int64(2), torch.tensor(2)])
+def test_one_member_by_any_integer(index):
+    ensemble = ge.MLPEnsemble([4, 8, 3], 4, seed=0)
+    assert torch.equal(weights_of(ensemble[index]), weights_of(ge.MLP([4, 8, 3], seed=2)))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, lambda: nn.LeakyReLU(0.3), lambda: nn.Hardtanh(-2, 3), nn.ReLU6])
+def test_networks_are_stacked_and_taken_apart_again(activation):
+    networks = [ge.MLP([4, 8, 6, 3], activation, seed=seed).double() for seed in (3, 1, 4)]
+    ensemble, x = ge.MLPEnsemble.from_members(networks), 5 * torch.randn(7, 4, dtype=torch.float64)
+    for network, member in zip(networks, ensemble, strict=True):
+        assert torch.equal(weights_of(network), weights_of(member))
+        assert torch.allclose(network(x), member(x), atol=1e-12)
+        assert repr(network) == repr(member)
+    again = ge.MLPEnsemble.from_members(list(ge.MLPEnsemble.from_parts(ensemble.parts())))
+    assert torch.equal(again(x), ensemble(x))
+    with torch.no_grad():
+        networks[0].output.bias.add_(1)
+    assert torch.equal(again(x), ensemble(x))
+
+
+def test_hidden_layers_may_have_different_activations():
+    kinds = [nn.Tanh(), nn.ReLU()]
+    network = ge.MLP([4, 8, 8, 3], iter(copy.deepcopy(kinds)).__next__, seed=0)
+    ensemble, x = ge.MLPEnsemble.from_members([network, network]), torch.randn(5, 4)
+    assert torch.allclose(ensemble(x)[1], network(x), atol=1e-6)
+    assert [type(module) for module in ensemble[0].modules() if type(module) in ACTIVATIONS.values()] == [
+        nn.Tanh,
+        nn.ReLU,
+    ]
+
+
+def test_precision_follows_and_is_kept():
+    ensemble = ge.MLPEnsemble([4, 8, 3], 2).double()
+    assert {p.dtype for p in [*ensemble[0].parameters(), *ensemble[:1].parameters()]} == {torch.float64}
+
+
+def test_shown_as_what_it_is():
+    ensemble = ge.MLPEnsemble([4, 8, 3], 2, nn.Tanh)
+    assert repr(ensemble) == "MLPEnsemble(2 members, 4-8-3, Tanh)"
+    assert repr(ge.MLPEnsemble([4, 3], 1)) == "MLPEnsemble(1 member, 4-3)"
+    assert (ensemble.scores, ensemble.labels, ensemble.losses, ensemble.history) == (None,) * 4
+    ensemble.scores = torch.tensor([0.5, 0.75], dtype=torch.float64)
+    assert repr(ensemble) == "MLPEnsemble(2 members, 4-8-3, Tanh, median score 0.6250)"
+
+
+class Cubed(nn.ReLU):
+    def forward(self, x):
+        return x**3
+
+
+@pytest.mark.parametrize("activation", [nn.PReLU, nn.Dropout, nn.Softmax, Cubed, lambda: nn.LayerNorm(8)])
+def test_activations_that_members_cannot_share_are_refused(activation):
+    with pytest.raises(ValueError, match=r"`activation` should be one of torch's elementwise .* one by one"):
+        ge.MLPEnsemble([4, 8, 3], 2, activation)
+    with pytest.raises(ValueError, match="`members` should be one of torch's elementwise activations"):
+        ge.MLPEnsemble.from_members([ge.MLP([4, 8, 3], activation)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([4, 3], 0), ValueError, "`n_members` should be at least 1. Got 0"),
+        (([4, 3], 2.0), TypeError, "`n_members` should be an integer. Got 2.0"),
+        (([4], 2), ValueError, "`widths` should give at least features and outputs"),
+        (([4, 8, 3], 2, nn.ReLU()), TypeError, "`activation` should be a class or function that makes a module"),
+        (([4, 3], 2, nn.ReLU, -1), ValueError, "`seed` should be at least 0. Got -1"),
+    ],
+)
+def test_wrong_ensembles_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ge.MLPEnsemble(*arguments)
+
+
+class Other(ge.MLP):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("members", "error", "message"),
+    [
+        ([], ValueError, "`members` should be a sequence of networks, not empty"),
+        ([nn.Linear(4, 3)], TypeError, "`members` should be gradembed.MLP. Got Linear"),
+        ([Other([4, 3])], TypeError, "`members` should be gradembed.MLP. Got Other"),
+        ([ge.MLP([4, 3]), ge.MLP([4, 2])], ValueError, r"`members` should give .* Got \(4, 2\).*member 1"),
+        ([ge.MLP([4, 5, 3]), ge.MLP([4, 5, 3], nn.Tanh)], ValueError, "`members` should give .* equal widths"),
+        ([ge.MLP([4, 5, 3], nn.ELU), ge.MLP([4, 5, 3], lambda: nn.ELU(2))], ValueError, "`members` should give"),
+        ([ge.MLP([4, 3]), ge.MLP([4, 3]).double()], ValueError, "`members` should give .* precision .* Got .*float64"),
+    ],
+)  # fmt: skip
+def test_members_that_differ_are_refused(members, error, message):
+    with pytest.raises(error, match=message):
+        ge.MLPEnsemble.from_members(members)
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "message"),
+    [
+        (4, IndexError, "`index` should lie between -4 and 3. Got 4"),
+        ([0, -5], IndexError, "`index` should lie between -4 and 3. Got -5"),
+        (slice(4, 9), IndexError, r"`index` should pick at least one member. Got slice\(4, 9, None\). There are 4"),
+        ([], ValueError, "`index` should be a list of positions, not empty"),
+        (1.0, TypeError, "`index` should be an integer, a slice or a list. Got 1.0"),
+        ("01", TypeError, "`index` should be an integer, a slice or a list. Got '01'"),
+        (None, TypeError, "`index` should be an integer, a slice or a list. Got None"),
+    ],
+)
+def test_members_that_do_not_exist_are_refused(index, error, message):
+    with pytest.raises(error, match=message):
+        ge.MLPEnsemble([4, 3], 4)[index]
+
+
+@pytest.mark.parametrize("method", ["forward", "activations"])
+@pytest.mark.parametrize("shape", [(7, 3), (4,), (3, 7, 4), (2, 2, 7, 4)])
+def test_samples_of_another_shape_are_refused(shape, method):
+    with pytest.raises(ValueError, match=r"`x` should have shape \[n, 4\] or \[2, n, 4\]. Got a float32 tensor"):
+        getattr(ge.MLPEnsemble([4, 3], 2), method)(torch.zeros(shape))
+    with pytest.raises(TypeError, match=r"`x` should be a torch\.Tensor\. Got list"):
+        getattr(ge.MLPEnsemble([4, 3], 2), method)([[0.0] * 4])
+
+
+# Training
+
+
+CASES = {
+    "classes": (double(IRIS), [4, 8, 3]),
+    "classes, no hidden layer": (double(IRIS), [4, 3]),
+    "more outputs than classes": (double(IRIS), [4, 8, 5]),
+    "two tasks": (tasks_split(), [8, 8, 7, 6]),
+    "values": (values_split(), [5, 8, 1]),
+    "values, one input": (values_split(d=1), [1, 8, 8, 1]),
+    "three values": (values_split(3), [5, 8, 3]),
+}
+
+
+@pytest.mark.parametrize("batch_size", [32, 500, 1])
+@pytest.mark.parametrize("case", CASES)
+def test_every_member_becomes_what_it_becomes_alone(case, batch_size):
+    split, widths = CASES[case]
+    config = quick(seed=4, batch_size=batch_size, epochs=1 if batch_size == 1 else 3)
+    ensemble = ge.train_ensemble(split, widths, 3, config)
+    for i, member in enumerate(ensemble):
+        run = alone(i, split, widths, config)
+        assert torch.allclose(weights_of(member), weights_of(run.model), atol=1e-8, rtol=0)
+        score = run.test_accuracy if run.test_r2 is None else run.test_r2
+        assert float(ensemble.scores[i]) == pytest.approx(score, abs=1e-8)
+        assert np.allclose(ensemble.losses[i].numpy(), run.history["train_loss"], atol=1e-8)
+    assert far_apart(ensemble[1], ensemble[2])
+    assert far_apart(ensemble[0], ge.MLP(widths, seed=4).double())
+    assert ensemble.labels.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS.values(), lambda: nn.ReLU(True), lambda: nn.ELU(2.0, True)])
+def test_every_activation_is_differentiated_right(activation):
+    split, config = values_split(), quick()
+    ensemble = ge.train_ensemble(split, [5, 8, 6, 1], 2, config, activation=activation)
+    for i, member in enumerate(ensemble):
+        run = alone(i, split, [5, 8, 6, 1], config, activation)
+        assert torch.allclose(weights_of(member), weights_of(run.model), atol=1e-8, rtol=0)
+
+
+def test_weights_and_order_both_follow_the_seed():
+    split, config = CASES["values"][0], quick()
+    member = ge.train_ensemble(split, [5, 8, 1], 2, config)[1]
+    other_order = ge.train(ge.MLP([5, 8, 1], seed=1).double(), split, config).model
+    other_weights = ge.train(ge.MLP([5, 8, 1], seed=0).double(), split, dataclasses.replace(config, seed=1)).model
+    assert far_apart(member, other_order)
+    assert far_apart(member, other_weights)
+
+
+def test_members_learn_their_own_data():
+    stacked = ge.stack_tasks(IRIS)
+    splits, config = [double(stacked.resample(seed)) for seed in (5, 3, 8)], quick()
+    ensemble = ge.train_ensemble(splits, [8, 8, 6], 3, config)
+    for i, split in enumerate(splits):
+        run = alone(i, split, [8, 8, 6], config)
+        assert torch.allclose(weights_of(ensemble[i]), weights_of(run.model), atol=1e-8, rtol=0)
+        assert float(ensemble.scores[i]) == run.test_accuracy
+    assert ensemble.labels.tolist() == [0, 1, 2]
+    assert far_apart(ensemble[1], alone(1, splits[0], [8, 8, 6], config).model)
+
+
+def test_labels_tell_distinct_splits_apart():
+    a, b = values_split(seed=1), values_split(seed=2)
+    ensemble = ge.train_ensemble([a, b, a, b], [5, 8, 1], 4, quick())
+    assert ensemble.labels.tolist() == [0, 1, 0, 1]
+    for i, split in enumerate([a, b, a, b]):
+        run = alone(i, split, [5, 8, 1], quick())
+        assert torch.allclose(weights_of(ensemble[i]), weights_of(run.model), atol=1e-8, rtol=0)
+
+
+def test_members_do_not_feel_each_other():
+    a, b, c = (values_split(seed=seed) for seed in (1, 2, 3))
+    one, other = (ge.train_ensemble(splits, [5, 8, 1], 3, quick()) for splits in ([a, b, c], [c, b, a]))
+    assert torch.allclose(weights_of(one[1]), weights_of(other[1]), atol=1e-9, rtol=0)
+    assert far_apart(one[0], other[0])
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_waves_are_learned_function_by_function(seed):
+    config = quick(seed=seed, epochs=8)
+    ensemble = ge.train_ensemble(WAVES, [2, 16, 1], 6, config, n_samples=500)
+    assert ensemble.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    x = 2 * torch.rand(2500, 2, generator=torch.Generator().manual_seed(seed)) - 1
+    y = WAVES(x)
+    assert -1 <= float(x.min()) < -0.99
+    for i, (member, label) in enumerate(zip(ensemble, [0, 0, 1, 1, 2, 2], strict=True)):
+        split = ge.Split(x[:500], y[label, :500], x[500:], y[label, 500:], "waves", "drawn again")
+        assert torch.allclose(weights_of(member), weights_of(alone(i, split, [2, 16, 1], config).model), atol=1e-3)
+        with torch.no_grad():
+            expected = r2_score(y[label, 500:].numpy(), member(x[500:])[:, 0].numpy())
+            other = r2_score(y[(label + 1) % 3, 500:].numpy(), member(x[500:])[:, 0].numpy())
+        assert float(ensemble.scores[i]) == pytest.approx(expected, abs=1e-4)
+        assert other < 0.5 < expected
+
+
+def circle(x):
+    return x.square().sum(1)
+
+
+def circle_and_sum(x):
+    return torch.stack([circle(x), x.sum(1)], 1)
+
+
+def inside(x):
+    return (circle(x) < 0.7).long()
+
+
+@pytest.mark.parametrize(("function", "u"), [(circle, 1), (circle_and_sum, 2), (inside, 2)])
+def test_any_function_is_learned(function, u):
+    ensemble = ge.train_ensemble(function, [2, 16, u], 3, quick(epochs=20), n_samples=1000)
+    assert ensemble.labels.tolist() == [0, 0, 0]
+    assert float(ensemble.scores.min()) > 0.9
+    x = 2 * torch.rand(3000, 2, generator=torch.Generator().manual_seed(0)) - 1
+    output, y = ensemble(x[1000:])[1].detach(), function(x[1000:])
+    expected = (output.argmax(1) == y).double().mean() if u == 2 and y.ndim == 1 else r2_score(y, output)
+    assert float(ensemble.scores[1]) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_defaults_depend_on_what_is_learned(monkeypatch):
+    seen = []
+    monkeypatch.setattr(_ensemble, "_train_group", lambda *args: seen.append((args[3], args[1].n)))
+    monkeypatch.setattr(_ensemble, "_scores", lambda *_: torch.zeros(2))
+    for target, widths in ((IRIS, [4, 3]), (ge.random_waves(2, 17), [17, 1]), (circle, [2, 1])):
+        with pytest.raises(TypeError):  # nothing was trained
+            ge.train_ensemble(target, widths, 2)
+    expected = [(ge.TrainConfig(), 120), (ge.TrainConfig.for_waves(17), 16384), (ge.TrainConfig.for_waves(2), 16384)]
+    assert seen == expected
+
+
+@pytest.mark.parametrize("dim", [1, 8, 64])
+def test_ready_made_settings_learn_waves(dim):
+    config = dataclasses.replace(ge.TrainConfig.for_waves(dim), progress=False)
+    ensemble = ge.train_ensemble(ge.random_waves(10, dim), [dim, 64, 64, 1], 10, config)
+    assert float(ensemble.scores.median()) > 0.98
+    assert float(ensemble.scores.min()) > 0.95
+
+
+def test_ready_made_settings_take_the_seed():
+    assert ge.TrainConfig.for_waves(8, seed=7) == dataclasses.replace(ge.TrainConfig.for_waves(8), seed=7)
+    assert ge.TrainConfig.for_waves(64).epochs > ge.TrainConfig.for_waves(1).epochs
+    with pytest.raises(ValueError, match=r"`dim` should be at least 1\. Got 0"):
+        ge.TrainConfig.for_waves(0)
+    with pytest.raises(TypeError, match=r"`dim` should be an integer\. Got 2\.0"):
+        ge.TrainConfig.for_waves(2.0)
+
+
+def test_same_seed_same_result():
+    one, same, other = (ge.train_ensemble(IRIS, [4, 8, 3], 3, quick(seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(weights_of(one), weights_of(same))
+    assert torch.equal(one.scores, same.scores)
+    assert far_apart(one, other)
+    assert torch.allclose(weights_of(one[1]), weights_of(other[0]), atol=1e-4)  # the same seed in another place
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 5, 64])
+@pytest.mark.parametrize("target", [double(IRIS), [double(ge.stack_tasks(IRIS, 1).resample(i)) for i in range(5)]])
+def test_size_of_groups_does_not_matter(target, group_size):
+    whole = ge.train_ensemble(target, [4, 8, 3], 5, quick())
+    ensemble = ge.train_ensemble(target, [4, 8, 3], 5, quick(), group_size=group_size)
+    assert torch.allclose(weights_of(ensemble), weights_of(whole), atol=1e-9, rtol=0)
+    assert torch.allclose(ensemble.losses, whole.losses, atol=1e-9)
+    assert torch.equal(ensemble.scores, whole.scores)
+
+
+@pytest.mark.parametrize(
+    ("widths", "batch_size", "n_members", "expected"),
+    [
+        ([1, 4, 1], 1, 1000, 63),  # 16 groups of at most 64
+        ([784, 512, 512, 10], 256, 160, 16),
+        ([784, 512, 512, 10], 256, 20, 20),  # rather one group than 16 and 4
+        ([784, 512, 512, 10], 256, 25, 13),
+        ([1, 4, 1], 1, 70, 35),
+        ([1, 4, 1], 1, 3, 3),
+    ],
+)
+def test_groups_are_about_equal_and_not_too_large(widths, batch_size, n_members, expected):
+    ensemble = ge.MLPEnsemble(widths, 1)[[0] * n_members]
+    assert _ensemble._group_size(ensemble, quick(batch_size=batch_size)) == expected
+
+
+def test_test_part_is_evaluated_whole_in_pieces(monkeypatch):
+    whole = ge.train_ensemble(IRIS, [4, 8, 3], 2, quick())
+    monkeypatch.setattr(_ensemble, "TEST_CHUNK", 7)
+    assert torch.equal(ge.train_ensemble(IRIS, [4, 8, 3], 2, quick()).scores, whole.scores)
+
+
+def test_history_tells_of_all_members():
+    ensemble = ge.train_ensemble(IRIS, [4, 8, 3], 5, quick(epochs=4))
+    history, losses = ensemble.history, ensemble.losses.double().numpy()
+    assert list(history.columns) == ["epoch", "mean_loss", "median_loss", "worst_loss"]
+    assert history["epoch"].tolist() == [1, 2, 3, 4]
+    for name, expected in (("mean", losses.mean(0)), ("median", np.median(losses, 0)), ("worst", losses.max(0))):
+        assert np.allclose(history[f"{name}_loss"], expected, atol=1e-6)
+    assert history["mean_loss"].iloc[-1] < history["mean_loss"].iloc[0]
+
+
+def test_one_progress_bar_for_all_groups(capsys):
+    ge.train_ensemble(IRIS, [4, 8, 3], 5, quick(progress=True), group_size=2)
+    shown = capsys.readouterr().err
+    assert "train 5 on iris: 100%" in shown
+    assert "9/9" in shown
+    ge.train_ensemble(IRIS, [4, 8, 3], 5, quick())
+    assert capsys.readouterr().err == ""
+
+
+def test_training_leaves_the_global_generator_and_the_data_alone():
+    before, data = torch.get_rng_state(), [IRIS.x_train.clone(), IRIS.y_train.clone()]
+    ensemble = ge.train_ensemble(IRIS, [4, 8, 3], 2, quick())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(IRIS.x_train, data[0])
+    assert torch.equal(IRIS.y_train, data[1])
+    assert all(p.requires_grad and p.grad is None for p in ensemble.parameters())
+
+
+def huge(split, scale):
+    return dataclasses.replace(split, y_train=split.y_train * scale)
+
+
+def test_divergence_names_the_member_and_the_epoch():
+    splits = [double(values_split(seed=i)) for i in range(5)]
+    splits[3] = huge(splits[3], 1e200)
+    message = r"Got a loss of inf for member 3 in epoch 1, at a peak rate of 0\.01\..*no network is returned"
+    with pytest.raises(FloatingPointError, match=message):
+        ge.train_ensemble(splits, [5, 8, 1], 5, quick(), group_size=2)
+    with pytest.raises(FloatingPointError, match=r"Got a loss of (nan|inf) for member 0 in epoch [123], .* 1e\+30"):
+        ge.train_ensemble(IRIS, [4, 8, 8, 3], 2, quick(learning_rate=1e30))
+
+
+def test_divergence_in_the_last_step_is_seen_on_the_test_part():
+    far = dataclasses.replace(values_split(), x_test=values_split().x_test * 1e200)
+    with pytest.raises(FloatingPointError, match="for member 0 on the test part after epoch 3"):
+        ge.train_ensemble(far, [5, 8, 1], 2, quick())
+
+
+def numbers(x):
+    return [0.0] * len(x)
+
+
+def undefined(x):
+    return x[:, 0] / 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"target": 3}, TypeError, "`target` should be a gradembed.Split, one for each member, or a function"),
+        ({"target": [IRIS, 3]}, TypeError, "`target` should be a gradembed.Split, one for each member"),
+        ({"target": [IRIS] * 3}, ValueError, "`target` should hold one split for each member. Got 3 splits for 2"),
+        ({"target": []}, ValueError, "`target` should hold one split for each member. Got 0 splits for 2"),
+        ({"target": [IRIS, ge.load_iris(0.3)]}, ValueError, "`target` should hold splits of equal shapes and types"),
+        ({"target": [IRIS, double(IRIS)]}, ValueError, "`target` should hold splits of equal .*float64.* for member 1"),
+        ({"target": numbers}, TypeError, "`target` should return a torch.Tensor. Got list"),
+        ({"target": undefined}, ValueError, "`target` should be finite. Got .* NaN or infinite"),
+        ({"target": lambda x: x.T}, ValueError, "`target` should hold one target, .* for each of 2050"),
+        ({"target": WAVES, "widths": [3, 1]}, ValueError, "`widths` should start with 2, the inputs of the waves"),
+        ({"target": WAVES, "widths": [2, 1]}, ValueError, "`n_members` should be a multiple of 3, .* Got 2"),
+        ({"widths": [5, 3]}, ValueError, "`widths` should start with 4, the features of the data. Got 5"),
+        ({"widths": [4, 2]}, ValueError, r"`widths` should give 1 x 3 outputs, one per task and class. Got \[4, 2\]"),
+        ({"target": values_split(2), "widths": [5, 1]}, ValueError, "`widths` should give 2 outputs, one per target"),
+        ({"widths": [4]}, ValueError, "`widths` should give at least features and outputs"),
+        ({"n_members": 0}, ValueError, "`n_members` should be at least 1. Got 0"),
+        ({"config": 3}, TypeError, r"`config` should be a gradembed\.TrainConfig. Got 3"),
+        ({"config": quick(max_shift=1)}, ValueError, "`max_shift` should be 0 for an ensemble. Got 1. .* one by one"),
+        ({"group_size": 0}, ValueError, "`group_size` should be at least 1. Got 0"),
+        ({"group_size": 1.5}, TypeError, "`group_size` should be an integer. Got 1.5"),
+        ({"n_samples": 50}, ValueError, "`n_samples` should be None unless a function is sampled. Got 50 with Split"),
+        ({"target": circle, "n_samples": 0}, ValueError, "`n_samples` should be at least 1. Got 0"),
+        ({"target": circle, "n_samples": "50"}, TypeError, "`n_samples` should be an integer. Got '50'"),
+        ({"activation": nn.PReLU, "widths": [4, 8, 3]}, ValueError, "`activation` should be one of torch's"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(changes, error, message):
+    arguments = {"target": IRIS, "widths": [4, 3], "n_members": 2, "config": quick(), **changes}
+    if callable(arguments["target"]):
+        arguments = {"n_samples": 50, **arguments}
+        arguments["widths"] = changes.get("widths", [2, 1])
+    with pytest.raises(error, match=message):
+        ge.train_ensemble(**arguments)
+
+
+# On disk
+
+
+def test_trained_ensemble_is_read_from_the_cache(tmp_path, monkeypatch):
+    cache = ge.Cache(tmp_path)
+
+    def call(activation=nn.Tanh):
+        return cache.call(ge.train_ensemble, WAVES, [2, 8, 1], 3, quick(), n_samples=50, activation=activation)
+
+    first = call()
+    monkeypatch.setattr(_ensemble, "_train_group", None)  # cannot train again
+    second = call()
+    assert type(second) is ge.MLPEnsemble
+    assert repr(second) == repr(first)
+    assert torch.equal(weights_of(first), weights_of(second))
+    assert torch.equal(first(torch.ones(1, 2)), second(torch.ones(1, 2)))
+    for name in ("scores", "labels", "losses"):
+        one, other = getattr(first, name), getattr(second, name)
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    with pytest.raises(TypeError, match="not callable"):
+        call(nn.ReLU)  # another activation is another call
+
+
+def test_untrained_and_uncommon_ensembles_are_stored_too(tmp_path):
+    cache = ge.Cache(tmp_path)
+    for activation in (*ACTIVATIONS.values(), lambda: nn.LeakyReLU(0.3), lambda: nn.Softplus(2, 10)):
+        ensemble = ge.MLPEnsemble([4, 8, 3], 2, activation, seed=0).double()
+        for _ in range(2):
+            read = cache.call(copy.deepcopy, ensemble.parts())
+            again = ge.MLPEnsemble.from_parts(read)
+            x = torch.randn(5, 4, dtype=torch.float64)
+            assert torch.equal(again(x), ensemble(x))
+            assert again.scores is None
+
+
+def test_damaged_entry_is_computed_again(tmp_path):
+    cache = ge.Cache(tmp_path)
+    cache.call(ge.train_ensemble, IRIS, [4, 3], 2, quick())
+    (path,) = tmp_path.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with pytest.warns(UserWarning, match="is damaged"):
+        again = cache.call(ge.train_ensemble, IRIS, [4, 3], 2, quick())
+    assert math.isfinite(float(again.scores.sum()))
+
+
+def test_ensembles_are_hashed_by_content():
+    one, same, other = (ge.MLPEnsemble([4, 3], 2, seed=seed) for seed in (0, 0, 1))
+    fingerprint = ge.store.fingerprint
+    assert fingerprint(one) == fingerprint(same) != fingerprint(other)
+    assert fingerprint(nn.Tanh) == fingerprint(nn.Tanh) != fingerprint(nn.ReLU)
