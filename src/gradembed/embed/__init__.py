@@ -1,0 +1,9 @@
+"""Embeddings of gradient fields: units that compute the same function lie together."""
+
+from __future__ import annotations
+
+from gradembed.embed._arrays import RowEmbedder
+from gradembed.embed._descriptor import FieldDescriptor
+from gradembed.embed._embedder import GradientFieldEmbedder
+
+__all__ = ["FieldDescriptor", "GradientFieldEmbedder", "RowEmbedder"]

@@ -1,0 +1,470 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
+
+import gradembed as ge
+from gradembed.embed._canonical import Coordinates
+from gradembed.embed._pooling import Pooling
+
+INVARIANCES = ("none", "permutation", "orthogonal", "linear")
+KEPT = {  # which changes of basis leave which descriptor as it is
+    "none": (),
+    "permutation": ("permute",),
+    "orthogonal": ("permute", "rotate"),
+    "linear": ("permute", "rotate", "rescale", "remix"),
+}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def rotation(d, seed=0):
+    return torch.linalg.qr(torch.randn(d, d, generator=generator(seed), dtype=torch.float64))[0].float()
+
+
+def change(d, name, seed=0):
+    """A matrix of a group, as float32."""
+    if name == "permute":
+        return torch.eye(d)[torch.randperm(d, generator=generator(seed))]
+    if name == "rotate":
+        return rotation(d, seed)
+    if name == "rescale":
+        return torch.diag(torch.rand(d, generator=generator(seed)) * 4 + 0.25)
+    scales = torch.linspace(0.5, 2, d)
+    return rotation(d, seed) @ torch.diag(scales) @ rotation(d, seed + 1)
+
+
+def wave_fields(n_functions=4, n_copies=6, dim=8, m=200, rotate=True, seed=0, shared=False):
+    """Noiseless fields of functions, each copy at its own points (and turned): groups are the copies."""
+    waves, g = ge.random_waves(n_functions, dim, seed=seed), generator(seed + 1)
+    labels = torch.arange(n_functions).repeat_interleave(n_copies)
+    groups = torch.arange(n_copies).repeat(n_functions)
+    points = torch.rand(1 if shared else len(labels), m, dim, generator=g) * 2 - 1
+    points = points.expand(len(labels), -1, -1)
+    gradients = torch.stack([waves[int(i)].gradient(x)[0] for i, x in zip(labels, points, strict=True)])
+    values = torch.stack([waves[int(i)](x)[0] for i, x in zip(labels, points, strict=True)])
+    fields = ge.GradientFields(points[0] if shared else points, gradients, values, labels, groups)
+    return fields.rotated(torch.stack([rotation(dim, i) for i in range(len(labels))])) if rotate else fields
+
+
+def embedder(**settings):
+    return ge.GradientFieldEmbedder(**{"n_components": 4, "max_steps": 30, "progress": False} | settings)
+
+
+def moved(rows, others):
+    return float(np.abs(rows - others).max() / np.abs(rows).max())
+
+
+def nearest(a, b):
+    return ((a[:, None] - b[None]) ** 2).sum(-1).argmin(1)
+
+
+def neighbour_accuracy(z, labels, groups):
+    distance = ((z[:, None] - z[None]) ** 2).sum(-1)
+    distance[(groups[:, None] == groups[None]).numpy()] = np.inf
+    return float((labels[distance.argmin(1)] == labels).double().mean())
+
+
+@pytest.mark.parametrize("invariance", INVARIANCES)
+@pytest.mark.parametrize("group", ["permute", "rotate", "rescale", "remix"])
+def test_a_change_of_basis_moves_a_descriptor_only_outside_its_group(invariance, group):
+    fields = wave_fields(m=100, rotate=False)
+    descriptor = ge.FieldDescriptor(invariance).fit(fields)
+    rows = descriptor.transform(fields)
+    others = descriptor.transform(fields.transformed(change(fields.dim, group)))
+    if group in KEPT[invariance]:
+        assert moved(rows, others) < 1e-4
+    else:
+        assert moved(rows, others) > 1e-2
+
+
+def hidden_twin(network, kind):
+    """The same function with another basis of hidden1."""
+    d = network.widths[1]
+    matrix = change(d, kind).double()
+    twin = ge.MLP(network.widths).double()
+    twin.load_state_dict(network.state_dict())
+    names = dict(twin.named_parameters())
+    linear = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+    with torch.no_grad():
+        names[f"{linear[0]}.weight"].copy_(matrix @ names[f"{linear[0]}.weight"])
+        names[f"{linear[0]}.bias"].copy_(matrix @ names[f"{linear[0]}.bias"])
+        names[f"{linear[1]}.weight"].copy_(names[f"{linear[1]}.weight"] @ torch.linalg.inv(matrix))
+    return twin
+
+
+@pytest.mark.parametrize("kind", ["permute", "rescale"])
+def test_twins_of_a_network_are_recognised(kind):
+    x = torch.randn(150, 5, generator=generator(), dtype=torch.float64)
+    networks = [ge.MLP([5, 12, 8, 3], seed=seed).double() for seed in range(4)]
+    twins = [hidden_twin(network, kind) for network in networks]
+    assert torch.allclose(networks[0](x), twins[0](x))
+    one = ge.GradientFields.concatenate([ge.gradient_fields(network, x, wrt="hidden1") for network in networks])
+    other = ge.GradientFields.concatenate([ge.gradient_fields(twin, x, wrt="hidden1") for twin in twins])
+    for invariance in INVARIANCES:
+        descriptor = ge.FieldDescriptor(invariance).fit(one)
+        distance = moved(descriptor.transform(one), descriptor.transform(other))
+        assert distance < 1e-4 if kind in KEPT[invariance] else distance > 1e-2
+    fitted = embedder().fit(one)
+    assert nearest(fitted.transform(other), fitted.embedding_).tolist() == list(range(len(one)))
+
+
+def test_a_rotated_basis_of_a_linear_layer_is_recognised():
+    x = torch.randn(150, 5, generator=generator(), dtype=torch.float64)
+    w, v = torch.randn(7, 5, dtype=torch.float64), torch.randn(6, 7, dtype=torch.float64)
+
+    def network(matrix):
+        model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+        with torch.no_grad():
+            model[0].weight.copy_(matrix @ w)
+            model[0].bias.zero_()
+            model[1].weight.copy_(v @ torch.linalg.inv(matrix))
+            model[1].bias.zero_()
+            model[3].weight.copy_(torch.linspace(-1, 1, 12).view(2, 6))
+        return model
+
+    def fields_of(matrix):
+        fields = ge.gradient_fields(network(matrix), x, wrt="0")
+        return dataclasses.replace(fields, points=fields.own_points().clone())
+
+    one = fields_of(torch.eye(7, dtype=torch.float64))
+    for kind in ("permute", "rotate", "rescale", "remix"):
+        other = fields_of(change(7, kind).double())
+        for invariance in INVARIANCES:
+            descriptor = ge.FieldDescriptor(invariance).fit(one)
+            distance = moved(descriptor.transform(one), descriptor.transform(other))
+            assert distance < 1e-4 if kind in KEPT[invariance] else distance > 1e-2
+
+
+@pytest.mark.parametrize("invariance", ["permutation", "orthogonal", "linear"])
+def test_nearest_neighbours_of_the_learnt_embedding_do_not_change(invariance):
+    fields = wave_fields(m=100)
+    fitted = embedder(invariance=invariance).fit(fields)
+    turned = fields.transformed(change(8, KEPT[invariance][-1]))
+    assert nearest(fitted.transform(turned), fitted.embedding_).tolist() == list(range(len(fields)))
+
+
+def test_a_learnt_embedding_without_invariance_does_change():
+    fields = wave_fields(m=100, rotate=False)
+    fitted = embedder(invariance="none").fit(fields)
+    turned = fields.transformed(change(8, "rotate"))
+    assert nearest(fitted.transform(turned), fitted.embedding_).tolist() != list(range(len(fields)))
+
+
+@pytest.mark.parametrize("invariance", INVARIANCES)
+def test_order_scale_offset_and_chunks_do_not_matter(invariance, monkeypatch):
+    fields = wave_fields(m=60)
+    descriptor = ge.FieldDescriptor(invariance).fit(fields)
+    rows = descriptor.transform(fields)
+    order = torch.randperm(60, generator=generator())
+    shuffled = dataclasses.replace(
+        fields, points=fields.points[:, order], gradients=fields.gradients[:, order], values=fields.values[:, order]
+    )
+    scaled = dataclasses.replace(fields, gradients=3 * fields.gradients, values=3 * fields.values + 7)
+    flipped = dataclasses.replace(fields, gradients=-fields.gradients, values=-fields.values)
+    assert moved(rows, descriptor.transform(shuffled)) < 1e-4
+    assert moved(rows, descriptor.transform(scaled)) < 1e-4
+    assert moved(rows, descriptor.transform(flipped)) > 1e-2
+    monkeypatch.setattr("gradembed.embed._pooling.CHUNK", 1)
+    monkeypatch.setattr("gradembed.embed._canonical.UNITS_AT_A_TIME", 5)
+    assert moved(rows, descriptor.transform(fields)) < 1e-5
+
+
+def oracle_row(a, g, f, weights, phases):
+    """The "orthogonal" features of one unit, point by point, in float64; a centred and scaled, f standardised."""
+    m = len(a)
+    curves = [np.ones(m), f, f**2 - 1, np.tanh(1.5 * f)]
+    v = np.array([sum(c[i] * g[i] for i in range(m)) / m for c in curves])
+    left, s, right = np.linalg.svd(v, full_matrices=False)
+    frame = left @ np.diag(s / np.sqrt(s**2 + 0.25)) @ right
+    c = sum(np.outer(x, x) for x in g) / m
+    c = c / np.trace(c)
+    row = np.zeros(len(phases))
+    for i in range(m):
+        forms = [g[i] @ c @ g[i], a[i] @ c @ a[i], g[i] @ c @ a[i]]
+        token = [f[i], a[i] @ g[i], np.sqrt(g[i] @ g[i]), *forms, *(frame @ a[i]), *(frame @ g[i])]
+        row += np.cos(np.array(token) @ weights + phases) / m
+    return row
+
+
+@pytest.mark.parametrize("invariance", ["orthogonal", "linear"])
+def test_features_are_those_of_the_formula(invariance):
+    fields = wave_fields(2, 2, dim=5, m=40)
+    descriptor = ge.FieldDescriptor(invariance, n_features=20).fit(fields)
+    waves = descriptor.pooling_.waves[0]
+    a, g = fields.points.double().numpy(), fields.gradients.double().numpy()
+    f, scale = fields.values.double().numpy(), 1 / np.sqrt(((a - a.mean(1, keepdims=True)) ** 2).mean())
+    for i, row in enumerate(descriptor.transform(fields)):
+        centred, spread = a[i] - a[i].mean(0), f[i].std()
+        matrix = scale * np.eye(5)
+        if invariance == "linear":  # any square root of the inverse covariance will do
+            matrix = np.linalg.cholesky(np.linalg.inv(centred.T @ centred / 40))
+        expected = oracle_row(
+            centred @ matrix,
+            g[i] @ np.linalg.inv(matrix).T / spread,
+            (f[i] - f[i].mean()) / spread,
+            waves.weights.double().numpy(),
+            waves.phases.double().numpy(),
+        )
+        np.testing.assert_allclose(row, expected, atol=2e-5)
+
+
+def test_whitening_keeps_pairings_and_drops_what_is_not_there():
+    fields = wave_fields(2, 2, dim=5, m=80)
+    flat = fields.points.clone()
+    flat[..., 0] = 3.0  # a coordinate in which no point differs
+    fields = dataclasses.replace(fields, points=flat)
+    canonical = Coordinates.fit(fields, "linear").apply(fields)
+    covariance = canonical.points.mT @ canonical.points / 80
+    size = torch.linalg.eigvalsh(covariance)
+    assert torch.allclose(size[:, 1:], torch.ones(()), atol=1e-4)
+    assert float(size[:, 0].abs().max()) < 1e-6
+    centred = flat - flat.mean(1, keepdim=True)
+    expected = torch.einsum("umd,und->umn", fields.gradients, centred) / fields.amplitudes()[:, None, None]
+    assert torch.allclose(canonical.gradients @ canonical.points.mT, expected, atol=1e-4)
+
+
+def test_restoring_undoes_the_coordinates():
+    fields = wave_fields(2, 2, dim=5, m=80)
+    for invariance in INVARIANCES:
+        canonical = Coordinates.fit(fields, invariance).apply(fields)
+        assert torch.allclose(canonical.restore(canonical.gradients).float(), fields.gradients, atol=1e-4)
+        assert torch.allclose(canonical.place(fields.points), canonical.points, atol=1e-5)
+
+
+@pytest.mark.parametrize("invariance", ["orthogonal", "linear"])
+@pytest.mark.parametrize("function", ["bowl", "plane", "saddle"])
+def test_degenerate_fields_are_described_all_the_same(invariance, function):
+    """Equal eigenvalues, vanishing odd moments, rank one: nothing jumps and nothing is NaN."""
+    x = torch.randn(3, 300, 6, generator=generator())
+    signs = torch.tensor([1.0, 1, 1, -1, -1, -1]) if function == "saddle" else torch.ones(6)
+    gradients = torch.ones_like(x) if function == "plane" else x * signs
+    values = x.sum(2) if function == "plane" else (x.square() * signs).sum(2) / 2
+    fields = ge.GradientFields(x, gradients, values)
+    descriptor = ge.FieldDescriptor(invariance).fit(fields)
+    rows = descriptor.transform(fields)
+    assert np.isfinite(rows).all()
+    assert moved(rows, descriptor.transform(fields.rotated(rotation(6)))) < 1e-4
+    fitted = embedder(invariance=invariance, max_steps=10).fit(fields)
+    assert np.isfinite(fitted.embedding_).all()
+    assert bool(fitted.predict_gradients(fields, x).isfinite().all())
+
+
+def test_fields_without_values_are_described_by_their_gradients():
+    fields = dataclasses.replace(wave_fields(m=300), values=None)
+    rows = ge.FieldDescriptor().fit_transform(fields)
+    assert neighbour_accuracy(rows, fields.labels, fields.groups) > 0.9
+    with pytest.raises(ValueError, match=r"`fields` should have no values, as in fit. Got fields with values"):
+        ge.FieldDescriptor().fit(fields).transform(wave_fields())
+
+
+@pytest.mark.parametrize("settings", [{}, {"invariance": "none", "shared": True}, {"invariance": "none"}])
+def test_embeddings_are_those_of_whole_fields(settings):
+    shared = settings.pop("shared", False)
+    fields = wave_fields(m=50, rotate=False, shared=shared)
+    fitted = embedder(**settings).fit(fields)
+    assert fitted.encoder_kind_ == ("flat" if shared else "set")
+    np.testing.assert_allclose(fitted.transform(fields), fitted.embedding_, atol=1e-5)
+    np.testing.assert_allclose(fitted.transform(fields[3:5]), fitted.embedding_[3:5], atol=1e-5)
+    for point in range(0, 50, 7):  # every point counts
+        changed = fields.gradients.clone()
+        changed[:, point] += 1
+        assert moved(fitted.embedding_, fitted.transform(dataclasses.replace(fields, gradients=changed))) > 1e-4
+
+
+def test_more_and_fewer_points_than_in_the_fit_are_taken():
+    fields = wave_fields(m=200)
+    fitted = embedder().fit(fields)
+    found = nearest(fitted.transform(fields.subsample(150)), fitted.embedding_)
+    assert fields.labels[found].tolist() == fields.labels.tolist()
+
+
+def test_only_what_is_seen_reaches_the_encoder():
+    fields = wave_fields(m=50)
+    mask = ge.field_mask(fields, 0.4)
+    other = fields.gradients + mask[..., None] * torch.randn(fields.gradients.shape, generator=generator())
+    changed = dataclasses.replace(fields, gradients=other)
+    for invariance, kind in (("orthogonal", "frame"), ("permutation", "coordinates"), ("none", "kernel")):
+        coordinates = Coordinates.fit(fields, invariance)
+        pooling = Pooling.draw(kind, fields.dim, True, 64, 0)
+        one, two = (pooling.rows(coordinates.apply(f), ~mask) for f in (fields, changed))
+        assert torch.equal(one, two)
+        assert not torch.equal(pooling.rows(coordinates.apply(fields)), pooling.rows(coordinates.apply(changed)))
+
+
+def test_labels_and_groups_are_not_looked_at():
+    fields = wave_fields(m=50)
+    bare = dataclasses.replace(fields, labels=None, groups=None)
+    assert np.array_equal(embedder().fit_transform(fields), embedder().fit_transform(bare))
+
+
+def test_the_same_seed_gives_the_same_and_the_global_generator_stays():
+    fields = wave_fields(m=50)
+    before = torch.random.get_rng_state()
+    one, again, other = (embedder(random_state=seed).fit(fields) for seed in (3, 3, 4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.array_equal(one.embedding_, again.embedding_)
+    assert np.array_equal(one.loss_curve_, again.loss_curve_)
+    assert not np.array_equal(one.embedding_, other.embedding_)
+    assert len(one.loss_curve_) == 30
+    assert one.held_out_curve_.shape == (1, 2)
+    assert one.n_features_in_ == 8
+
+
+def test_decoding_follows_the_basis_and_the_scale():
+    fields = wave_fields(m=200)
+    fitted = embedder(max_steps=150).fit(fields)
+    matrix = change(8, "remix")
+    asked = fields.points[:, :20]
+    moved_fields = dataclasses.replace(fields, gradients=5 * fields.gradients, values=5 * fields.values)
+    predicted = fitted.predict_gradients(fields, asked)
+    remixed = fitted.predict_gradients(moved_fields.transformed(matrix), asked @ matrix.T)
+    # the signs of the axes and their turn are searched for again, so a few units may end elsewhere
+    error = (remixed @ matrix / 5 - predicted).square().sum((1, 2)) / predicted.square().sum((1, 2))
+    assert float(error.median()) < 1e-3
+
+
+def test_embeddings_find_the_function_where_raw_gradients_do_not():
+    fields = wave_fields(n_functions=5, n_copies=8, dim=8, m=400)
+    kept, asked = fields.points[:, 300:], fields.gradients[:, 300:]
+    seen = dataclasses.replace(
+        fields, points=fields.points[:, :300], gradients=fields.gradients[:, :300], values=fields.values[:, :300]
+    )
+    fitted = embedder(n_components=6, max_steps=250).fit(seen)
+    raw = seen.gradients.flatten(1).numpy()
+    probe = ge.linear_probe(fitted.embedding_, fields.labels, groups=fields.groups)
+    raw_probe = ge.linear_probe(raw, fields.labels, groups=fields.groups)
+    assert probe.accuracy > 0.9 > raw_probe.accuracy + 0.3
+    assert neighbour_accuracy(fitted.embedding_, fields.labels, fields.groups) > 0.9
+    assert neighbour_accuracy(ge.FieldDescriptor().fit_transform(seen), fields.labels, fields.groups) > 0.9
+    assert float(ge.field_r2(fitted.predict_gradients(seen, kept), asked).median()) > 0.4
+    assert np.mean(fitted.loss_curve_[-20:]) < 0.7 * np.mean(fitted.loss_curve_[:20])
+
+
+def test_a_static_grid_is_decoded():
+    waves, x = ge.random_waves(4, 1), ge.grid_points(40, 1)
+    gradients = waves.gradient(x).repeat_interleave(6, 0)
+    gradients = gradients + 0.05 * torch.randn(gradients.shape, generator=generator())
+    fields = ge.GradientFields(x, gradients, waves(x).repeat_interleave(6, 0))
+    fitted = embedder(invariance="none", max_steps=250).fit(fields)
+    assert fitted.encoder_kind_ == "flat"
+    assert float(ge.field_r2(fitted.predict_gradients(fields, x), gradients).median()) > 0.8
+
+
+def test_regions_can_be_left_out():
+    x = torch.randn(100, 4, generator=generator())
+    fields = ge.GradientFields.concatenate([ge.gradient_fields(ge.MLP([4, 8, 3], seed=s), x) for s in range(3)])
+    one, two = (embedder(mask_kind=kind).fit(fields) for kind in ("regions", "points"))
+    assert one.embedding_.shape == (9, 4)
+    assert not np.array_equal(one.embedding_, two.embedding_)
+
+
+@pytest.mark.parametrize("estimator", [ge.FieldDescriptor("orthogonal", n_features=32), embedder(n_views=3)])
+def test_conventions_of_scikit_learn(estimator):
+    fields = wave_fields(2, 2, m=20)
+    copy = clone(estimator)
+    assert copy.get_params() == estimator.get_params()
+    with pytest.raises(NotFittedError):
+        copy.transform(fields)
+    assert copy.fit(fields) is copy
+    assert copy.set_params(random_state=1).random_state == 1
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks([ge.RowEmbedder(max_steps=20)])
+def test_rows_pass_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def test_rows_of_the_same_kind_lie_together():
+    x = np.linspace(-1, 1, 30)
+    kinds = np.repeat([1, 3, 6], 5)
+    rows = np.array([np.cos(k * x + 0.1 * i) for i, k in enumerate(kinds)])
+    fitted = ge.RowEmbedder(n_components=3, max_steps=200).fit(rows)
+    distance = ((fitted.embedding_[:, None] - fitted.embedding_[None]) ** 2).sum(-1) + 1e9 * np.eye(15)
+    assert (kinds[distance.argmin(1)] == kinds).all()
+    assert np.array_equal(fitted.transform(rows), fitted.embedding_)
+    assert fitted.loss_curve_[-1] < 0.7 * fitted.loss_curve_[0]
+
+
+FIELDS = {
+    "own": wave_fields(2, 2, dim=3, m=20),
+    "shared": wave_fields(2, 2, dim=3, m=20, rotate=False, shared=True),
+    "other dimension": wave_fields(2, 2, dim=4, m=20),
+}
+CONSTANT = dataclasses.replace(FIELDS["own"], values=torch.ones(4, 20))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields", "message"),
+    [
+        ({"invariance": "affine"}, "own", r"`invariance` should be one of 'none', 'permutation', .*Got 'affine'"),
+        ({"encoder": "deep"}, "own", r"`encoder` should be one of 'auto', 'flat', 'set'. Got 'deep'"),
+        ({"encoder": "flat"}, "own", r"`encoder` should be 'set' or 'auto' with an invariance. Got 'flat'"),
+        ({"encoder": "flat", "invariance": "none"}, "own", r"`fields` should have shared points with encoder='flat'"),
+        ({"mask_fraction": 1.0}, "own", r"`mask_fraction` should be below 1. Got 1.0"),
+        ({"mask_fraction": 0.0}, "own", r"`mask_fraction` should be finite, above 0. Got 0.0"),
+        ({"mask_kind": "holes"}, "own", r"`mask_kind` should be one of 'points', 'regions'"),
+        ({"n_components": 0}, "own", r"`n_components` should be at least 1. Got 0"),
+        ({"max_steps": 0}, "own", r"`max_steps` should be at least 1. Got 0"),
+        ({"n_views": 1}, "own", r"`n_views` should be at least 2. Got 1"),
+        ({"n_features": 1}, "own", r"`n_features` should be at least 2. Got 1"),
+        ({"width": 0}, "own", r"`width` should be at least 1. Got 0"),
+        ({"random_state": -1}, "own", r"`random_state` should be at least 0. Got -1"),
+        ({"learning_rate": 0}, "own", r"`learning_rate` should be finite, above 0. Got 0"),
+    ],
+)
+def test_refused_settings(settings, fields, message):
+    with pytest.raises(ValueError, match=message):
+        embedder(**settings).fit(FIELDS[fields])
+    shared = {name: value for name, value in settings.items() if name in ("invariance", "n_features", "random_state")}
+    if shared and "encoder" not in settings:
+        with pytest.raises(ValueError, match=message):
+            ge.FieldDescriptor(**shared).fit(FIELDS[fields])
+
+
+@pytest.mark.parametrize("estimator", [ge.FieldDescriptor("none"), embedder(invariance="none", max_steps=5)])
+def test_refused_fields(estimator):
+    with pytest.raises(TypeError, match=r"`fields` should be gradembed.GradientFields. Got a float32 tensor"):
+        estimator.fit(torch.ones(3, 4))
+    with pytest.raises(ValueError, match=r"`fields` should have at least two points of each unit. Got 1"):
+        estimator.fit(FIELDS["own"].subsample(1))
+    with pytest.raises(ValueError, match=r"`fields` should vary at the points of every unit. Got constant units 0, 1"):
+        estimator.fit(CONSTANT).transform(CONSTANT)
+    estimator.fit(FIELDS["shared"])
+    with pytest.raises(ValueError, match=r"`fields` should have 3 dimensions, as in fit. Got 4"):
+        estimator.transform(FIELDS["other dimension"])
+    with pytest.raises(ValueError, match=r"`fields` should have the shared points of fit. Got other points"):
+        estimator.transform(FIELDS["own"])
+    with pytest.raises(ValueError, match=r"`fields` should have values, as in fit. Got fields without"):
+        estimator.transform(dataclasses.replace(FIELDS["shared"], values=None))
+
+
+def test_refused_points_and_single_units():
+    fitted = embedder(max_steps=5).fit(FIELDS["own"])
+    with pytest.raises(ValueError, match=r"`points` should have shape \[m, 3\] or \[4, m, 3\]. Got \[2, 5, 3\]"):
+        fitted.predict_gradients(FIELDS["own"], torch.ones(2, 5, 3))
+    with pytest.raises(TypeError, match=r"`points` should be a torch.Tensor"):
+        fitted.predict_gradients(FIELDS["own"], [[0.0, 0.0, 0.0]])
+    with pytest.raises(ValueError, match=r"`fields` should have at least 2 units. Got 1"):
+        embedder().fit(FIELDS["own"][:1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_components": 0}, r"`n_components` should be at least 1"),
+        ({"mask_fraction": 1.0}, r"`mask_fraction` should be below 1"),
+        ({"learning_rate": -1.0}, r"`learning_rate` should be finite, above 0"),
+    ],
+)
+def test_refused_settings_of_rows(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ge.RowEmbedder(**settings).fit(np.eye(4))
