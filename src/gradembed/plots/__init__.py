@@ -4,6 +4,7 @@ Signed scores have a diverging map centred at 0, shares a sequential one; classe
 colours everywhere. ``source`` (a `Split.source`) is written below the figure.
 """
 
+from gradembed.plots._card import unit_card
 from gradembed.plots._fields import embedding, field_1d, field_2d
 from gradembed.plots._frame import COLOURS
 from gradembed.plots._images import images
@@ -16,4 +17,5 @@ from gradembed.plots._tree import tree, tree_similarity
 __all__ = [
     "COLOURS", "conflict_by_layer", "confusion", "cosine_map", "curves", "embedding", "field_1d", "field_2d",
     "history", "images", "interference", "matrix_grid", "similarity_matrix", "task_modules", "tree", "tree_similarity",
+    "unit_card",
 ]  # fmt: skip

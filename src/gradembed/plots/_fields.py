@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from gradembed import _checks
 from gradembed.plots import _frame
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from gradembed.fields import GradientFields
 
@@ -48,7 +49,9 @@ def field_1d(
         The Axes.
 
     Raises:
-        ValueError: If the fields have more than one dimension, no values to draw, or predictions of another shape.
+        ValueError: If the fields have more than one dimension or no values to draw, units are not there, or
+            predictions or their mask have another shape or nothing to belong to.
+        TypeError: If ``units`` are no integers.
 
     Example:
         >>> import torch, gradembed as ge
@@ -56,17 +59,11 @@ def field_1d(
         >>> ge.plots.field_1d(ge.GradientFields(x, gradients=x[None].cos())).get_xlabel()
         'x'
     """
-    if fields.dim != 1:
-        _checks.refuse("fields", "have one dimension", f"{fields.dim}", "Use field_2d, or choose a dimension")
-    if values and fields.values is None:
-        _checks.refuse("values", "be False for fields without values", values, "Draw the gradients")
-    if predicted is not None and predicted.shape != fields.gradients.shape:
-        rule = f"have shape {list(fields.gradients.shape)}, that of the gradients"
-        _checks.refuse("predicted", rule, _checks.describe(predicted), "Predict at the fields' own points")
+    chosen = _check_curves(fields, units, predicted, masked, values)
     _, ax = _frame.axes(ax, (6.4, 3.4), source)
     table = fields.values if values and fields.values is not None else fields.gradients[..., 0]
     points, seen = fields.own_points()[..., 0].numpy(force=True), set()
-    for unit in range(len(fields)) if units is None else units:
+    for unit in chosen:
         label = None if fields.labels is None else int(fields.labels[unit])
         colour = _frame.COLOURS[(unit if label is None else label) % 10]
         order = points[unit].argsort()
@@ -75,16 +72,48 @@ def field_1d(
         curve = table[unit].numpy(force=True)[order]
         ax.plot(points[unit][order], curve, color=colour, linewidth=1, alpha=0.8, label=name)
         if predicted is not None:
-            chosen = np.ones(len(order), dtype=bool) if masked is None else masked[unit].numpy(force=True)
-            ax.plot(
-                points[unit][chosen], predicted[unit, :, 0].numpy(force=True)[chosen], "x", color=colour, markersize=4
-            )
+            here = np.ones(len(order), dtype=bool) if masked is None else masked[unit].numpy(force=True)
+            crosses = predicted[unit, :, 0].numpy(force=True)[here]
+            ax.plot(points[unit][here], crosses, "x", color=colour, markersize=4)
     ax.set(xlabel="x", ylabel="value f(x)" if values else "gradient df/dx")
     ax.set_title(title, fontsize=10)
     ax.grid(alpha=0.3)
     if fields.labels is not None:
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8)
     return ax
+
+
+def _check_curves(
+    fields: GradientFields, units: Sequence[int] | None, predicted: Tensor | None, masked: Tensor | None, values: bool
+) -> list[int]:
+    """Refuse fields that are no curves, units that are not there, and predictions that do not fit.
+
+    Returns:
+        The units to draw.
+    """
+    if fields.dim != 1:
+        _checks.refuse("fields", "have one dimension", f"{fields.dim}", "Use field_2d, or choose a dimension")
+    if values and fields.values is None:
+        _checks.refuse("values", "be False for fields without values", values, "Draw the gradients")
+    if predicted is not None and predicted.shape != fields.gradients.shape:
+        rule = f"have shape {list(fields.gradients.shape)}, that of the gradients"
+        _checks.refuse("predicted", rule, _checks.describe(predicted), "Predict at the fields' own points")
+    if values and predicted is not None:
+        _checks.refuse("values", "be False with `predicted`", values, "Predictions are gradients: draw those")
+    if masked is not None and predicted is None:
+        _checks.refuse("masked", "be None without `predicted`", _checks.describe(masked), "Pass the predictions too")
+    if masked is not None and (masked.shape != fields.gradients.shape[:2] or masked.dtype != torch.bool):
+        rule = f"be a mask of shape {list(fields.gradients.shape[:2])}"
+        _checks.refuse("masked", rule, _checks.describe(masked), "Take it as field_mask returns it")
+    if units is None:
+        return list(range(len(fields)))
+    listed = units.tolist() if hasattr(units, "tolist") else units  # tensors and arrays of them too
+    chosen: list[int] = _checks.check_sequence("units", listed, "a list of units")
+    for unit in chosen:
+        _checks.check_integer("units", unit)
+        if not 0 <= unit < len(fields):
+            _checks.refuse("units", f"lie between 0 and {len(fields) - 1}", unit, "Choose some of them")
+    return chosen
 
 
 def field_2d(
@@ -114,7 +143,7 @@ def field_2d(
         The Axes.
 
     Raises:
-        ValueError: If there is no such unit or dimension.
+        ValueError: If there is no such unit or dimension, or ``axes`` are not two.
         TypeError: If one of them is no integer.
 
     Example:
@@ -123,23 +152,33 @@ def field_2d(
         >>> ge.plots.field_2d(ge.GradientFields(x, x[None]), xlabel="first").get_xlabel()
         'first'
     """
+    if len(axes) != 2:
+        _checks.refuse("axes", "name two dimensions", f"{len(axes)}", "Pass a pair, as in (0, 1)")
     for name, number, size in (("unit", unit, len(fields)), *(("axes", axis, fields.dim) for axis in axes)):
         _checks.check_integer(name, number)
         if not 0 <= number < size:
             _checks.refuse(name, f"lie between 0 and {size - 1}", number, "Choose one of them")
     figure, ax = _frame.axes(ax, (4.6, 4.0), source)
-    place = fields.own_points()[unit][:, list(axes)].numpy(force=True)
-    arrows = fields.gradients[unit][:, list(axes)].numpy(force=True)
-    draw = partial(ax.quiver, *place.T, *arrows.T, angles="xy", width=0.004, pivot="mid")
-    if fields.values is None:
-        draw(color=_frame.COLOURS[0])
-    else:
-        drawn = draw(cmap="viridis")
-        drawn.set_array(fields.values[unit].numpy(force=True))
-        figure.colorbar(drawn, ax=ax, label="value of the unit", shrink=0.85)
+    place, arrows = (table[unit][:, list(axes)] for table in (fields.own_points(), fields.gradients))
+    draw_arrows(figure, ax, place, arrows, None if fields.values is None else fields.values[unit])
     ax.set(xlabel=xlabel or f"dimension {axes[0]}", ylabel=ylabel or f"dimension {axes[1]}")
     ax.set_title(title, fontsize=10)
     return ax
+
+
+def draw_arrows(figure: Any, ax: Axes, points: Tensor, gradients: Tensor, values: Tensor | None) -> None:
+    """Draw arrows, [m, 2], at points, [m, 2]; with values, [m], in colours that a bar explains."""
+    place, arrows = points.numpy(force=True), gradients.numpy(force=True)
+    # Without any length there is no scale to find, and at one place no direction in the data's coordinates.
+    scale = None if arrows.any() else 1.0
+    angles: Any = "xy" if np.ptp(place, axis=0).any() else "uv"
+    draw = partial(ax.quiver, *place.T, *arrows.T, angles=angles, scale=scale, width=0.004, pivot="mid")
+    if values is None:
+        draw(color=_frame.COLOURS[0])
+        return
+    drawn = draw(cmap="viridis")
+    drawn.set_array(values.numpy(force=True))
+    figure.colorbar(drawn, ax=ax, label="value of the unit", shrink=0.85)
 
 
 def embedding(
@@ -160,9 +199,9 @@ def embedding(
     Args:
         coordinates: [u, 2], as `project_2d` gives them.
         labels: A whole number per unit, shown by colour (ten colours, then the same again).
-        label_names: A name for each.
+        label_names: A name for each, from 0 on.
         markers: Another whole number per unit, shown by the shape of the mark.
-        marker_names: A name for each.
+        marker_names: A name for each, from 0 on; without them, the legend explains the colours only.
         method: What made the coordinates, for the axes.
         title: Above the plot.
         legend: Whether to explain the colours.
@@ -173,30 +212,34 @@ def embedding(
         The Axes.
 
     Raises:
-        ValueError: If the coordinates are not [u, 2], or labels or markers not one for each.
+        ValueError: If the coordinates are not finite numbers [u, 2], or labels or markers not one for each, or
+            one of them has no name.
+        TypeError: If labels or markers are no whole numbers.
 
     Example:
         >>> import torch, gradembed as ge
         >>> ge.plots.embedding(torch.randn(6, 2), [0, 0, 1, 1, 2, 2], title="six units").get_title()
         'six units'
     """
-    places, kinds = np.asarray(coordinates, dtype=float), np.asarray(labels)
-    shapes = np.zeros(len(kinds), dtype=int) if markers is None else np.asarray(markers)
-    if places.ndim != 2 or places.shape[1] != 2:
+    places = _array(coordinates)
+    if places.ndim != 2 or places.shape[1] != 2 or not len(places):
         _checks.refuse("coordinates", "have shape [u, 2]", list(places.shape), "Project them with project_2d")
-    for name, given in (("labels", kinds), ("markers", shapes)):
-        if given.shape != (len(places),):
-            _checks.refuse(name, f"be one for each of {len(places)} units", list(given.shape), "Pass as many")
+    if places.dtype.kind not in "fiu" or not np.isfinite(places).all():
+        _checks.refuse("coordinates", "be finite numbers", "others", "Drop those units")
+    kinds = _whole("labels", labels, label_names, len(places))
+    shapes = _whole("markers", np.zeros_like(kinds) if markers is None else markers, marker_names, len(places))
     _, ax = _frame.axes(ax, (5.0, 4.0), source)
     for shape in np.unique(shapes):
         for kind in np.unique(kinds):
             here = places[(kinds == kind) & (shapes == shape)]
             if not len(here):
                 continue
-            name = str(kind) if label_names is None else label_names[int(kind)]
+            name = str(kind) if label_names is None else label_names[kind]
             if marker_names is not None:
-                name = f"{name}, {marker_names[int(shape)]}"
-            colour, marker = _frame.COLOURS[int(kind) % 10], MARKERS[int(shape) % 10]
+                name = f"{name}, {marker_names[shape]}"
+            elif (kinds[shapes < shape] == kind).any():
+                name = "_named already"  # an underscore keeps it out of the legend
+            colour, marker = _frame.COLOURS[kind % 10], MARKERS[shape % 10]
             ax.scatter(here[:, 0], here[:, 1], s=14, color=colour, marker=marker, linewidths=0, alpha=0.8, label=name)
     ax.set_xticks([])
     ax.set_yticks([])
@@ -205,3 +248,30 @@ def embedding(
     if legend:
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8, markerscale=1.5)
     return ax
+
+
+def _array(value: object) -> NDArray[Any]:
+    """Take numbers out of a tensor, or a list.
+
+    Returns:
+        An array.
+    """
+    return value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _whole(name: str, given: object, names: Sequence[str] | None, u: int) -> NDArray[Any]:
+    """Refuse what is not a whole number for each of u units, or has no name.
+
+    Returns:
+        The numbers, [u].
+    """
+    array = _array(given)
+    if array.shape != (u,):
+        _checks.refuse(name, f"be one for each of {u} units", list(array.shape), "Pass as many")
+    if array.dtype.kind not in "biu":
+        _checks.refuse(name, "be whole numbers", f"type {array.dtype}", "Number them, and pass their names", TypeError)
+    array = array.astype(np.int64)
+    if names is not None and not (array.min() >= 0 and array.max() < len(names)):
+        got = f"{len(names)} names for {array.min()} to {array.max()}"
+        _checks.refuse(f"{name[:-1]}_names", "name every number from 0 on", got, "Name them all")
+    return array
