@@ -1,0 +1,819 @@
+"""Sweeps: every setting once, in order, the same numbers everywhere, nothing lost to errors, Ctrl-C or dead workers."""
+
+import dataclasses
+import functools
+import importlib
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cloudpickle
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
+from torch import nn
+
+import gradembed as ge
+from gradembed.sweep._jobs import limited_threads
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file
+sweep = functools.partial(ge.sweep, progress=False)
+
+
+# Functions to be swept. Each leaves a file for every call.
+
+
+def note(folder, name):
+    (Path(folder) / f"{name}-{uuid.uuid4().hex}").touch()
+
+
+def calls(folder):
+    """How often each setting was called."""
+    names = [path.name.split("-")[0] for path in Path(folder).iterdir()]
+    return {name: names.count(name) for name in sorted(names)}
+
+
+def square(i, folder):
+    note(folder, i)
+    return {"square": i * i}
+
+
+def train(width, seed):
+    """Training, numbers from torch's global generator, the thread count."""
+    drawn = torch.randn(()).item()
+    config = ge.TrainConfig(epochs=2, seed=seed, progress=False)
+    run = ge.train(ge.MLP([4, width, 3], seed=seed), ge.load_iris(), config)
+    loss = float(run.history["train_loss"].iloc[-1])
+    return {"loss": loss, "drawn": drawn, "threads": torch.get_num_threads()}
+
+
+def picky(i, folder, bad=(2,), how="error"):
+    note(folder, i)
+    if i in bad and how == "interrupt":
+        if calls(folder)[str(i)] == 1:
+            raise KeyboardInterrupt
+    elif i in bad:
+        if how == "exit":
+            sys.exit(3)
+        raise ZeroDivisionError(f"no {i}\nat all")
+    return {"square": i * i}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "calls").mkdir()
+    return str(tmp_path / "calls")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return ge.Cache(tmp_path / "cache")
+
+
+def entries(cache):
+    return sorted(cache.folder.glob("*.json")) if cache.folder.is_dir() else []
+
+
+def whole(cache):
+    """No parts of files, and a tensor file and readable JSON for each entry."""
+    names = sorted(path.name for path in cache.folder.iterdir())
+    for path in entries(cache):
+        json.loads(path.read_text())
+    return names == sorted(n for p in entries(cache) for n in (p.name, p.with_suffix(".safetensors").name))
+
+
+# Settings
+
+
+def echo(**setting):
+    return setting
+
+
+def test_grid_is_all_combinations_the_last_name_fastest():
+    result = sweep(echo, {"a": [1, 2], "b": ["x", "y", "z"], "c": (None,)})
+    expected = [{"a": a, "b": b, "c": None} for a in (1, 2) for b in "xyz"]
+    assert list(result.settings) == list(result.results) == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=1))
+def test_grid_has_every_combination_in_the_order_of_product(grid):
+    result = sweep(echo, grid)
+    assert [tuple(row.values()) for row in result.results] == list(itertools.product(*grid.values()))
+
+
+def test_list_of_settings_keeps_its_order():
+    rows = [{"a": 3}, {"b": 1}, {"a": 1, "b": 2}, {}]
+    assert list(sweep(echo, iter(rows)).results) == rows
+
+
+@pytest.mark.parametrize("values", [range(3), np.arange(3), torch.arange(3), (i for i in range(3)), [0, 1, 2]])
+def test_values_arrive_as_plain_numbers(values):
+    result = sweep(echo, {"a": values})
+    assert [type(row["a"]) for row in result.results] == [int] * 3
+    assert [row["a"] for row in result.results] == [0, 1, 2]
+
+
+def test_equal_settings_are_computed_once(folder):
+    rows = [{"i": 1}, {"i": 2}, {"i": np.int64(1)}, {"i": 1}]
+    result = sweep(functools.partial(square, folder=folder), rows)
+    assert calls(folder) == {"1": 1, "2": 1}
+    assert [row["square"] for row in result.results] == [1, 4, 1, 1]
+    assert len(result) == 4
+
+
+def test_order_of_names_makes_no_other_setting(folder):
+    sweep(square, [{"i": 1, "folder": folder}, {"folder": folder, "i": 1}])
+    assert calls(folder) == {"1": 1}
+
+
+def test_values_of_other_types_are_other_settings():
+    assert [row["a"] for row in sweep(echo, {"a": [1, True, 1.0]}).results] == [1, True, 1.0]
+    assert [type(row["a"]) for row in sweep(echo, {"a": [1, True, 1.0]}).results] == [int, bool, float]
+
+
+def test_calls_cannot_change_settings():
+    def append(values, x):
+        x += 1
+        values.append(0)
+        return len(values), float(x[0])
+
+    rows = [{"values": shared, "x": x} for shared, x in [([1], torch.zeros(2))]] * 2
+    rows.append({"values": rows[0]["values"], "x": torch.ones(2)})
+    result = sweep(append, rows)
+    assert result.results == ((2, 1.0), (2, 1.0), (2, 2.0))
+    assert rows[0]["values"] == [1]
+    assert rows[0]["x"].tolist() == [0, 0]
+
+
+def test_partial_carries_what_calls_share():
+    def power(base, exponent, offset=0):
+        return base**exponent + offset
+
+    inner = functools.partial(power, 2)
+    assert sweep(functools.partial(inner, offset=1), {"exponent": [1, 2]}).results == (3, 5)
+    assert sweep(functools.partial(inner, offset=1), {"exponent": [1], "offset": [7]}).results == (9,)
+
+
+class Unknown:
+    def __repr__(self):
+        return "Unknown"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"function": 3}, TypeError, "`function` should be a function. Got 3. Pass it uncalled."),
+        ({"settings": 3}, TypeError, "`settings` should be a list of dictionaries, or a dictionary of lists. Got 3"),
+        ({"settings": "ab"}, TypeError, "`settings` should be a list of dictionaries, or a dictionary of lists"),
+        ({"settings": []}, ValueError, "`settings` should be a list of dictionaries, or a .*, not empty. Got list"),
+        ({"settings": {}}, ValueError, "`settings` should be a list of dictionaries, or a .*, not empty. Got dict"),
+        ({"settings": [3]}, TypeError, "`settings` should hold dictionaries. Got 3. Pass arguments by name"),
+        ({"settings": [{1: 2}]}, TypeError, "`settings` should have strings as names. Got 1. Use the names"),
+        ({"settings": {1: [2]}}, TypeError, "`settings` should have strings as names. Got 1. Use the names"),
+        ({"settings": {"i": 1}}, TypeError, r"`settings\['i'\]` should be a list of values. Got 1. Pass a list"),
+        ({"settings": {"i": "ab"}}, TypeError, r"`settings\['i'\]` should be a list of values. Got 'ab'. Pass a list"),
+        ({"settings": {"i": torch.tensor(1)}}, TypeError, r"`settings\['i'\]` should be a list of values. Got 1"),
+        ({"settings": {"i": []}}, ValueError, r"`settings\['i'\]` should be a list of values, not empty. Got list"),
+        ({"settings": [{"i": 1}, {"j": 2}]}, TypeError,
+         r"`settings` should fit the function. Got setting 1 \(j=2\): missing a required argument: 'i'. Name the"),
+        ({"settings": [{"i": 1, "k": 1}]}, TypeError, "Got setting 0 .*: got an unexpected keyword argument 'k'"),
+        ({"settings": [{"i": Unknown()}]}, TypeError,
+         r"`settings` should hold numbers, .* of them. Got setting 0 \(i='Unknown Unknown'\): .*no content|`settings`"),
+        ({"cache": "folder"}, TypeError, "`cache` should be a Cache or None. Got 'folder'. Pass gradembed.Cache"),
+        ({"n_jobs": 0}, ValueError, "`n_jobs` should be positive, or negative to count from all cores. Got 0"),
+        ({"n_jobs": 1.5}, TypeError, "`n_jobs` should be an integer. Got 1.5"),
+        ({"n_jobs": True}, TypeError, "`n_jobs` should be an integer. Got True"),
+        ({"n_threads": 0}, ValueError, "`n_threads` should be at least 1. Got 0"),
+        ({"n_threads": None}, TypeError, "`n_threads` should be an integer. Got None"),
+        ({"on_error": "ignore"}, ValueError, "`on_error` should be one of 'raise', 'keep'. Got 'ignore'"),
+        ({"progress": 1}, TypeError, "`progress` should be True or False. Got 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_swept_is_refused_before_the_first_call(folder, arguments, error, message):
+    def touch(i):
+        note(folder, i)
+
+    with pytest.raises(error, match=message):
+        ge.sweep(**{"function": touch, "settings": [{"i": 0}], "progress": False} | arguments)
+    assert calls(folder) == {}
+
+
+# The same numbers everywhere
+
+
+TRAININGS = {"width": [4, 8], "seed": range(3)}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return sweep(train, TRAININGS)
+
+
+def same(one, other):
+    assert one.settings == other.settings
+    assert one.results == other.results  # to the bit
+    pd.testing.assert_frame_equal(one.to_frame(), other.to_frame(), check_exact=True)
+    return True
+
+
+def test_numbers_are_those_of_plain_calls_with_one_thread(reference):
+    with limited_threads(1):
+        expected = [train(**setting)["loss"] for setting in reference.settings]
+    assert [row["loss"] for row in reference.results] == expected
+    assert len(set(expected)) == 6
+
+
+def test_numbers_from_the_global_generator_differ_by_setting_only(reference):
+    drawn = [row["drawn"] for row in reference.results]
+    assert len(set(drawn)) == 6
+    assert [row["drawn"] for row in sweep(train, list(reference.settings)[::-1]).results] == drawn[::-1]
+    assert len({train(4, 0)["drawn"] for _ in range(3)}) == 3  # without a sweep they differ by call
+
+
+def test_threads_give_the_same(reference):
+    with joblib.parallel_config(backend="threading", n_jobs=3):
+        assert same(sweep(train, TRAININGS), reference)
+
+
+@pytest.mark.slow
+def test_processes_give_the_same(reference):
+    assert same(sweep(train, TRAININGS, n_jobs=2), reference)
+    with joblib.parallel_config(n_jobs=2):
+        assert same(sweep(train, TRAININGS), reference)
+
+
+def test_global_generator_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    sweep(lambda seed: torch.rand(seed).sum().item(), {"seed": [3, 4]})
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_configured_number_of_jobs_is_used_and_none_means_one():
+    def here(i):
+        time.sleep(0.02)  # so that one thread cannot take all
+        return threading.get_ident() == main
+
+    main = threading.get_ident()
+    assert all(sweep(here, {"i": range(4)}).results)
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        assert not any(sweep(here, {"i": range(4)}).results)
+        assert all(sweep(here, {"i": range(4)}, n_jobs=1).results)
+
+
+def test_one_process_makes_one_call_at_a_time():
+    running, most = [], []
+
+    def overlap(i):
+        running.append(i)
+        time.sleep(0.01)
+        most.append(len(running))
+        running.pop()
+
+    with joblib.parallel_config(backend="threading", n_jobs=4):
+        sweep(overlap, {"i": range(8)})
+        assert most == [1] * 8
+        most.clear()
+        joblib.Parallel()(joblib.delayed(overlap)(i) for i in range(8))
+        assert max(most) > 1  # without a sweep they overlap
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.usefixtures("two_threads")
+def test_threads_within_calls_are_limited_and_put_back(n_jobs):
+    def counts(i, fails=False):
+        if fails:
+            raise ValueError
+        return torch.get_num_threads(), max(pool["num_threads"] for pool in threadpool_info())
+
+    before = threadpool_info()
+    with joblib.parallel_config(backend="threading", n_jobs=n_jobs):
+        assert set(sweep(counts, {"i": range(3)}).results) == {(1, 1)}
+        assert {threads for threads, _ in sweep(counts, {"i": range(3)}, n_threads=2).results} == {2}
+        sweep(counts, {"i": range(3), "fails": [True]}, on_error="keep")
+    assert torch.get_num_threads() == 2
+    assert threadpool_info() == before
+    with ThreadPoolExecutor() as new_threads:
+        assert new_threads.submit(torch.get_num_threads).result() == 2
+
+
+@pytest.mark.parametrize("backend", ["sequential", "threading"])
+def test_sweep_within_a_sweep_runs_in_its_call(backend):
+    def inner(i, j):
+        return threading.get_ident(), 10 * i + j
+
+    def outer(i):
+        result = sweep(functools.partial(inner, i), {"j": range(3)}, n_jobs=2)
+        assert {thread for thread, _ in result.results} == {threading.get_ident()}
+        return [value for _, value in result.results]
+
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        assert sweep(outer, {"i": range(4)}).results == tuple([10 * i + j for j in range(3)] for i in range(4))
+
+
+def test_what_cannot_be_sent_is_refused_where_it_would_have_to_be():
+    lock = threading.Lock()
+
+    def locked(i):
+        with lock:
+            return i
+
+    grid = {"i": [1, 2]}
+    assert sweep(locked, grid).results == (1, 2)
+    with joblib.parallel_config(backend="threading"):
+        assert sweep(locked, grid, n_jobs=2).results == (1, 2)
+    message = r"`function` should be something that can be sent to workers. Got function .*lock.* Make files, locks"
+    with pytest.raises(TypeError, match=message):
+        sweep(locked, grid, n_jobs=2)
+    network = nn.Linear(1, 1)
+    network.lock = lock
+    with pytest.raises(TypeError, match=r"`settings` should be something that can be sent to workers. Got dict .*lock"):
+        sweep(echo, {"a": [network]}, n_jobs=2)
+
+
+def test_worker_of_another_version_is_told_apart(monkeypatch, cache, folder):
+    monkeypatch.setattr(sys.modules["gradembed.sweep"], "versions", lambda: "gradembed 9.9 and torch 9.9")
+    message = (
+        r"Got a worker with gradembed .* and torch .*, where gradembed 9\.9 and torch 9\.9 are wanted at setting 0"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        sweep(square, {"i": [1], "folder": [folder]}, cache=cache)
+    assert entries(cache) == []
+    assert calls(folder) == {}
+
+
+# Cache
+
+
+def test_results_are_found_again_and_only_new_ones_computed(cache, folder):
+    function = functools.partial(square, folder=folder)
+    first = sweep(function, {"i": range(3)}, cache=cache)
+    assert first.n_cached == 0
+    assert len(entries(cache)) == 3
+    second = sweep(function, {"i": range(5)}, cache=cache)
+    assert calls(folder) == {str(i): 1 for i in range(5)}
+    assert second.n_cached == 3
+    assert [row["square"] for row in second.results] == [0, 1, 4, 9, 16]
+    pd.testing.assert_frame_equal(sweep(function, {"i": range(5)}).to_frame(), second.to_frame())
+
+
+def test_results_from_the_cache_are_the_same_to_the_bit(cache, reference):
+    assert same(sweep(train, TRAININGS, cache=cache), reference)
+    again = sweep(train, TRAININGS, cache=cache)
+    assert again.n_cached == 6
+    assert same(again, reference)
+
+
+def test_equal_settings_count_as_often_as_they_stand_there(cache, folder):
+    rows = [{"i": 1, "folder": folder}] * 3 + [{"i": 2, "folder": folder}]
+    sweep(square, rows, cache=cache)
+    assert len(entries(cache)) == 2
+    assert sweep(square, rows, cache=cache).n_cached == 4
+
+
+def scaled(i, by=1):
+    return i * by
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"function": functools.partial(scaled, by=2)},
+        {"function": lambda i: -i},
+        {"n_threads": 2},
+    ],
+    ids=["partial", "function", "threads"],
+)
+def test_whatever_changes_results_makes_another_entry(cache, change):
+    sweep(scaled, {"i": [1]}, cache=cache)
+    assert sweep(**{"function": scaled, "settings": {"i": [1]}, "cache": cache} | change).n_cached == 0
+    assert sweep(scaled, {"i": [1]}, cache=cache).n_cached == 1
+
+
+def test_setting_goes_before_what_a_partial_carries_in_the_cache_too(cache):
+    function = functools.partial(scaled, by=5)
+    assert sweep(function, {"i": [1], "by": [2, 3]}, cache=cache).results == (2, 3)
+    assert sweep(function, {"i": [1]}, cache=cache).results == (5,)
+
+
+def test_entry_of_a_plain_call_is_not_taken_for_one_of_a_sweep(cache):
+    """There, random numbers start elsewhere."""
+    with limited_threads(1):
+        cache.call(scaled, i=1)
+        assert len(entries(cache)) == 1
+    assert sweep(scaled, {"i": [1]}, cache=cache).n_cached == 0
+
+
+def test_entry_of_another_version_is_computed_again(cache, folder, monkeypatch):
+    function = functools.partial(square, folder=folder)
+    sweep(function, {"i": [1]}, cache=cache)
+    monkeypatch.setattr("gradembed.store._library", lambda: "another source")
+    assert sweep(function, {"i": [1]}, cache=cache).n_cached == 0
+    assert calls(folder) == {"1": 2}
+
+
+def test_result_is_stored_before_the_next_call(cache):
+    def stored(i):
+        return len(entries(cache))
+
+    def known(i, folder=str(cache.folder)):
+        return len(list(Path(folder).glob("*.json")))
+
+    assert sweep(known, {"i": range(4)}, cache=cache).results == (0, 1, 2, 3)
+    with pytest.raises(TypeError, match=r"`function` should be known by its content, .*Got 'stored': .*Cache"):
+        sweep(stored, {"i": range(4)}, cache=cache)
+
+
+def test_damaged_entry_is_computed_again_with_a_warning(cache, folder):
+    function = functools.partial(square, folder=folder)
+    sweep(function, {"i": range(3)}, cache=cache)
+    entries(cache)[0].write_text("{")
+    with pytest.warns(UserWarning, match="is damaged .*: computing it again"):
+        result = sweep(function, {"i": range(3)}, cache=cache)
+    assert result.n_cached == 2
+    assert [row["square"] for row in result.results] == [0, 1, 4]
+    assert sorted(calls(folder).values()) == [1, 1, 2]
+
+
+def test_entry_that_cannot_be_written_costs_a_warning_not_the_result(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="cannot be written .*: going on without"):
+        assert sweep(scaled, {"i": [1, 2]}, cache=ge.Cache(tmp_path / "file" / "cache")).results == (1, 2)
+
+
+def test_result_that_cannot_be_stored_is_refused_with_its_setting(cache):
+    def some(i):
+        return {1} if i == 2 else i
+
+    message = r"`function` should return what the cache can store. Got something else at setting 2 \(i=2\): .*set \{1\}"
+    with pytest.raises(TypeError, match=message):
+        sweep(some, {"i": range(4)}, cache=cache)
+    assert len(entries(cache)) == 2
+    assert sweep(some, {"i": range(4)}).results == (0, 1, {1}, 3)
+
+
+# Errors
+
+
+def test_error_names_its_setting_after_the_others_were_stored(cache, folder):
+    message = (
+        r"`function` should work at every setting. Got ZeroDivisionError: no 2 at all at setting 2 \(i=2, folder=.*\), "
+        r"and 1 more that failed. Mend it and sweep again: the results of the other settings are in the cache."
+    )
+    grid = {"i": range(6), "folder": [folder], "bad": [(2, 4)]}
+    with pytest.raises(RuntimeError, match=message) as caught:
+        sweep(picky, grid, cache=cache)
+    assert 'raise ZeroDivisionError(f"no {i}' in caught.value.__notes__[0]
+    assert calls(folder) == {str(i): 1 for i in range(6)}
+    assert len(entries(cache)) == 4
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        sweep(picky, grid, cache=cache)
+    assert calls(folder) == {"0": 1, "1": 1, "2": 2, "3": 1, "4": 2, "5": 1}
+
+
+def test_without_a_cache_an_error_ends_the_sweep(folder):
+    with pytest.raises(RuntimeError, match=r"Got ZeroDivisionError: no 2 .* Mend it; with cache= other results"):
+        sweep(picky, {"i": range(6), "folder": [folder]})
+    assert calls(folder) == {"0": 1, "1": 1, "2": 1}
+    with joblib.parallel_config(backend="threading", n_jobs=2), pytest.raises(RuntimeError, match="no 2 at all"):
+        sweep(picky, {"i": range(50), "folder": [folder]})
+    assert len(calls(folder)) < 50
+
+
+@pytest.mark.parametrize(("how", "error"), [("error", "ZeroDivisionError: no 2 at all"), ("exit", "SystemExit: 3")])
+def test_errors_can_be_kept(folder, how, error):
+    result = sweep(picky, {"i": range(4), "folder": [folder], "how": [how]}, on_error="keep")
+    assert result.errors == (None, None, error, None)
+    assert result.failed == [2]
+    assert result.results == ({"square": 0}, {"square": 1}, None, {"square": 9})
+    frame = result.to_frame()
+    assert frame["error"].isna().tolist() == [True, True, False, True]
+    assert frame["error"][2] == error
+    assert frame["square"].isna().tolist() == [False, False, True, False]
+    assert repr(result) == "SweepResult(4 settings of 'picky', 0 from the cache, 1 failed)"
+
+
+@pytest.mark.slow
+def test_errors_in_processes(cache, folder):
+    """One that cannot be pickled, a result that cannot be, an error, and a worker's death."""
+
+    class OddError(Exception):
+        def __init__(self, one, two):
+            super().__init__(one + two)
+            self.lock = threading.Lock()
+
+    def fail(i, folder):
+        note(folder, i)
+        if i == 1:
+            raise OddError("o", "dd")
+        if i == 2:
+            return (k for k in "generator")
+        if i == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i
+
+    result = sweep(fail, {"i": [0, 1, 2, 4], "folder": [folder]}, n_jobs=2, on_error="keep")
+    assert result.errors == (None, "OddError: odd", "TypeError: cannot pickle 'generator' object", None)
+    assert result.results == (0, None, None, 4)
+    function = functools.partial(fail, folder=folder)
+    message = r"`function` should leave its worker alive. Got a worker that died .*SIGKILL.* after . settings. With"
+    with pytest.raises(RuntimeError, match=message):
+        sweep(function, {"i": [4, 5, 6, 7, 3, 8, 9]}, n_jobs=2, on_error="keep")
+    assert calls(folder)["3"] == 1
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("backend", ["sequential", "threading"])
+def test_interrupted_sweep_goes_on_where_it_stopped(cache, folder, backend):
+    function, grid = functools.partial(picky, how="interrupt", bad=(3,)), {"i": range(6), "folder": [folder]}
+    with joblib.parallel_config(backend=backend, n_jobs=2), pytest.raises(KeyboardInterrupt):
+        sweep(function, grid, cache=cache)
+    assert whole(cache)
+    n_stored = len(entries(cache))
+    result = sweep(function, grid, cache=cache)
+    assert [row["square"] for row in result.results] == [0, 1, 4, 9, 16, 25]
+    if backend == "sequential":  # threads cannot be stopped: those in flight go on
+        assert n_stored == 3
+        assert calls(folder) == {"0": 1, "1": 1, "2": 1, "3": 2, "4": 1, "5": 1}
+
+
+def test_interruption_between_two_results_leaves_no_warning_and_whole_entries(cache, folder, monkeypatch):
+    """Ctrl-C while the second result is being written, with others arriving."""
+    keep, kept = ge.Cache._keep, []
+
+    def interrupted(self, path, result, modules=()):
+        keep(self, path, result, modules)
+        kept.append(path)
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ge.Cache, "_keep", interrupted)
+    function = functools.partial(square, folder=folder)
+    with joblib.parallel_config(backend="threading", n_jobs=2), pytest.raises(KeyboardInterrupt):
+        sweep(function, {"i": range(20)}, cache=cache)
+    monkeypatch.undo()
+    assert whole(cache)
+    assert sweep(function, {"i": range(20)}, cache=cache).n_cached == 2
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import gradembed as ge
+
+def slow(i, folder):
+    (Path(folder) / f"{i}-{time.time_ns()}").touch()
+    time.sleep(0.2)
+    return i * i
+
+if __name__ == "__main__":
+    folder, cache, n_jobs = sys.argv[1:]
+    ge.sweep(slow, {"i": range(12), "folder": [folder]}, cache=ge.Cache(cache), n_jobs=int(n_jobs))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_signal_of_the_keyboard(tmp_path, monkeypatch, cache, folder, n_jobs):
+    """SIGINT goes to the whole process group, workers included, as from a terminal."""
+    script = tmp_path / "slow_script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), folder, str(cache.folder), str(n_jobs)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.time() + 120
+    while len(entries(cache)) < 3 and time.time() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in errors
+    assert "Warning" not in errors
+    assert whole(cache)
+    n_stored, before = len(entries(cache)), sum(calls(folder).values())
+    assert 3 <= n_stored < 12
+    assert before - n_stored <= 2 * n_jobs  # no more than were in flight
+    monkeypatch.syspath_prepend(tmp_path)
+    result = sweep(importlib.import_module("slow_script").slow, {"i": range(12), "folder": [folder]}, cache=cache)
+    assert result.results == tuple(i * i for i in range(12))
+    assert result.n_cached == n_stored
+    assert sum(calls(folder).values()) - before == 12 - n_stored
+
+
+# Progress
+
+
+def test_progress_covers_all_settings_and_counts_cached_ones_at_once(cache, capsys):
+    rows = [{"i": 1}, {"i": 2}, {"i": 2}]
+    ge.sweep(scaled, rows, cache=cache)
+    assert "sweep scaled: 100%" in capsys.readouterr().err
+    ge.sweep(scaled, [*rows, {"i": 3}], cache=cache)
+    shown = re.findall(r"\d/\d", capsys.readouterr().err)
+    assert shown[0] == "0/4"
+    assert shown[-1] == "4/4"
+    assert "1/4" not in shown
+    assert "2/4" not in shown
+    ge.sweep(scaled, rows, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+# Tables
+
+
+def test_table_of_every_kind_of_result():
+    kinds = {
+        "number": 1.5,
+        "tensor": torch.tensor(2.5),
+        "dict": {"a": 1, "b": np.float32(0.5)},
+        "rows": [{"a": 1}, {"a": 2}],
+        "none": [],
+        "frame": pd.DataFrame({"a": [3], "c": ["x"]}),
+        "library": ge.interference(ge.MLP([2, 4, 2], seed=0), torch.randn(5, 2), layers=["hidden1"]),
+    }
+    result = sweep(lambda kind: kinds[kind], {"kind": list(kinds)})
+    frame = result.to_frame()
+    assert frame.columns[:2].tolist() == ["kind", "result"]
+    sizes = frame.groupby("kind").size().to_dict()
+    n_library = len(kinds["library"].to_frame())
+    assert sizes == {"number": 1, "tensor": 1, "dict": 1, "rows": 2, "frame": 1, "library": n_library}
+    assert frame.loc[frame.kind.isin(["number", "tensor"]), "result"].tolist() == [1.5, 2.5]
+    assert frame.loc[frame.kind == "rows", "a"].tolist() == [1, 2]
+    assert frame.loc[frame.kind == "frame", "c"].tolist() == ["x"]
+    assert set(frame.loc[frame.kind == "library", "layer"]) == {"hidden1"}
+
+
+def test_table_shows_settings_by_short_texts():
+    rows = [{"widths": [4, 8], "activation": nn.Tanh, "x": torch.zeros(2)}, {"widths": (1,), "activation": echo}]
+    frame = sweep(lambda **setting: len(setting), rows).to_frame()
+    assert frame.columns.tolist() == ["widths", "activation", "x", "result"]
+    assert frame.iloc[0].tolist() == ["[4, 8]", "Tanh", "a float32 tensor of shape [2]", 3]
+    assert frame.iloc[1].tolist()[:2] == ["(1,)", "echo"]
+    assert frame["x"].isna().tolist() == [False, True]
+
+
+def test_table_keeps_types_of_columns():
+    frame = sweep(
+        lambda i, name: {"square": i * i, "half": i / 2, "text": name}, {"i": range(3), "name": ["a"]}
+    ).to_frame()
+    assert frame.dtypes.astype(str).to_dict() == {
+        "i": "int64",
+        "name": "str",
+        "square": "int64",
+        "half": "float64",
+        "text": "str",
+    }
+
+
+def test_result_may_repeat_its_setting_but_not_contradict_it():
+    assert sweep(lambda i: {"i": i, "j": 1}, {"i": [5]}).to_frame().to_dict("records") == [{"i": 5, "j": 1}]
+    result = sweep(lambda i: {"i": i + 1}, {"i": [5]})
+    message = r"`function` should leave the settings' names their values. Got 'i': 6 at setting 0 \(i=5\). Name"
+    with pytest.raises(ValueError, match=message):
+        result.to_frame()
+
+
+@pytest.mark.parametrize("value", [{1, 2}, torch.zeros(2), [1, 2], [{"a": 1}, 2], object()])
+def test_table_of_other_results_is_refused(value):
+    result = dataclasses.replace(sweep(scaled, {"i": [1]}), results=(value,))
+    message = r"`function` should return numbers, .*, to make a table. Got .* at setting 0 \(i=1\). Take what you need"
+    with pytest.raises(TypeError, match=message):
+        result.to_frame()
+
+
+def test_long_settings_are_cut_in_messages():
+    with pytest.raises(RuntimeError, match=r"at setting 0 \(text='a{191}\.\.\.\)\. Mend"):
+        sweep(lambda text: int(text), {"text": ["a" * 500]})
+
+
+# Dask
+
+
+@pytest.fixture(scope="module")
+def dask():
+    """Two workers, processes of one thread each, on this machine; a task may take one worker with it, not two."""
+    config = pytest.importorskip("dask").config
+    distributed = pytest.importorskip("distributed")
+    quiet = {"distributed.scheduler.allowed-failures": 1, "distributed.admin.log-format": "%(message)s"}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 60}
+    with config.set(quiet), distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+@pytest.mark.slow
+def test_cluster_gives_the_same(dask, reference):
+    with joblib.parallel_config(backend="dask"):
+        assert same(sweep(train, TRAININGS), reference)
+        pids = sweep(lambda i: [i, os.getpid()], {"i": range(8)}).results
+    assert {pid for _, pid in pids} <= set(dask.run(os.getpid).values())
+
+
+@pytest.mark.slow
+def test_every_result_comes_once_though_a_worker_is_killed(dask, cache, folder, monkeypatch):
+    def fragile(i, folder):
+        note(folder, i)
+        if i == 5:
+            try:
+                (Path(folder).parent / "killed").touch(exist_ok=False)
+            except FileExistsError:
+                return i * i
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.05)
+        return i * i
+
+    keep, kept = ge.Cache._keep, []
+    monkeypatch.setattr(ge.Cache, "_keep", lambda self, path, *rest: (kept.append(path), keep(self, path, *rest)))
+    with joblib.parallel_config(backend="dask"):
+        result = sweep(fragile, {"i": range(20), "folder": [folder]}, cache=cache)
+    assert result.results == tuple(i * i for i in range(20))
+    assert result.errors == (None,) * 20
+    assert calls(folder)["5"] == 2  # it was killed, and made again
+    assert len(kept) == len(set(kept)) == len(entries(cache)) == 20
+    assert whole(cache)
+    again = sweep(fragile, {"i": range(20), "folder": [folder]}, cache=cache)
+    assert again.n_cached == 20
+
+
+@pytest.mark.slow
+def test_setting_that_kills_every_worker_fails_and_the_others_do_not(dask, cache):
+    def deadly(i):
+        if i == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i
+
+    message = r"Got a task that the cluster gave up: KilledWorker: .* at setting 2 \(i=2\). Mend it and sweep again"
+    with joblib.parallel_config(backend="dask"), pytest.raises(RuntimeError, match=message):
+        sweep(deadly, {"i": range(6)}, cache=cache)
+    assert len(entries(cache)) == 5
+
+
+@pytest.mark.slow
+def test_cluster_that_goes_away_ends_the_sweep(dask, cache, folder):
+    def wait(i, folder):
+        note(folder, i)
+        time.sleep(0.1)
+        return i
+
+    def leave(client):
+        while not entries(cache):
+            time.sleep(0.01)
+        client.close()
+
+    client = type(dask)(dask.scheduler.address, set_as_default=False)
+    thread = threading.Thread(target=leave, args=(client,))
+    thread.start()
+    with joblib.parallel_config(backend="dask", client=client), pytest.raises(RuntimeError, match="cluster"):
+        sweep(wait, {"i": range(50), "folder": [folder]}, cache=cache)
+    thread.join()
+    assert whole(cache)
+    assert 1 <= len(entries(cache)) < 50
+    with joblib.parallel_config(backend="dask"):
+        assert sweep(wait, {"i": range(50), "folder": [folder]}, cache=cache).results == tuple(range(50))
+
+
+@pytest.mark.slow
+def test_interruption_on_a_cluster_calls_off_what_is_left(dask, cache, folder, monkeypatch):
+    keep = ge.Cache._keep
+
+    def interrupted(self, path, *rest):
+        keep(self, path, *rest)
+        raise KeyboardInterrupt
+
+    def wait(i, folder):
+        note(folder, i)
+        time.sleep(0.1)
+        return i
+
+    with monkeypatch.context() as patch, joblib.parallel_config(backend="dask"):
+        patch.setattr(ge.Cache, "_keep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(wait, {"i": range(40), "folder": [folder]}, cache=cache)
+    time.sleep(1)
+    assert len(calls(folder)) < 15  # the others are not computed behind one's back
+    assert whole(cache)
+    with joblib.parallel_config(backend="dask"):
+        assert sweep(wait, {"i": range(40), "folder": [folder]}, cache=cache).n_cached == 1
