@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install notebooks notebooks-full test lint format bench clean
+.PHONY: help install notebooks notebooks-full test test-lowest docs package lint format bench clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -27,6 +27,23 @@ notebooks-full: $(DONE)  ## Run every notebook in the full profile and write the
 test: $(DONE)  ## Run all tests: docstring examples, and every notebook in the quick profile
 	$(BIN)/python -m pytest
 
+# PyTorch stays at the version in constraints.txt: of older ones package indexes have builds with CUDA for Linux only,
+# several gigabytes. Where they are no trouble: make test-lowest TORCH="torch==2.6 torchvision==0.21"
+TORCH = $(shell grep -E '^torch(vision)?==' constraints.txt)
+test-lowest: $(DONE)  ## Run the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	mkdir -p build
+	$(BIN)/python scripts/lowest_versions.py tests --except torch torchvision > build/lowest.txt
+	$(PYTHON) -m venv --clear $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off \
+		--constraint build/lowest.txt --editable ".[tests]" $(TORCH)
+	$(VENV)-lowest/bin/python -m pytest -m "not slow" --ignore tests/test_notebooks.py -W ignore::DeprecationWarning
+
+docs: $(DONE)  ## Build the documentation into build/docs; every example on its pages is run
+	$(BIN)/python scripts/build_docs.py
+
+package: $(DONE)  ## Build wheel and source distribution into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist
+
 lint: $(DONE)  ## Check style, docstrings, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,6 +55,8 @@ format: $(DONE)  ## Mend what the formatter can mend
 
 bench: $(DONE)  ## Measure speed side by side with what one would use instead
 	$(BIN)/python -m benchmarks.interference
+	$(BIN)/python -m benchmarks.fields
+	$(BIN)/python -m benchmarks.ensemble
 
-clean:  ## Remove what the commands wrote: .venv, build, caches
-	rm -rf $(VENV) build data/cache .mypy_cache .pytest_cache .ruff_cache
+clean:  ## Remove what the commands wrote: environments, build, dist, caches
+	rm -rf $(VENV) $(VENV)-lowest build dist data/cache .mypy_cache .pytest_cache .ruff_cache

@@ -574,7 +574,7 @@ def test_function_that_fails_leaves_nothing(cache):
 
 @pytest.mark.parametrize(
     "argument",
-    [{1}, object(), iter([1]), nn.ReLU, torch.device("cpu"), 1j, np.int64(1), [1, {"a": object()}], len,
+    [{1}, object(), iter([1]), dict, torch.device("cpu"), 1j, np.int64(1), [1, {"a": object()}], len,
      functools.partial(echo)],
 )  # fmt: skip
 def test_argument_without_content_is_refused_before_anything_runs(cache, argument):

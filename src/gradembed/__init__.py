@@ -10,6 +10,8 @@ n      samples
 u      units: outputs, hidden units, or directions in a layer
 d      width of the layer that a gradient is taken with respect to
 t      tasks (a task is one unit, or a block of output units)
+k      dimensions of an embedding
+e      networks that are trained together
 ====== =======================================================================
 
 Layers are named "input" and as in ``model.named_modules()``; "output" is what the model returns.
@@ -30,11 +32,50 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gradembed.capture import UnitGradients, unit_gradients
-from gradembed.data import Split, load_iris, load_mnist
+from gradembed.cards import UnitCard, unit_card
+from gradembed.data import (
+    RandomWaves,
+    Split,
+    StackedSplit,
+    load_iris,
+    load_mnist,
+    random_waves,
+    soft_mixing,
+    stack_tasks,
+)
+from gradembed.embed import FieldDescriptor, GradientFieldEmbedder, RowEmbedder
+from gradembed.evaluate import (
+    Enrichment,
+    Estimate,
+    ProbeScore,
+    Projection,
+    RetrievalScore,
+    UnitMatching,
+    cluster_agreement,
+    enrichment,
+    field_r2,
+    linear_probe,
+    match_units,
+    permutation_null,
+    project_2d,
+    retrieval,
+    spread,
+    transfer_probe,
+)
+from gradembed.fields import (
+    GradientFields,
+    field_mask,
+    gradient_fields,
+    grid_points,
+    sample_points,
+    sobol_points,
+)
 from gradembed.interference import Interference, interference
-from gradembed.models import MLP, untrained
+from gradembed.models import MLP, MLPEnsemble, untrained
+from gradembed.separation import TaskModules, ablated, task_modules
 from gradembed.store import Cache
-from gradembed.training import TrainConfig, TrainingRun, train
+from gradembed.sweep import SweepResult, sweep
+from gradembed.training import TrainConfig, TrainingRun, train, train_ensemble
 from gradembed.tree import GradientTree, gradient_tree
 
 if TYPE_CHECKING:
@@ -45,16 +86,30 @@ __version__ = version("gradembed")
 __all__ = [
     # data
     "Split", "load_iris", "load_mnist",
+    # toys
+    "RandomWaves", "StackedSplit", "random_waves", "soft_mixing", "stack_tasks",
     # models and training
-    "MLP", "TrainConfig", "TrainingRun", "train", "untrained",
+    "MLP", "MLPEnsemble", "TrainConfig", "TrainingRun", "train", "train_ensemble", "untrained",
     # gradients
     "UnitGradients", "unit_gradients",
     # interference
     "Interference", "interference",
     # tree
     "GradientTree", "gradient_tree",
-    # results on disk, figures
-    "Cache", "plots",
+    # which units serve which task
+    "TaskModules", "ablated", "task_modules",
+    # gradient fields
+    "GradientFields", "field_mask", "gradient_fields", "grid_points", "sample_points", "sobol_points",
+    # units embedded by what they compute
+    "FieldDescriptor", "GradientFieldEmbedder", "RowEmbedder",
+    # how good an embedding is
+    "Enrichment", "Estimate", "ProbeScore", "Projection", "RetrievalScore", "UnitMatching", "cluster_agreement",
+    "enrichment", "field_r2", "linear_probe", "match_units", "permutation_null", "project_2d", "retrieval", "spread",
+    "transfer_probe",
+    # one unit on one page
+    "UnitCard", "unit_card",
+    # many settings, results on disk, figures
+    "SweepResult", "sweep", "Cache", "plots",
 ]  # fmt: skip
 
 

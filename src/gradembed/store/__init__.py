@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -54,7 +54,8 @@ class Cache:
         Args:
             function: A function of the library, or any that returns storable things: numbers, strings, tensors,
                 plain data frames, the library's results, and lists, tuples and dictionaries (string keys) of them.
-                A network in the result must be one of the arguments: it is filled in place, as `train` does.
+                A network in the result must be one of the arguments: it is filled in place, as `train` does. An
+                `MLPEnsemble` may be new.
             *args: Its arguments.
             **kwargs: Its named arguments.
 
@@ -68,24 +69,47 @@ class Cache:
             UserWarning: If an entry is damaged, or cannot be written.
         """
         bound = inspect.signature(function).bind(*args, **kwargs)
-        key = fingerprint([function, bound.arguments, _environment()])
-        path = self.folder / f"{getattr(function, '__name__', 'call')}-{key[:32]}.json"
+        path = self._path(function, bound.arguments)
         modules = [value for value in (*bound.args, *bound.kwargs.values()) if isinstance(value, nn.Module)]
+        found = self._find(path, modules)
+        if found is not None:
+            return found[0]  # type: ignore[no-any-return]
+        result = function(*args, **kwargs)
+        self._keep(path, result, modules)
+        return result
+
+    def _path(self, function: Callable[..., object], *parts: object) -> Path:
+        """Where the result of a call is, or would be; sweeps use this too, and the next two.
+
+        Returns:
+            Its JSON file.
+        """
+        key = fingerprint([function, *parts, _environment()])
+        return self.folder / f"{getattr(function, '__name__', 'call')}-{key[:32]}.json"
+
+    def _find(self, path: Path, modules: Sequence[nn.Module] = ()) -> tuple[Any] | None:
+        """Read an entry, with a warning if it is damaged.
+
+        Returns:
+            The result, alone in a tuple, since it may be None; nothing if there is none.
+        """
         if path.exists():
             try:
-                return read(path, modules)  # type: ignore[no-any-return]
+                return (read(path, modules),)
             except (OSError, LookupError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
                 message = f"cache entry {path.name} is damaged ({error}): computing it again"
-                warnings.warn(message, UserWarning, stacklevel=2)
-        result = function(*args, **kwargs)
+                warnings.warn(message, UserWarning, stacklevel=3)
+        return None
+
+    def _keep(self, path: Path, result: object, modules: Sequence[nn.Module] = ()) -> None:
+        """Write an entry; if that fails, warn."""
         encoder = Encoder(modules)
         tree = encoder.encode(result, "result")
         try:
             write(path, tree, encoder.tensors)
         except OSError as error:
             message = f"cache entry {path.name} cannot be written ({error}): going on without"
-            warnings.warn(message, UserWarning, stacklevel=2)
-        return result
+            warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def _environment() -> list[Any]:

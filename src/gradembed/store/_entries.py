@@ -16,13 +16,36 @@ from torch import Tensor, nn
 from gradembed import _checks
 from gradembed._files import write_atomically
 from gradembed.capture import UnitGradients
-from gradembed.data import Split
+from gradembed.cards import UnitCard
+from gradembed.data import RandomWaves, Split, StackedSplit
+from gradembed.evaluate import Enrichment, Estimate, ProbeScore, Projection, RetrievalScore, UnitMatching
+from gradembed.fields import GradientFields
 from gradembed.interference import Interference
+from gradembed.models import MLPEnsemble
+from gradembed.separation import TaskModules
 from gradembed.training import TrainConfig, TrainingRun
 from gradembed.tree import GradientTree
 
 # What may stand in an entry, by name: nothing else is ever constructed from a file.
-_RESULTS = (GradientTree, Interference, Split, TrainConfig, TrainingRun, UnitGradients)
+_RESULTS = (
+    Enrichment,
+    Estimate,
+    GradientFields,
+    GradientTree,
+    Interference,
+    ProbeScore,
+    Projection,
+    RandomWaves,
+    RetrievalScore,
+    Split,
+    StackedSplit,
+    TaskModules,
+    TrainConfig,
+    TrainingRun,
+    UnitCard,
+    UnitGradients,
+    UnitMatching,
+)
 STORABLE = {kind.__name__: kind for kind in _RESULTS}
 
 
@@ -47,6 +70,8 @@ class Encoder:
             return value
         if isinstance(value, Tensor):
             return {"tensor": self._set_aside(value, name)}
+        if type(value) is MLPEnsemble and not any(value is given for given in self.modules):
+            return {"ensemble": self._items(value.parts(), name)}
         if isinstance(value, nn.Module):
             return {"module": self._place(value), "state": self._items(dict(value.state_dict()), name)}
         if isinstance(value, pd.DataFrame):
@@ -119,6 +144,8 @@ def decode(tree: Any, tensors: Mapping[str, Tensor], modules: Sequence[nn.Module
         module = modules[tree["module"]]
         module.load_state_dict(decode({"dict": tree["state"]}, tensors, modules))
         return module
+    if "ensemble" in tree:
+        return MLPEnsemble.from_parts(decode({"dict": tree["ensemble"]}, tensors, modules))
     if "frame" in tree:
         columns = tree["frame"].items()
         return pd.DataFrame({key: pd.Series(column["values"], dtype=column["dtype"]) for key, column in columns})

@@ -23,7 +23,8 @@ def fingerprint(value: object) -> str:
 
     Args:
         value: Nothing, numbers, strings, paths, tensors, arrays, modules (source, structure, state, mode,
-            attributes), functions (name, source, defaults, closure), dataclasses, and sequences and mappings of them.
+            attributes), classes of modules (name, source), functions (name, source, defaults, closure), dataclasses,
+            and sequences and mappings of them.
 
     Returns:
         64 hexadecimal digits.
@@ -68,6 +69,8 @@ def _update(digest: Any, value: object) -> None:
         digest.update(b"</>")
     elif value is None or isinstance(value, bool | int | float | str | bytes | Path):
         digest.update(repr(value).encode() + b";")
+    elif isinstance(value, type) and issubclass(value, nn.Module):
+        digest.update(_source(value).encode() + b";")
     elif inspect.isfunction(value):
         cells = [cell.cell_contents for cell in value.__closure__ or () if cell.cell_contents is not value]
         _update(digest, [_source(value), value.__defaults__, value.__kwdefaults__, cells])
