@@ -90,7 +90,7 @@ def entries(cache):
 
 def whole(cache):
     """No parts of files, and a tensor file and readable JSON for each entry."""
-    names = sorted(path.name for path in cache.folder.iterdir())
+    names = sorted(path.name for path in cache.folder.iterdir()) if cache.folder.is_dir() else []
     for path in entries(cache):
         json.loads(path.read_text())
     return names == sorted(n for p in entries(cache) for n in (p.name, p.with_suffix(".safetensors").name))
@@ -682,10 +682,10 @@ def test_table_keeps_types_of_columns():
     ).to_frame()
     assert frame.dtypes.astype(str).to_dict() == {
         "i": "int64",
-        "name": "str",
+        "name": str(pd.Series(["a"]).dtype),
         "square": "int64",
         "half": "float64",
-        "text": "str",
+        "text": str(pd.Series(["a"]).dtype),
     }
 
 
