@@ -102,7 +102,8 @@ def product(rows: Tensor, slope: Tensor | None, weight: Tensor) -> Tensor:
     if len(slope) < len(weight):
         return (rows * slope[:, None]) @ weight
     table = (rows.T[:, :, None] * weight[:, None]).flatten(1)
-    return (slope @ table).unflatten(1, (len(rows), -1))
+    flat: Tensor = slope @ table
+    return flat.reshape(len(slope), len(rows), -1)
 
 
 @dataclass(frozen=True)
