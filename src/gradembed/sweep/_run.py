@@ -102,7 +102,7 @@ def _on_dask(backend: Any, function: bytes, jobs: Sequence[Job]) -> Iterator[Out
         with backend.retrieval_context():  # lets other tasks run, should this be a task itself
             while futures:
                 future = _next(ended, client)
-                yield _outcome(future, futures[future.key][1])
+                yield _outcome(future, futures[future.key][1], client)
                 del futures[future.key]
     finally:
         if client.status == "running":
@@ -119,18 +119,26 @@ def _next(ended: queue.SimpleQueue[Any], client: Any) -> Any:
         try:
             return ended.get(timeout=PATIENCE)
         except queue.Empty:
-            if client.status in ("closing", "closed"):
-                got, remedy = f"a client that is {client.status}", "Start a cluster and sweep again"
-                _checks.refuse("backend", "stay connected to its cluster", got, remedy, RuntimeError)
+            _check_connected(client)
 
 
-def _outcome(future: Any, job: Job) -> Outcome:
+def _check_connected(client: Any) -> None:
+    """Refuse to wait for a cluster that is no longer there."""
+    if client.status in ("closing", "closed"):
+        got, remedy = f"a client that is {client.status}", "Start a cluster and sweep again"
+        _checks.refuse("backend", "stay connected to its cluster", got, remedy, RuntimeError)
+
+
+def _outcome(future: Any, job: Job, client: Any) -> Outcome:
     """What came of a task.
 
     Returns:
         Its call's outcome; a failure if the cluster gave it up, for instance because workers died with it.
     """
-    try:
-        return unpacked(future.result())
-    except Exception as error:
-        return failure(job, error, "a task that the cluster gave up: ")
+    while True:
+        try:
+            return unpacked(future.result(timeout=PATIENCE))
+        except TimeoutError:  # an ended task's result is fetched, and the client may close meanwhile
+            _check_connected(client)
+        except Exception as error:
+            return failure(job, error, "a task that the cluster gave up: ")
