@@ -57,6 +57,7 @@ bench: $(DONE)  ## Measure speed side by side with what one would use instead
 	$(BIN)/python -m benchmarks.interference
 	$(BIN)/python -m benchmarks.fields
 	$(BIN)/python -m benchmarks.ensemble
+	$(BIN)/python -m benchmarks.scale
 
 clean:  ## Remove what the commands wrote: environments, build, dist, caches
 	rm -rf $(VENV) $(VENV)-lowest build dist data/cache .mypy_cache .pytest_cache .ruff_cache

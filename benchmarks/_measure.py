@@ -1,10 +1,13 @@
-"""Timing that a noisy machine can bear: contestants take turns, and medians are compared."""
+"""Timing that a noisy machine can bear: contestants take turns, and medians are compared; and peak memory."""
 
 from __future__ import annotations
 
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,3 +45,18 @@ def product_rate(size: int = 1024, repeats: int = 9) -> float:
     """
     a, b = torch.randn(size, size), torch.randn(size, size)
     return 2 * size**3 / medians({"product": lambda: a @ b}, repeats)["product"]
+
+
+def high_water() -> float:
+    """Greatest resident memory of this process so far, in megabytes.
+
+    From /proc where there is one: what getrusage says starts with the parent's on Linux.
+
+    Returns:
+        Megabytes.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes here
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

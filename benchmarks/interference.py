@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import resource
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -129,24 +127,9 @@ def peak_memory(n: int) -> float:
 def _peak(n: int) -> float:
     network, x = ge.MLP(WIDTHS, seed=0), torch.randn(n, WIDTHS[0])
     ge.interference(network, x[:100])  # what the first call loads for good
-    before = _high_water()
+    before = _measure.high_water()
     ge.interference(network, x)
-    return _high_water() - before
-
-
-def _high_water() -> float:
-    """Greatest resident memory of this process so far, in megabytes.
-
-    From /proc where there is one: what getrusage says starts with the parent's on Linux.
-
-    Returns:
-        Megabytes.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes here
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return _measure.high_water() - before
 
 
 def draw(table: pd.DataFrame) -> Path:

@@ -10,10 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradembed import _checks
-from gradembed.capture._rows import Capture, Rows
-from gradembed.capture._session import Session
+from gradembed.capture._chain import SKIPPED, Chain, apply_with_slope
+from gradembed.capture._rows import Basis, Capture, Rows, unit_rows
+from gradembed.capture._session import Session, check_layers, keep_freed_memory, resolve_units
+from gradembed.capture._stream import Stream, streamed
 
-__all__ = ["Capture", "Rows", "Session", "UnitGradients", "unit_gradients"]
+__all__ = [
+    "SKIPPED", "Basis", "Capture", "Chain", "Rows", "Session", "Stream", "UnitGradients", "apply_with_slope",
+    "check_layers", "keep_freed_memory", "resolve_units", "streamed", "unit_gradients", "unit_rows",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,10 +58,7 @@ class UnitGradients:
         Returns:
             Directions, [n, u, d].
         """
-        largest = self.gradients.abs().amax(-1, keepdim=True)
-        scaled = self.gradients / torch.where(largest > 0, largest, 1)  # neither overflow nor underflow in the norm
-        norm = scaled.norm(dim=-1, keepdim=True)
-        return scaled / torch.where(norm > 0, norm, 1)
+        return unit_rows(self.gradients)[0]
 
 
 def unit_gradients(

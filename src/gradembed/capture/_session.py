@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
@@ -14,8 +15,10 @@ from gradembed import _checks, _state
 from gradembed.capture._chain import Chain
 from gradembed.capture._general import General
 from gradembed.capture._rows import Capture
+from gradembed.capture._stream import Stream
 
 CHUNK_BYTES = 10 * 2**20  # of gradients at a time: fewer calls than smaller chunks, and still kept by the allocator
+FEW = 8  # samples; of fewer at a time, running sums over many pairs of units cost more than the samples
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,12 @@ class Session:
     """A network, samples, units and layers that fit each other.
 
     Attributes:
+        x: All samples, or the first batch of a stream.
         layers: Where gradients are wanted, in the caller's order.
         unit_labels: One label per unit: its index, or "direction i".
+        stream: Where the samples come from, if not all of them are there.
+        protect: With a stream, puts the model and the random state back after each chunk: what the caller's iterable
+            does between them, such as drawing samples, is not undone.
     """
 
     network: Chain | General
@@ -33,13 +40,15 @@ class Session:
     unit_layer: str
     readout: Tensor
     unit_labels: tuple[str, ...]
+    stream: Stream | None = None
+    protect: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @classmethod
     @contextmanager
     def open(
         cls,
         model: nn.Module,
-        x: Tensor,
+        x: Tensor | Stream,
         layers: Sequence[str] | None,
         unit_layer: str,
         units: Sequence[int] | None,
@@ -50,7 +59,7 @@ class Session:
 
         Args:
             model: The network.
-            x: Samples, [n, ...].
+            x: Samples, [n, ...], or a stream of them.
             layers: Where gradients are wanted; ``None`` for the input and the direct children before
                 the unit layer.
             unit_layer: The layer that the units belong to.
@@ -62,30 +71,34 @@ class Session:
             The session.
         """
         _checks.check_module(model)
-        _checks.check_samples(x)
+        stream = x if isinstance(x, Stream) else None
+        if isinstance(x, Stream):
+            x = x.start()
+        else:
+            _checks.check_samples(x)
         _checks.check_placement(model, x)
         _checks.check_parameters(model)
         _checks.check_per_sample(model)
-        if units is not None and directions is not None:
-            _checks.refuse(
-                "directions",
-                "be None when `units` is given",
-                _checks.describe(directions),
-                "Pass one of them",
-            )
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             x = x.detach().clone() if x.is_inference() else x.detach()
-            _keep_freed_memory()
+            keep_freed_memory()
+            opening = stack.enter_context(ExitStack())
+            protect: Callable[[], AbstractContextManager[None]] = nullcontext
             network: Chain | General | None = Chain.of(model, x)
             if network is None:
-                stack.enter_context(_state.preserved(model))
+                protect = partial(_state.preserved, model)
+                opening.enter_context(protect())
                 network = General(model, x, argument)
             _check_width(network, x)
             names = _resolve_layers(network, layers, unit_layer, argument)
             width = network.width_of(unit_layer, x)
-            readout, labels = _resolve_units(width, unit_layer, units, directions)
-            yield cls(network, x, names, unit_layer, readout.to(x), labels)
+            readout, labels = resolve_units(width, unit_layer, units, directions)
+            if stream is None:
+                yield cls(network, x, names, unit_layer, readout.to(x), labels)
+            else:
+                opening.close()
+                yield cls(network, x, names, unit_layer, readout.to(x), labels, stream, protect)
 
     def captures(self, chunk_size: int | None, bytes_per_sample: int | None = None) -> Iterator[Capture]:
         """Answer chunk by chunk.
@@ -97,20 +110,45 @@ class Session:
         Yields:
             Finite captures, in the order of the samples.
         """
-        if chunk_size is None:
-            if bytes_per_sample is None:
-                bytes_per_sample = len(self.readout) * max(self.readout.shape[1], 64) * self.x.element_size()
-            n, most = len(self.x), max(1, CHUNK_BYTES // bytes_per_sample)
-            chunk_size = -(-n // -(-n // most))  # equal chunks: a small last one costs as many calls
-        else:
-            _checks.check_integer("chunk_size", chunk_size, 1, "Pass None to choose by memory")
-        for part in self.x.split(chunk_size):
-            capture = self.network.capture(part, self.layers, self.unit_layer, self.readout)
+        size = self.samples_at_a_time(chunk_size, bytes_per_sample)
+        for part in self.x.split(size) if self.stream is None else self.stream.chunks(size):
+            with self.protect():
+                capture = self.network.capture(part, self.layers, self.unit_layer, self.readout)
             _checks.check_finite_result("values", capture.values, self.unit_layer)
             yield capture
 
+    def samples_at_a_time(self, chunk_size: int | None = None, bytes_per_sample: int | None = None) -> int:
+        """Choose the size of chunks; see `captures`.
 
-def _keep_freed_memory() -> None:
+        Returns:
+            Samples.
+        """
+        if chunk_size is not None:
+            _checks.check_integer("chunk_size", chunk_size, 1, "Pass None to choose by memory")
+            return chunk_size
+        each = bytes_per_sample or self._bytes_per_sample()
+        size = max(1, CHUNK_BYTES // each, min(FEW, 4 * CHUNK_BYTES // each))
+        if self.stream is not None:
+            return size
+        n = len(self.x)
+        return -(-n // -(-n // size))  # equal chunks: a small last one costs as many calls
+
+    def _bytes_per_sample(self) -> int:
+        """Estimate the memory that the widest gradients of a chain, or all those of another network, need.
+
+        Returns:
+            Bytes, at least those of 64 numbers for each unit, or of a number for each pair of units.
+        """
+        if isinstance(self.network, Chain):
+            steps = self.network.steps[: self.network.positions[self.unit_layer]]
+            width = max((step.out_features for step in steps if isinstance(step, nn.Linear)), default=1)
+        else:
+            width = sum(self.network.width_of(layer, self.x) for layer in self.layers)
+        u = len(self.readout)
+        return u * max(width, u, self.readout.shape[1], 64) * self.x.element_size()
+
+
+def keep_freed_memory() -> None:
     """Have the C library keep what a chunk frees for the next one.
 
     glibc gives large freed blocks back to the system and pays for them anew, page by page, which can take as long as
@@ -138,29 +176,46 @@ def _resolve_layers(
     Returns:
         The layers where gradients are wanted.
     """
-    _checks.check_layer("unit_layer", unit_layer, network.names)
     given = ["input"] if layers is None else _checks.check_sequence("layers", layers, "a list of layer names")
     names = list(dict.fromkeys(given))
-    for name in names:
-        _checks.check_layer(argument, name, network.names)
-        if not network.comes_after(unit_layer, name):
-            _checks.refuse(
-                "unit_layer",
-                f"come after {name!r}, and depend on it",
-                repr(unit_layer),
-                "Choose a later unit layer, or an earlier layer to differentiate by",
-            )
+    check_layers(names, unit_layer, argument, network.names, network.comes_after)
     return tuple(network.default_layers(unit_layer) if layers is None else names)
 
 
-def _resolve_units(
+def check_layers(
+    layers: Sequence[str],
+    unit_layer: str,
+    argument: str,
+    known: Sequence[str],
+    comes_after: Callable[[str, str], bool],
+) -> None:
+    """Refuse layers that are not known, and those that the unit layer does not come after.
+
+    Args:
+        layers: Where gradients are wanted.
+        unit_layer: The layer that the units belong to.
+        argument: What the caller's users call ``layers``.
+        known: Names of all layers.
+        comes_after: Whether a layer, the first, depends on another one.
+    """
+    _checks.check_layer("unit_layer", unit_layer, known)
+    for name in layers:
+        _checks.check_layer(argument, name, known)
+        if not comes_after(unit_layer, name):
+            remedy = "Choose a later unit layer, or an earlier layer to differentiate by"
+            _checks.refuse("unit_layer", f"come after {name!r}, and depend on it", repr(unit_layer), remedy)
+
+
+def resolve_units(
     width: int, unit_layer: str, units: Sequence[int] | None, directions: Tensor | None
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Turn units or directions into a read-out.
+    """Turn units or directions of a layer into a read-out, refusing both and those that the layer does not have.
 
     Returns:
         The read-out [u, width] and a label per unit.
     """
+    if units is not None and directions is not None:
+        _checks.refuse("directions", "be None when `units` is given", _checks.describe(directions), "Pass one of them")
     if directions is not None:
         _checks.check_directions(directions, width, unit_layer)
         return directions.detach(), tuple(f"direction {i}" for i in range(len(directions)))

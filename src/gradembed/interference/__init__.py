@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from gradembed import _checks
-from gradembed.capture import Session
+from gradembed import _checks, _progress
+from gradembed.capture import Session, Stream, streamed
 from gradembed.interference._all_pairs import AllPairs
 from gradembed.interference._geometry import DimensionSample, chance_abs_cosine
 from gradembed.interference._realised import PoissonWeights, RealisedSums
@@ -21,7 +20,7 @@ __all__ = ["Interference", "interference"]
 
 def interference(
     model: nn.Module,
-    x: Tensor,
+    x: Tensor | Iterable[Tensor | Sequence[Any]],
     *,
     unit_layer: str = "output",
     units: Sequence[int] | None = None,
@@ -42,7 +41,11 @@ def interference(
 
     Args:
         model: A trained network that treats every sample by itself; usually in eval mode. Left as it was.
-        x: Samples, [n, d], or [n, ...] where the model takes more axes.
+        x: Samples, [n, d], or [n, ...] where the model takes more axes. Or batches of them, from a ``DataLoader`` or
+            any other iterable: tensors, or tuples or lists that begin with one (labels may follow). Batches are gone
+            through once, in constant memory; the result is that of all samples in one tensor up to rounding, save
+            effective dimension and chance, which rest on a choice of samples of their own where there are more than
+            2,048 gradients. Messages count batches from 0.
         unit_layer: The layer that the units belong to; "output" is what the model returns.
         units: Indices in the unit layer; ``None`` for all.
         directions: Instead of ``units``: directions in the unit layer, [u, D].
@@ -50,10 +53,11 @@ def interference(
             of the model before the unit layer.
         pairing: "realised": both gradients are taken at the same sample. "all": at every ordered pair of samples, a
             sample with itself included; the mean cosine then takes linear time, the rest quadratic (with a progress
-            bar), and all gradients are kept in memory.
+            bar), and all gradients are kept in memory: not for batches.
         n_bootstrap: Replicates of a Poisson bootstrap over samples, for intervals; 0 for none. 1000 is usual.
         confidence: Of the intervals.
-        n_untrained: Copies of the model with new initial weights to be measured likewise, as a control.
+        n_untrained: Copies of the model with new initial weights to be measured likewise, as a control. Batches are
+            gone through once more for each.
         seed: Of the bootstrap, and of the first copy's weights; the next copies count on from it.
         chunk_size: Samples at a time; ``None`` chooses by a memory budget. The result is the same up to rounding.
 
@@ -62,7 +66,8 @@ def interference(
 
     Raises:
         ValueError: As `unit_gradients`; if ``pairing`` is unknown or has no bootstrap; if a number is out of range; if
-            the model has parameters that cannot be drawn again (with ``n_untrained``).
+            the model has parameters that cannot be drawn again (with ``n_untrained``); if there is no batch, batches
+            differ in more than their number of samples, or are asked for what they cannot give.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -72,6 +77,12 @@ def interference(
         ('input', 'hidden1', 'hidden2')
         >>> result.cosine["hidden1"].shape
         torch.Size([3, 3])
+
+        Samples that are drawn as they are needed:
+
+        >>> network = ge.MLP([4, 8, 3], torch.nn.Tanh, seed=0)
+        >>> ge.interference(network, (torch.randn(1000, 4) for _ in range(100)))
+        Interference(3 units of 'output', layers ['input', 'hidden1'], 100,000 samples)
     """
     _checks.check_choice("pairing", pairing, ("realised", "all"))
     for name, value in (("n_bootstrap", n_bootstrap), ("n_untrained", n_untrained), ("seed", seed)):
@@ -80,8 +91,11 @@ def interference(
     if pairing == "all" and n_bootstrap:
         remedy = "Set it to 0, or use pairing='realised'"
         _checks.refuse("n_bootstrap", "be 0 with pairing='all', whose pairs are not independent", n_bootstrap, remedy)
-    with Session.open(model, x, layers, unit_layer, units, directions) as session:
-        tables, sums = _measure(session, pairing, n_bootstrap, seed, chunk_size)
+    samples = streamed(x)
+    if isinstance(samples, Stream):
+        _check_stream(samples, pairing, n_untrained)
+    with Session.open(model, samples, layers, unit_layer, units, directions) as session:
+        tables, sums, n = _measure(session, pairing, n_bootstrap, seed, chunk_size)
     intervals: dict[str, dict[str, Tensor]] = {}
     summary: dict[str, dict[str, tuple[float, float]]] = {}
     for layer, part in sums.items() if n_bootstrap else ():
@@ -104,7 +118,7 @@ def interference(
     ]
     return Interference(
         **tables,
-        n_samples=len(x),
+        n_samples=n,
         unit_layer=unit_layer,
         unit_labels=session.unit_labels,
         pairing=pairing,
@@ -115,32 +129,48 @@ def interference(
     )
 
 
+def _check_stream(stream: Stream, pairing: str, n_untrained: int) -> None:
+    """Refuse what needs all samples at once, or again where they come only once."""
+    if pairing == "all":
+        remedy = "Pass all samples as one tensor, or use pairing='realised'"
+        _checks.refuse("pairing", "be 'realised' for samples in batches", "'all', which keeps all gradients", remedy)
+    if n_untrained and isinstance(stream.source, Iterator):
+        rule = "be 0 for an iterator, whose samples come only once"
+        remedy = "Pass batches that can be gone through again (a list, a DataLoader), or set it to 0"
+        _checks.refuse("n_untrained", rule, n_untrained, remedy)
+
+
 def _measure(
     session: Session, pairing: str, n_bootstrap: int, seed: int, chunk_size: int | None
-) -> tuple[dict[str, dict[str, Any]], dict[str, RealisedSums]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, RealisedSums], int]:
     """Go through the samples once.
 
     Returns:
-        For each field of the result a value per layer, and the sums behind them (for realised pairs).
+        For each field of the result a value per layer, the sums behind them (for realised pairs), and the number of
+        samples.
     """
-    n, u, like = len(session.x), len(session.unit_labels), session.x
+    n = None if session.stream else len(session.x)
+    u, like = len(session.unit_labels), session.x
     weights = PoissonWeights(n_bootstrap, seed)
     realised = {layer: RealisedSums(layer, u, like, n_bootstrap) for layer in session.layers if pairing == "realised"}
     pairs = {layer: AllPairs(layer, u, like) for layer in session.layers if pairing == "all"}
     dimensions = {layer: DimensionSample(n, u, layer) for layer in session.layers}
     widths: dict[str, int] = {}
-    for capture in session.captures(chunk_size):
-        drawn = weights.draw(len(capture.values))
-        for layer, rows in capture.gradients.items():
-            coordinates = rows.coordinates()
-            widths[layer] = coordinates.shape[2]
-            dimensions[layer].add(coordinates)
-            if pairing == "all":
-                pairs[layer].add(coordinates, constant=rows.is_constant)
-            else:
-                realised[layer].add(coordinates, drawn, constant=rows.is_constant)
+    with _progress.bar(None, "interference", " samples", wanted=session.stream is not None, delay=1) as bar:
+        for capture in session.captures(chunk_size):
+            drawn = weights.draw(len(capture.values))
+            for layer, rows in capture.gradients.items():
+                coordinates = rows.coordinates()
+                widths[layer] = coordinates.shape[2]
+                dimensions[layer].add(coordinates)
+                if pairing == "all":
+                    pairs[layer].add(coordinates, constant=rows.is_constant)
+                else:
+                    realised[layer].add(coordinates, drawn, constant=rows.is_constant)
+            bar.update(len(capture.values))
+    n = dimensions[session.layers[0]].seen
     steps = len(pairs) * u * (u + 1) // 2
-    with tqdm(total=steps, desc="all pairs of samples", disable=not steps, delay=1) as bar:
+    with _progress.bar(steps, "all pairs of samples", "it", wanted=steps > 0, delay=1) as bar:
         means = {layer: pairs[layer].means(n, bar) if pairs else realised[layer].means() for layer in session.layers}
     tables: dict[str, dict[str, Any]] = {}
     for layer in session.layers:
@@ -148,4 +178,4 @@ def _measure(
         extra = {"effective_dimension": effective, "chance": chance_abs_cosine(effective)}
         for name, value in {**means[layer], **extra}.items():
             tables.setdefault(name, {})[layer] = value
-    return tables, realised
+    return tables, realised, n

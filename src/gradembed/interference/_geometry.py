@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gradembed import _checks
+from gradembed.capture import unit_rows
 
 # A cosine below minus this counts as negative: what rounding alone can reach between orthogonal gradients.
 CONFLICT_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-14}
@@ -47,11 +48,7 @@ def normalised(gradients: Tensor, layer: str) -> tuple[Tensor, Tensor]:
         Unit vectors [n, u, c] (a zero gradient stays zero) and lengths [n, u] in float64.
     """
     _checks.check_finite_result("gradients", gradients, layer)
-    largest = gradients.abs().amax(-1, keepdim=True)
-    scaled = gradients / torch.where(largest > 0, largest, 1)
-    length = scaled.norm(dim=-1, keepdim=True)
-    vectors = scaled / torch.where(length > 0, length, 1)
-    return vectors, (length.double() * largest.double())[..., 0]
+    return unit_rows(gradients)
 
 
 def norm_similarity(length: Tensor, other: Tensor) -> Tensor:
@@ -71,20 +68,32 @@ def norm_similarity(length: Tensor, other: Tensor) -> Tensor:
 
 
 class DimensionSample:
-    """Evenly spaced gradients of a stream, about 2,000, and the dimension that they span."""
+    """Evenly spaced gradients, about 2,000, and the dimension that they span.
 
-    def __init__(self, n: int, u: int, layer: str) -> None:
-        self.step = -(-n // max(1, 2048 // u))
+    Of samples whose number ``n`` is known they are ceil(n · u / 2048) apart. Of a stream, ``None``, every sample is
+    kept until there are too many, then every second of them, and so on: they are a power of two apart.
+    """
+
+    def __init__(self, n: int | None, u: int, layer: str) -> None:
+        self.most = max(1, 2048 // u)  # samples
+        self.step = -(-n // self.most) if n else 1
         self.layer = layer
-        self.seen = 0
-        self.kept: list[Tensor] = []
+        self.seen = self.n_kept = 0
+        self.kept: Tensor | None = None  # [most, u, c], made once: small blocks kept here and there fragment memory
 
     def add(self, gradients: Tensor) -> None:
         """Look at a chunk, [n, u, c]."""
-        first = -self.seen % self.step
+        if self.kept is None:
+            self.kept = gradients.new_empty(self.most, *gradients.shape[1:])
+        chosen = gradients[-self.seen % self.step :: self.step]
         self.seen += len(gradients)
-        if first < len(gradients):
-            self.kept.append(gradients[first :: self.step].clone())
+        while self.n_kept + len(chosen) > self.most:  # never if n is known
+            chosen = chosen[self.n_kept % 2 :: 2]
+            half = self.kept[: self.n_kept : 2].clone()
+            self.n_kept, self.step = len(half), 2 * self.step
+            self.kept[: len(half)] = half
+        self.kept[self.n_kept : self.n_kept + len(chosen)] = chosen
+        self.n_kept += len(chosen)
 
     def effective(self, width: int) -> float:
         """Participation ratio: 1 / E[cos²] over pairs of different gradients.
@@ -95,7 +104,9 @@ class DimensionSample:
         Returns:
             A number from 1 to the width; the width where there are not two gradients to compare.
         """
-        vectors, length = normalised(torch.cat(self.kept), self.layer)
+        if self.kept is None:
+            return float(width)
+        vectors, length = normalised(self.kept[: self.n_kept], self.layer)
         v = vectors[length > 0].double().cpu()
         n = len(v)
         if n < 2:

@@ -9,6 +9,8 @@ from torch import Tensor
 from gradembed.interference._geometry import CONFLICT_TOLERANCE, diagonals, gram, norm_similarity
 from gradembed.interference._result import MEASURES
 
+WIDE = 4096  # pairs; from about there torch's norm over samples is many times slower than a sum
+
 
 class RealisedSums:
     """Running sums over samples, in float64, of everything that the means of one layer need."""
@@ -25,7 +27,7 @@ class RealisedSums:
         self.replicates = torch.zeros(n_bootstrap, self.pairs.numel(), dtype=torch.float64, device=like.device)
         self.n = 0
         self.constant: Tensor | None = None  # the gradients [1, u, c], if they are the same at every sample
-        self.drawn: Tensor | float = 0.0  # how often they then stand in each replicate, [1, n_bootstrap]
+        self.drawn: Tensor | None = None  # how often they then stand in each replicate, [1, n_bootstrap]
 
     def add(self, gradients: Tensor, weights: Tensor | None, *, constant: bool = False) -> None:
         """Add a chunk.
@@ -38,7 +40,9 @@ class RealisedSums:
         self.n += len(gradients)
         if constant:
             self.constant = gradients[:1]
-            self.drawn = self.drawn if weights is None else self.drawn + weights.double().sum(0, keepdim=True)
+            if weights is not None:
+                drawn = weights.double().sum(0, keepdim=True)
+                self.drawn = drawn if self.drawn is None else self.drawn + drawn
         else:
             self._add(gradients, weights, 1)
 
@@ -63,7 +67,7 @@ class RealisedSums:
         count = both.sum(0) if both is not None else torch.full_like(self.pairs[0], len(length))
         sums = (
             cosine.sum(0),
-            torch.linalg.vector_norm(cosine, ord=1, dim=0),
+            cosine.abs().sum(0) if cosine.shape[1] > WIDE else torch.linalg.vector_norm(cosine, ord=1, dim=0),
             conflict.sum(0),
             similarity.sum(0),
             count,
@@ -75,15 +79,19 @@ class RealisedSums:
             columns = torch.cat([cosine, cosine.abs(), conflict, similarity, both], dim=1)  # type: ignore[list-item]
             self.replicates += (weights.to(columns).T @ columns).double()
 
+    def _settle(self) -> None:
+        """Add the gradients that are the same at every sample: once, with the weight of all samples."""
+        if self.constant is not None:
+            gradients, self.constant = self.constant, None
+            self._add(gradients, self.drawn, self.n)
+
     def means(self) -> dict[str, Tensor]:
         """Turn sums into means on the CPU.
 
         Returns:
             The measures, ``norm``, ``undefined`` and ``count``.
         """
-        if self.constant is not None:
-            gradients, self.constant = self.constant, None
-            self._add(gradients, self.drawn if isinstance(self.drawn, Tensor) else None, self.n)
+        self._settle()
         *sums, count = self.pairs
         exists = (self.defined > 0).double()
         own = {"cosine": exists, "abs_cosine": exists, "conflict": torch.zeros_like(exists), "norm_similarity": exists}
@@ -116,6 +124,7 @@ class RealisedSums:
         Returns:
             For each measure the interval of every pair, [2, u, u], and that of the mean over pairs.
         """
+        self._settle()
         ends = self.pairs.new_tensor([(1 - confidence) / 2, (1 + confidence) / 2])
         *sums, count = self.replicates.chunk(len(MEASURES) + 1, dim=1)
         own = {name: mean.diagonal().to(self.pairs.device) for name, mean in self.means().items() if name in MEASURES}

@@ -1,0 +1,62 @@
+"""The cost model of the benchmarks counts what is done. Its predictions are judged by ``make bench``, not here."""
+
+import math
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import gradembed as ge
+from benchmarks import _cost, scale
+
+
+def products(work):
+    """Floating-point operations of the matrix products among counted operations."""
+    total = 0
+    for (kind, shape), times in work.items():
+        if kind.startswith("product"):
+            total += 2 * math.prod(shape) * times
+        elif kind == "gram":
+            total += 2 * shape[0] * shape[1] ** 2 * shape[2] * times
+    return total
+
+
+@pytest.mark.parametrize(
+    ("widths", "n"),
+    [
+        ([784, 64, 64, 10], 8192),
+        ([100, 256, 256, 256, 10], 2048),  # fewer inputs than hidden units
+        ([784, 512, 512, 10], 1024),
+        ([784, 64, 64, 300], 150),
+        ([50, 64, 64, 128], 640),  # more outputs than hidden units
+        ([20, 64, 10], 4096),
+    ],
+)
+def test_counted_products_are_those_that_torch_counts(widths, n):
+    network, x = ge.MLP(widths, seed=0), torch.randn(1000, widths[0])
+    m = _cost.chunk_size(network, x)
+    with FlopCounterMode(display=False) as counter:
+        ge.interference(network, scale.stream(x, n))
+    chunk, rest = _cost.works(widths, n, m)
+    counted = products(chunk) * n / m + products(rest)
+    assert counter.get_total_flops() == pytest.approx(counted, rel=0.01)
+
+
+@pytest.mark.parametrize("n", [1, 999, 1000, 2500])
+def test_the_stream_gives_as_many_samples_as_asked_for(n):
+    assert sum(map(len, scale.stream(torch.randn(1000, 2), n))) == n
+
+
+def test_predictions_add_up(monkeypatch):
+    monkeypatch.setattr(_cost.Machine, "_tiny", lambda _, hidden: (0.5 + 0.1 * hidden, 0.01 * hidden))
+    widths, machine = [4, 8, 8, 8, 3], _cost.Machine(torch.device("cpu"))
+    machine.prepare(*_cost.works(widths, 100, 10))
+    monkeypatch.setattr(machine, "measure", lambda _: 0.0)
+    machine.round()
+    # a call and ten chunks, through three hidden layers
+    assert machine.predict(widths, 100, 10) == (pytest.approx(0.5 + 0.3 + 10 * 0.03), 0)
+    monkeypatch.undo()
+    machine.round()
+    seconds, share = machine.predict(widths, 100, 10)
+    assert seconds > 1.1
+    assert 0 < share < 1
