@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gradembed as ge
-from gradembed.capture._chain import Chain
+from gradembed.capture import Chain, unit_rows
 
 ACTIVATIONS = [
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.ELU, nn.SELU, nn.CELU,
@@ -208,6 +208,28 @@ def test_unit_vectors_have_length_one_and_zero_stays_zero():
     expected = torch.tensor([[[0.6, 0.8], [0.0, 0.0], [1.0, 0.0], [0.5**0.5, 0.5**0.5]]])
     assert_close(vectors.unit_vectors(), expected, rtol=1e-6)
     assert repr(vectors) == "UnitGradients(1 samples, 4 units of 'output' with respect to 2 of 'input')"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_unit_rows_of_any_size(dtype):
+    kind = torch.finfo(dtype)
+    sizes = torch.tensor([kind.tiny, 1e-30, 1, 1e30, kind.max / 2], dtype=dtype)
+    rows = sizes[:, None] * torch.tensor([2.0, -2.0, 1.0], dtype=dtype)
+    assert rows[-1].norm().isinf()
+    vectors, lengths = unit_rows(rows)
+    assert_close(vectors, torch.tensor([[2.0, -2.0, 1.0]], dtype=dtype).expand(5, 3) / 3, rtol=1e-6)
+    assert_close(lengths, 3 * sizes.double(), rtol=1e-6)
+
+
+def test_unit_rows_in_place_are_the_same_and_zero_stays_zero():
+    rows = torch.cat([samples(6), torch.zeros(1, 4), -torch.zeros(1, 4)])
+    vectors, lengths = unit_rows(rows)
+    written, again = unit_rows(rows, out=rows)
+    assert written is rows
+    assert torch.equal(rows, vectors)
+    assert torch.equal(lengths, again)
+    assert (vectors[6:] == 0).all()
+    assert not lengths[6:].signbit().any()  # no minus zero
 
 
 @settings(max_examples=200, deadline=None)

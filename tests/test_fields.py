@@ -13,7 +13,8 @@ from torch import nn
 
 import gradembed as ge
 from gradembed.fields import _stack
-from gradembed.fields._regions import numbered, packed
+from gradembed.fields._regions import numbered
+from gradembed.tree._pieces import packed
 
 
 def make_fields(u=3, m=10, d=4, own=True, seed=0, dtype=torch.float64, **extra):

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 
 from gradembed.capture._rows import Basis, Capture, Rows, product
 from gradembed.models import MLP
+from gradembed.models._stacked import ACTIVATIONS
 
 # Exact types only: a subclass may compute something else.
-ELEMENTWISE = (
-    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.ELU, nn.SELU, nn.CELU,
-    nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Mish, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid,
-    nn.Tanhshrink, nn.Dropout, nn.BatchNorm1d,
-)  # fmt: skip
+ELEMENTWISE = (*ACTIVATIONS.values(), nn.PReLU, nn.Dropout, nn.BatchNorm1d)
+SKIPPED = (nn.Flatten, nn.Identity, nn.Dropout)  # once samples are rows and the model is in eval mode
 _CONTAINER_FORWARDS = (nn.Sequential.forward, MLP.forward)
 
 
@@ -119,8 +117,8 @@ class Chain:
                 activations[p] = a
             if isinstance(step, nn.Linear):
                 a = step(a)
-            elif not isinstance(step, nn.Flatten | nn.Identity | nn.Dropout):
-                a, slope = _apply(step, a, with_slope=p >= bottom)
+            elif not isinstance(step, SKIPPED):
+                a, slope = apply_with_slope(step, a, with_slope=p >= bottom)
                 if slope is not None:
                     slopes[p] = slope
         activations[top] = a
@@ -150,7 +148,7 @@ class Chain:
         return gradients
 
 
-def _apply(step: nn.Module, a: Tensor, *, with_slope: bool) -> tuple[Tensor, Tensor | None]:
+def apply_with_slope(step: nn.Module, a: Tensor, *, with_slope: bool) -> tuple[Tensor, Tensor | None]:
     """Apply an elementwise module, and differentiate it as autograd does.
 
     Returns:

@@ -106,6 +106,23 @@ def product(rows: Tensor, slope: Tensor | None, weight: Tensor) -> Tensor:
     return flat.reshape(len(slope), len(rows), -1)
 
 
+def unit_rows(rows: Tensor, *, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Split rows into directions and lengths, without overflow or underflow; a zero row stays zero.
+
+    Args:
+        rows: [..., d].
+        out: Where to write the directions, which may be ``rows``; ``None`` for a new tensor.
+
+    Returns:
+        Rows of length 1, [..., d], and the lengths in float64, [...].
+    """
+    largest = torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True)).abs()  # rows.abs() would copy
+    scaled = torch.div(rows, torch.where(largest > 0, largest, 1), out=out)
+    length = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)  # 1 or longer, or 0
+    vectors = torch.div(scaled, torch.where(length > 0, length, 1), out=out)
+    return vectors, (length.double() * largest.double())[..., 0]
+
+
 @dataclass(frozen=True)
 class Capture:
     """What one pass through a network gives.

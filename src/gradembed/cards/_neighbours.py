@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradembed import _checks
+from gradembed.capture import unit_rows
 from gradembed.evaluate import retrieval
 from gradembed.evaluate._inputs import Labels, codes
 from gradembed.fields import GradientFields
@@ -26,10 +27,10 @@ def interferers_of(fields: GradientFields, unit: int, k: int) -> tuple[Tensor, T
     points, network = fields.points, codes("groups", fields.groups, len(fields))
     peers = [i for i in np.flatnonzero(network == network[unit]).tolist() if i != unit]
     comparable = [i for i in peers if fields.is_shared or torch.equal(points[i], points[unit])]
-    own = _unit_rows(fields.gradients[unit])
+    own, _ = unit_rows(fields.gradients[unit].double().cpu())
     found: dict[int, float] = {}
     for i in comparable:
-        other = _unit_rows(fields.gradients[i])
+        other, _ = unit_rows(fields.gradients[i].double().cpu())
         defined = own.any(1) & other.any(1)
         if bool(defined.any()):
             found[i] = float((own * other).sum(1)[defined].mean())
@@ -40,19 +41,6 @@ def interferers_of(fields: GradientFields, unit: int, k: int) -> tuple[Tensor, T
     if not peers:
         note = "no other unit of the network"
     return torch.tensor(order, dtype=torch.int64), torch.tensor([found[i] for i in order], dtype=torch.float64), note
-
-
-def _unit_rows(gradients: Tensor) -> Tensor:
-    """Bring gradients to length 1, safe against overflow and underflow.
-
-    Returns:
-        In float64, [m, d]; zeros stay zeros.
-    """
-    rows = gradients.double().cpu()
-    largest = rows.abs().amax(1, keepdim=True)
-    rows = rows / torch.where(largest > 0, largest, 1)
-    length: Tensor = rows.norm(dim=1, keepdim=True)  # 1 or longer, or 0
-    return rows / torch.where(length > 0, length, 1)
 
 
 def twins_of(

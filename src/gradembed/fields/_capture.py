@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradembed import _checks
-from gradembed.capture import Session
-from gradembed.capture._chain import Chain
+from gradembed.capture import Chain, Session, check_layers, resolve_units
 from gradembed.fields._fields import GradientFields
 from gradembed.fields._stack import Captured, Linear, Step, capture
 from gradembed.models import MLP, MLPEnsemble, StackedLinear
@@ -138,12 +137,8 @@ def _of_ensemble(
         rule = f"have shape [m, {d}] for all members, or [{e}, m, {d}]"
         _checks.refuse("points", rule, _checks.describe(points), "Match them to the ensemble")
     steps, positions = _steps(ensemble)
-    _checks.check_layer("unit_layer", unit_layer, list(positions))
-    _checks.check_layer("wrt", wrt, list(positions))
+    check_layers([wrt], unit_layer, "wrt", list(positions), lambda layer, below: positions[layer] > positions[below])
     top, bottom = positions[unit_layer], positions[wrt]
-    if top <= bottom:
-        remedy = "Choose a later unit layer, or an earlier layer to differentiate by"
-        _checks.refuse("unit_layer", f"come after {wrt!r}, and depend on it", repr(unit_layer), remedy)
     width = [d, *(step.weight.shape[1] for step in steps[:top] if isinstance(step, Linear))][-1]
     readout = _readout(e, width, unit_layer, units, directions).to(points)
     return capture(steps[:top], bottom, points.expand(e, -1, -1), readout)
@@ -175,21 +170,13 @@ def _readout(e: int, width: int, unit_layer: str, units: Sequence[int] | None, d
     Returns:
         [e, u, width].
     """
-    if units is not None and directions is not None:
-        _checks.refuse("directions", "be None when `units` is given", _checks.describe(directions), "Pass one of them")
-    if directions is not None:
-        own = isinstance(directions, Tensor) and directions.ndim == 3
-        if own and len(directions) != e:
-            rule = f"have shape [u, {width}], or [{e}, u, {width}]"
-            _checks.refuse("directions", rule, _checks.describe(directions), "Match them to the ensemble")
-        _checks.check_directions(directions.flatten(0, 1) if own else directions, width, unit_layer)
-        return directions.detach().expand(e, -1, -1)
-    if units is None:
-        return torch.eye(width).expand(e, -1, -1)
-    listed = units.tolist() if hasattr(units, "tolist") else units
-    indices = _checks.check_sequence("units", listed, "a list of indices")
-    _checks.check_units(indices, width, unit_layer)
-    return torch.eye(width)[indices].expand(e, -1, -1)
+    if not (isinstance(directions, Tensor) and directions.ndim == 3):
+        return resolve_units(width, unit_layer, units, directions)[0].expand(e, -1, -1)
+    if len(directions) != e:
+        rule = f"have shape [u, {width}], or [{e}, u, {width}]"
+        _checks.refuse("directions", rule, _checks.describe(directions), "Match them to the ensemble")
+    resolve_units(width, unit_layer, units, directions.flatten(0, 1))
+    return directions.detach()
 
 
 def _labels(given: Tensor | None, own: Tensor | None, e: int, u: int, device: torch.device) -> Tensor | None:
@@ -200,6 +187,8 @@ def _labels(given: Tensor | None, own: Tensor | None, e: int, u: int, device: to
     """
     if given is None:
         return None if own is None else own.repeat_interleave(u).to(device)
+    if isinstance(given, Tensor):
+        _checks.check_dense("labels", given)
     if not isinstance(given, Tensor) or given.ndim != 1 or len(given) not in (u, e * u):
         rule = f"be a tensor of shape [{u}] or [{e * u}]" if e > 1 else f"be a tensor of shape [{u}]"
         error = ValueError if isinstance(given, Tensor) else TypeError

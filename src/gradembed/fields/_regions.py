@@ -9,18 +9,6 @@ import torch
 from torch import Tensor
 
 
-def packed(flags: np.ndarray) -> np.ndarray:
-    """Pack booleans [..., w] into words of 64 bits.
-
-    Returns:
-        [..., q].
-    """
-    short = -flags.shape[-1] % 64
-    if short:
-        flags = np.concatenate([flags, np.zeros((*flags.shape[:-1], short), dtype=bool)], axis=-1)
-    return np.packbits(flags.ravel()).view(np.uint64).reshape(*flags.shape[:-1], -1)
-
-
 def mixed(keys: np.ndarray) -> np.ndarray:
     """Make one number of several words; different words may by chance give the same.
 

@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradembed.capture._chain import _apply as apply_with_slope
-from gradembed.capture._session import _keep_freed_memory as keep_freed_memory
-from gradembed.fields._regions import numbered, packed
-from gradembed.tree._pieces import is_on, is_smooth, slopes_of, splits
+from gradembed.capture import SKIPPED, apply_with_slope, keep_freed_memory
+from gradembed.fields._regions import numbered
+from gradembed.tree._pieces import is_on, is_smooth, packed, slopes_of, splits
 
 GROUP_BYTES = 8 * 2**20  # of what one group of networks computes: about what a processor keeps in its cache
-SKIPPED = (nn.Flatten, nn.Identity, nn.Dropout)
 
 
 @dataclass(frozen=True)

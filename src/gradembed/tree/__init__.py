@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradembed import _checks
-from gradembed.capture import Session
-from gradembed.capture._chain import Chain
+from gradembed.capture import Chain, Session
 from gradembed.tree._exact import exact_levels
 from gradembed.tree._merge import merged_levels
 from gradembed.tree._pieces import is_smooth

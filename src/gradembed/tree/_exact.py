@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from gradembed import _checks
-from gradembed.capture import Session
-from gradembed.tree._level import Level, check_size, normalise_, ranks
-from gradembed.tree._pieces import is_on, slopes_of, splits
+from gradembed.capture import Session, unit_rows
+from gradembed.tree._level import Level, check_size, ranks
+from gradembed.tree._pieces import is_on, packed, slopes_of, splits
 
 CHUNK_BYTES = 64 * 2**20  # of samples on the way forward, and of patterns per root on the way down
 
@@ -78,7 +78,7 @@ def _patterns(session: Session, steps: Sequence[nn.Module], bottom: int) -> dict
         a = part
         for p, step in enumerate(steps):
             if p >= bottom and splits(step):
-                parts[p].append(_pack(is_on(step, a)))
+                parts[p].append(packed(is_on(step, a).numpy(force=True)))
             a = step(a if isinstance(step, nn.Linear) else a.clone())  # a copy, because it may work in place
         _checks.check_finite_result("values", a, session.unit_layer)
     return {p: np.concatenate(part) for p, part in parts.items()}
@@ -131,7 +131,7 @@ class _Descent:
             The parts, as found.
         """
         n = self.nodes.shape[1]
-        reads = _pack((self.gradients != 0) & differs)
+        reads = packed(((self.gradients != 0) & differs).numpy(force=True))
         rows = max(1, CHUNK_BYTES // max(1, words.nbytes))  # roots at a time: nodes never span roots
         nodes, first, offset = np.empty_like(self.nodes), [], 0
         for start in range(0, len(self.nodes), rows):
@@ -177,22 +177,12 @@ class _Descent:
         """
         _checks.check_finite_result("gradients", self.gradients, layer)
         directions = self.gradients if is_last else self.gradients.clone()
-        norms = normalise_(directions)
+        _, norms = unit_rows(directions, out=directions)
         c, above = len(self.roots), self.above
         self.above = np.arange(c)
         counts = np.bincount(self.nodes.ravel(), minlength=c)
         arrays = (torch.from_numpy(array.copy()) for array in (above, self.roots, counts, self.nodes))
         return Level(directions.cpu(), norms.cpu(), *arrays)
-
-
-def _pack(flags: Tensor) -> np.ndarray:
-    """Pack booleans [m, w] into words of 64 bits.
-
-    Returns:
-        [m, q].
-    """
-    bits = np.packbits(flags.numpy(force=True), axis=1)
-    return np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
 
 
 def _group(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

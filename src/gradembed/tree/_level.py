@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gradembed import _checks
@@ -30,19 +29,6 @@ class Level:
     roots: Tensor
     counts: Tensor
     nodes: Tensor
-
-
-def normalise_(gradients: Tensor) -> Tensor:
-    """Scale rows to length 1 in place, without overflow, underflow or a copy; zero rows stay zero.
-
-    Returns:
-        Their norms in double precision, [c].
-    """
-    largest = torch.maximum(gradients.amax(1), -gradients.amin(1))
-    gradients.div_(torch.where(largest > 0, largest, 1)[:, None])
-    length: Tensor = torch.linalg.vector_norm(gradients, dim=1)
-    gradients.div_(torch.where(length > 0, length, 1)[:, None])
-    return length.double() * largest.double()
 
 
 def ranks(roots: np.ndarray, counts: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

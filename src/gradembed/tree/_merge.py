@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from gradembed import _checks
-from gradembed.capture import Session
-from gradembed.capture._rows import Basis
-from gradembed.tree._level import Level, check_size, normalise_, ranks
+from gradembed.capture import Basis, Session, unit_rows
+from gradembed.tree._level import Level, check_size, ranks
 
 
 def merged_levels(session: Session, layers: Sequence[str], tolerance: float, max_nodes: int) -> dict[str, Level]:
@@ -72,7 +71,7 @@ def _merge(rows: Tensor, flat: Tensor, basis: Basis | None, above: np.ndarray, t
     Returns:
         The new nodes, numbered from 0, as the only root's.
     """
-    lengths = normalise_(flat)
+    _, lengths = unit_rows(flat, out=flat)
     found, leaders = _follow(flat, (lengths == 0).numpy(force=True), above, tolerance)
     counts = np.bincount(found)
     order, rank = ranks(np.zeros_like(counts), counts, leaders)
@@ -80,7 +79,7 @@ def _merge(rows: Tensor, flat: Tensor, basis: Basis | None, above: np.ndarray, t
     sizes = torch.from_numpy(counts[order])
     directions = rows[torch.from_numpy(leaders).to(rows.device)]
     directions = directions if basis is None else directions @ basis.weight
-    normalise_(directions)
+    unit_rows(directions, out=directions)
     sums = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, labels, lengths.cpu())
     parents = torch.from_numpy(above[leaders])
     return Level(directions.cpu(), sums / sizes, parents, torch.zeros_like(sizes), sizes, labels[None])

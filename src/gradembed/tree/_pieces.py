@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-ONE_SLOPE = (nn.Identity, nn.Dropout, nn.Flatten, nn.BatchNorm1d)
+from gradembed.capture import SKIPPED
+
+ONE_SLOPE = (*SKIPPED, nn.BatchNorm1d)
 TWO_SLOPES = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid)
 
 
@@ -57,3 +60,15 @@ def slopes_of(step: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(step, nn.Hardsigmoid):
         return one * 0, one / 6
     return (one * 0, one) if splits(step) else (one, one)
+
+
+def packed(flags: np.ndarray) -> np.ndarray:
+    """Pack booleans [..., w] into words of 64 bits.
+
+    Returns:
+        [..., q].
+    """
+    short = -flags.shape[-1] % 64
+    if short:
+        flags = np.concatenate([flags, np.zeros((*flags.shape[:-1], short), dtype=bool)], axis=-1)
+    return np.packbits(flags.ravel()).view(np.uint64).reshape(*flags.shape[:-1], -1)
