@@ -15,6 +15,7 @@ from gradembed.capture import Capture, Rows
 from gradembed.store import STORABLE
 
 matplotlib.use("Agg")
+pytest.register_assert_rewrite("_asserts", "_figures")  # so that they, too, say what they compared
 
 # Every result's fields are checked against their annotated shapes while the tests run. Arguments are not: what a
 # caller gets wrong must meet the library's own errors.
@@ -28,6 +29,29 @@ def _isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.manual_seed(0)
     yield
     plt.close("all")
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is ever shown: that is left to the caller."""
+    calls = []
+
+    def show(*args: object, **named: object) -> None:
+        calls.append(args)
+
+    monkeypatch.setattr(plt, "show", show)
+    monkeypatch.setattr(plt.Figure, "show", show)
+    yield
+    assert calls == []
+
+
+@pytest.fixture
+def drawn() -> Iterator[None]:
+    """Figures are drawn in the end: that is when some warnings come."""
+    yield
+    assert plt.get_fignums() != []
+    for number in plt.get_fignums():
+        plt.figure(number).canvas.draw()
 
 
 @pytest.fixture

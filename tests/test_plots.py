@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from _figures import SOURCE, EveryFigure
 from matplotlib.colors import to_hex
 
 import gradembed as ge
@@ -18,31 +19,8 @@ MEASURES = {
     "abs_cosine": "mean |cosine| of gradients",
     "conflict": "share of samples in conflict (cosine < 0)",
 }
-SOURCE = "Fisher's Iris (150 flowers, scikit-learn)"
 LAYERS = ("input", "hidden1")
-
-
-@pytest.fixture(autouse=True)
-def shown(monkeypatch):
-    """Nothing is ever shown: that is left to the caller."""
-    calls = []
-
-    def show(*args, **named):
-        calls.append(args)
-
-    monkeypatch.setattr(plt, "show", show)
-    monkeypatch.setattr(plt.Figure, "show", show)
-    yield
-    assert calls == []
-
-
-@pytest.fixture
-def drawn():
-    """Figures are drawn in the end: that is when some warnings come."""
-    yield
-    assert plt.get_fignums() != []
-    for number in plt.get_fignums():
-        plt.figure(number).canvas.draw()
+pytestmark = pytest.mark.usefixtures("shown")
 
 
 def symmetric(u, low, high, seed):
@@ -81,21 +59,7 @@ def make_run(seed=0, score="accuracy", epochs=5):
 
 MATRIX = torch.tensor([[1.0, -0.25], [0.52, 0.0]])
 COUNTS = torch.tensor([[90, 3, 0], [1, 80, 7], [0, 2, 70]])
-
-# Every function, on something small; how many Axes it returns; and the name of the argument that takes Axes.
-FUNCTIONS = {
-    "similarity_matrix": (lambda **k: plots.similarity_matrix(MATRIX, **k), 1, "ax"),
-    "interference": (lambda **k: plots.interference(make_result(), **k), 2, "axes"),
-    "conflict_by_layer": (lambda **k: plots.conflict_by_layer({"name": make_result()}, **k), 1, "ax"),
-    "history": (lambda **k: plots.history(make_run(), **k), 2, "axes"),
-    "confusion": (lambda **k: plots.confusion(COUNTS, **k), 1, "ax"),
-    "images": (lambda **k: plots.images(torch.randn(3, 16), ["a", "b", "c"], **k), 3, None),
-}
-DRAWN_INTO = {name: row for name, row in FUNCTIONS.items() if row[2]}
-
-
-def as_list(axes):
-    return axes if isinstance(axes, list) else [axes]
+RESULT, RUN = make_result(), make_run()
 
 
 def numbers(ax):
@@ -110,39 +74,15 @@ def image(ax):
 # All of them
 
 
-@pytest.mark.parametrize(("function", "n_axes", "argument"), FUNCTIONS.values(), ids=FUNCTIONS)
-def test_one_figure_is_made_and_its_axes_are_returned(drawn, function, n_axes, argument):
-    result = function()
-    assert isinstance(result, list) is (argument != "ax")
-    axes = as_list(result)
-    assert len(axes) == n_axes
-    assert all(isinstance(ax, plt.Axes) for ax in axes)
-    assert len(plt.get_fignums()) == 1
-    assert {ax.figure for ax in axes} == {plt.gcf()}
-
-
-@pytest.mark.parametrize(("function", "n_axes", "argument"), DRAWN_INTO.values(), ids=DRAWN_INTO)
-def test_given_axes_are_drawn_into_and_no_figure_is_made(function, n_axes, argument):
-    figure, grid = plt.subplots(1, 3)
-    given = list(grid[:n_axes])
-    result = function(**{argument: given[0] if argument == "ax" else given})
-    assert all(a is b for a, b in zip(as_list(result), given, strict=True))
-    assert plt.get_fignums() == [figure.number]
-    assert all(ax.has_data() for ax in given)
-    assert not grid[2].has_data()
-
-
-@pytest.mark.parametrize(("function", "n_axes", "argument"), FUNCTIONS.values(), ids=FUNCTIONS)
-def test_source_stands_in_the_figure_if_given(function, n_axes, argument):
-    assert as_list(function(source=SOURCE))[0].figure.get_supxlabel() == f"data: {SOURCE}"
-    assert as_list(function())[0].figure.get_supxlabel() == ""
-
-
-@pytest.mark.parametrize(("function", "n_axes", "argument"), DRAWN_INTO.values(), ids=DRAWN_INTO)
-def test_source_stands_in_a_given_figure_too(function, n_axes, argument):
-    figure, grid = plt.subplots(1, n_axes, squeeze=False)
-    function(source=SOURCE, **{argument: grid[0, 0] if argument == "ax" else list(grid[0])})
-    assert figure.get_supxlabel() == f"data: {SOURCE}"
+class TestEveryFigure(EveryFigure):
+    functions = {  # noqa: RUF012
+        "similarity_matrix": (lambda **k: plots.similarity_matrix(MATRIX, **k), 1, "ax"),
+        "interference": (lambda **k: plots.interference(RESULT, **k), 2, "axes"),
+        "conflict_by_layer": (lambda **k: plots.conflict_by_layer({"name": RESULT}, **k), 1, "ax"),
+        "history": (lambda **k: plots.history(RUN, **k), 2, "axes"),
+        "confusion": (lambda **k: plots.confusion(COUNTS, **k), 1, "ax"),
+        "images": (lambda **k: plots.images(torch.arange(48.0).reshape(3, 16), ["a", "b", "c"], **k), 3, None),
+    }
 
 
 def test_source_stands_in_a_part_of_a_figure_too():
@@ -150,23 +90,6 @@ def test_source_stands_in_a_part_of_a_figure_too():
     ax = part.subplots()
     plots.similarity_matrix(MATRIX, source=SOURCE, ax=ax)
     assert SOURCE in part.get_supxlabel() + part.figure.get_supxlabel()
-
-
-@pytest.mark.parametrize(("function", "n_axes", "argument"), FUNCTIONS.values(), ids=FUNCTIONS)
-def test_title_stands_above(function, n_axes, argument):
-    ax = as_list(function(title="what is seen"))[0]
-    assert "what is seen" in (ax.get_title(), ax.figure.get_suptitle())
-    ax = as_list(function())[0]
-    assert ax.figure.get_suptitle() == ""
-
-
-def test_random_state_is_left_alone():
-    result, run, rows, before = make_result(), make_run(), torch.randn(3, 16), torch.get_rng_state()
-    plots.interference(result)
-    plots.conflict_by_layer(result)
-    plots.history(run)
-    plots.images(rows, ["a", "b", "c"])
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 # similarity_matrix
@@ -270,7 +193,7 @@ def test_any_kind_of_tensor_is_drawn(matrix):
             r"`matrix` should be square, \[u, u\], and not empty. Got .* shape \[2, 2, 2\]",
         ),
         ({"labels": ["a"]}, "`labels` should name each of 2 units. Got 1. Name them all"),
-        ({"labels": "abc"}, "`labels` should name each of 2 units. Got 3"),
+        ({"labels": ["a", "b", "c"]}, "`labels` should name each of 2 units. Got 3"),
         (
             {"measure": "sine"},
             "`measure` should be one of 'cosine', 'abs_cosine', 'conflict', 'norm_similarity'. Got 'sine'. Choose one",

@@ -4,12 +4,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from _figures import EveryFigure
 from matplotlib.colors import to_hex
 
 import gradembed as ge
 from gradembed import plots
 
-SOURCE = "random waves"
+pytestmark = pytest.mark.usefixtures("shown")
 X = torch.tensor([0.5, -1.0, 2.0, 0.0])  # out of order: curves have to be sorted
 GRADIENTS = torch.tensor([[1.0, 2, 3, 4], [-1, -2, -3, -4], [0, 1, 0, 1]])
 VALUES = GRADIENTS * 10 + 5
@@ -31,34 +32,11 @@ def plane_of(u=2, m=6, d=3, values=True, **changes):
     return ge.GradientFields(**(given | changes))
 
 
-FUNCTIONS = {
+FUNCTIONS = {  # each draws into one Axes
     "field_1d": lambda **k: plots.field_1d(curves_of(), **k),
     "field_2d": lambda **k: plots.field_2d(plane_of(), **k),
     "embedding": lambda **k: plots.embedding(PLACES, KINDS, **k),
 }
-
-
-@pytest.fixture(autouse=True)
-def shown(monkeypatch):
-    """Nothing is ever shown: that is left to the caller."""
-    calls = []
-
-    def show(*args, **named):
-        calls.append(args)
-
-    monkeypatch.setattr(plt, "show", show)
-    monkeypatch.setattr(plt.Figure, "show", show)
-    yield
-    assert calls == []
-
-
-@pytest.fixture
-def drawn():
-    """Figures are drawn in the end: that is when some warnings come."""
-    yield
-    assert plt.get_fignums() != []
-    for number in plt.get_fignums():
-        plt.figure(number).canvas.draw()
 
 
 def names(ax):
@@ -85,32 +63,8 @@ def marks(ax):
 # All of them
 
 
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_one_figure_is_made_and_its_axes_are_returned(drawn, function):
-    before = torch.get_rng_state()
-    ax = function()
-    assert isinstance(ax, plt.Axes)
-    assert len(plt.get_fignums()) == 1
-    assert ax.figure is plt.gcf()
-    assert (ax.get_title(), ax.figure.get_supxlabel()) == ("", "")
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_given_axes_are_drawn_into_and_no_figure_is_made(drawn, function):
-    figure, (left, right) = plt.subplots(1, 2, layout="constrained")
-    assert function(ax=left, source=SOURCE) is left
-    assert plt.get_fignums() == [figure.number]
-    assert left.has_data()
-    assert not right.has_data()
-    assert figure.get_supxlabel() == f"data: {SOURCE}"
-
-
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_title_stands_above_and_source_below(drawn, function):
-    ax = function(title="what is seen", source=SOURCE)
-    assert ax.get_title() == "what is seen"
-    assert ax.figure.get_supxlabel() == f"data: {SOURCE}"
+class TestEveryFigure(EveryFigure):
+    functions = {name: (function, 1, "ax") for name, function in FUNCTIONS.items()}  # noqa: RUF012
 
 
 def test_arguments_stay_as_they_were():
@@ -317,7 +271,8 @@ def test_axes_without_a_method_are_numbered():
 
 
 def test_tensors_that_require_a_gradient_are_drawn(drawn):
-    plots.embedding(PLACES.clone().requires_grad_(), KINDS)
+    ax = plots.embedding(PLACES.clone().requires_grad_(), KINDS)
+    assert [place for place, _, _ in marks(ax)] == [[[2, 2]], [[1, 0], [1, 1]], [[0, 0], [0, 1]]]
 
 
 def test_labels_are_named():

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from _figures import EveryFigure
 from matplotlib.colors import to_hex, to_rgb
 
 import gradembed as ge
 from gradembed import plots
 
-SOURCE = "Fisher's Iris (150 flowers, scikit-learn)"
+pytestmark = pytest.mark.usefixtures("shown")
 TABLE = pd.DataFrame(
     {
         "width": [8, 64, 8, 64],
@@ -43,35 +44,12 @@ def make_modules():
     )
 
 
-FUNCTIONS = {
+FUNCTIONS = {  # each draws into one Axes
     "curves": lambda **k: plots.curves(TABLE, "width", "accuracy", "kind", band=("low", "high"), **k),
     "matrix_grid": lambda **k: plots.matrix_grid(CELLS, ["r0", "r1"], ["c0", "c1", "c2"], **k),
     "cosine_map": lambda **k: plots.cosine_map(ACROSS, UP, COSINE, points=POINTS, labels=LABELS, **k),
     "task_modules": lambda **k: plots.task_modules(make_modules(), **k),
 }
-
-
-@pytest.fixture(autouse=True)
-def shown(monkeypatch):
-    """Nothing is ever shown: that is left to the caller."""
-    calls = []
-
-    def show(*args, **named):
-        calls.append(args)
-
-    monkeypatch.setattr(plt, "show", show)
-    monkeypatch.setattr(plt.Figure, "show", show)
-    yield
-    assert calls == []
-
-
-@pytest.fixture
-def drawn():
-    """Figures are drawn in the end: that is when some warnings come."""
-    yield
-    assert plt.get_fignums() != []
-    for number in plt.get_fignums():
-        plt.figure(number).canvas.draw()
 
 
 def image(ax):
@@ -86,32 +64,8 @@ def names(labels):
 # All of them
 
 
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_one_figure_is_made_and_its_axes_are_returned(drawn, function):
-    before = torch.get_rng_state()
-    ax = function()
-    assert isinstance(ax, plt.Axes)
-    assert len(plt.get_fignums()) == 1
-    assert ax.figure is plt.gcf()
-    assert (ax.get_title(), ax.figure.get_supxlabel()) == ("", "")
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_given_axes_are_drawn_into_and_no_figure_is_made(drawn, function):
-    figure, (left, right) = plt.subplots(1, 2, layout="constrained")
-    assert function(ax=left, source=SOURCE) is left
-    assert plt.get_fignums() == [figure.number]
-    assert left.has_data()
-    assert not right.has_data()
-    assert figure.get_supxlabel() == f"data: {SOURCE}"
-
-
-@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_title_stands_above_and_source_below(drawn, function):
-    ax = function(title="what is seen", source=SOURCE)
-    assert ax.get_title() == "what is seen"
-    assert ax.figure.get_supxlabel() == f"data: {SOURCE}"
+class TestEveryFigure(EveryFigure):
+    functions = {name: (function, 1, "ax") for name, function in FUNCTIONS.items()}  # noqa: RUF012
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
@@ -383,9 +337,12 @@ def test_points_without_classes_are_alike_and_have_no_legend():
 
 
 def test_tensors_that_require_a_gradient_are_drawn(drawn):
-    plots.cosine_map(
-        *(t.clone().requires_grad_() for t in (ACROSS, UP, COSINE)), points=POINTS.clone().requires_grad_()
-    )
+    horizontal, vertical, cosine, points = (t.clone().requires_grad_() for t in (ACROSS, UP, COSINE, POINTS))
+    ax = plots.cosine_map(horizontal, vertical, cosine, points=points)
+    assert np.array_equal(mesh(ax).get_array(), COSINE.numpy())
+    assert mesh(ax).get_coordinates()[0, :, 0].tolist() == [-3, -1, 1, 3, 5]
+    (only,) = scatters(ax)
+    assert only.get_offsets().tolist() == POINTS.tolist()
 
 
 @pytest.mark.parametrize(

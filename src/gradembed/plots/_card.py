@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from gradembed.plots import _frame
+from gradembed.cards import UnitCard
+from gradembed.plots import _arguments, _frame
 from gradembed.plots._fields import draw_arrows
-
-if TYPE_CHECKING:
-    from gradembed.cards import UnitCard
 
 WIDTHS = (1.25, 0.8, 1.0, 1.0)
 MOST_ARROWS = 300
@@ -41,6 +38,7 @@ def unit_card(card: UnitCard, *, title: str = "", source: str = "", axes: Sequen
 
     Raises:
         ValueError: If there are not four Axes.
+        TypeError: If ``card`` is none.
 
     Example:
         >>> import torch, gradembed as ge
@@ -49,6 +47,7 @@ def unit_card(card: UnitCard, *, title: str = "", source: str = "", axes: Sequen
         >>> [ax.get_title() for ax in ge.plots.unit_card(card)]  # doctest: +ELLIPSIS
         ['field (ringed: highest values)', 'effective dimension ...', 'interference', 'functional twins']
     """
+    _arguments.check_result("card", card, UnitCard, "Pass what gradembed.unit_card returned")
     heading = title or card.name
     if axes is None:
         layout = ConstrainedLayoutEngine(w_pad=0.1)

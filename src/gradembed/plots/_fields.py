@@ -12,14 +12,13 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from gradembed import _checks
-from gradembed.plots import _frame
+from gradembed.fields import GradientFields
+from gradembed.plots import _arguments, _frame
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from gradembed.fields import GradientFields
-
-MARKERS = "osD^vP*X<>"
+REMEDY = "Take them with gradembed.gradient_fields"
 
 
 def field_1d(
@@ -91,10 +90,13 @@ def _check_curves(
     Returns:
         The units to draw.
     """
+    _arguments.check_result("fields", fields, GradientFields, REMEDY)
     if fields.dim != 1:
         _checks.refuse("fields", "have one dimension", f"{fields.dim}", "Use field_2d, or choose a dimension")
     if values and fields.values is None:
         _checks.refuse("values", "be False for fields without values", values, "Draw the gradients")
+    if predicted is not None:
+        _arguments.numbers("predicted", predicted)
     if predicted is not None and predicted.shape != fields.gradients.shape:
         rule = f"have shape {list(fields.gradients.shape)}, that of the gradients"
         _checks.refuse("predicted", rule, _checks.describe(predicted), "Predict at the fields' own points")
@@ -102,6 +104,8 @@ def _check_curves(
         _checks.refuse("values", "be False with `predicted`", values, "Predictions are gradients: draw those")
     if masked is not None and predicted is None:
         _checks.refuse("masked", "be None without `predicted`", _checks.describe(masked), "Pass the predictions too")
+    if masked is not None:
+        _arguments.numbers("masked", masked)
     if masked is not None and (masked.shape != fields.gradients.shape[:2] or masked.dtype != torch.bool):
         rule = f"be a mask of shape {list(fields.gradients.shape[:2])}"
         _checks.refuse("masked", rule, _checks.describe(masked), "Take it as field_mask returns it")
@@ -152,8 +156,8 @@ def field_2d(
         >>> ge.plots.field_2d(ge.GradientFields(x, x[None]), xlabel="first").get_xlabel()
         'first'
     """
-    if len(axes) != 2:
-        _checks.refuse("axes", "name two dimensions", f"{len(axes)}", "Pass a pair, as in (0, 1)")
+    _arguments.check_result("fields", fields, GradientFields, REMEDY)
+    axes = _arguments.pair("axes", axes, "name two dimensions", "Pass a pair, as in (0, 1)")
     for name, number, size in (("unit", unit, len(fields)), *(("axes", axis, fields.dim) for axis in axes)):
         _checks.check_integer(name, number)
         if not 0 <= number < size:
@@ -221,7 +225,7 @@ def embedding(
         >>> ge.plots.embedding(torch.randn(6, 2), [0, 0, 1, 1, 2, 2], title="six units").get_title()
         'six units'
     """
-    places = _array(coordinates)
+    places = _array("coordinates", coordinates)
     if places.ndim != 2 or places.shape[1] != 2 or not len(places):
         _checks.refuse("coordinates", "have shape [u, 2]", list(places.shape), "Project them with project_2d")
     if places.dtype.kind not in "fiu" or not np.isfinite(places).all():
@@ -239,7 +243,7 @@ def embedding(
                 name = f"{name}, {marker_names[shape]}"
             elif (kinds[shapes < shape] == kind).any():
                 name = "_named already"  # an underscore keeps it out of the legend
-            colour, marker = _frame.COLOURS[kind % 10], MARKERS[shape % 10]
+            colour, marker = _frame.COLOURS[kind % 10], _frame.MARKERS[shape % 10]
             ax.scatter(here[:, 0], here[:, 1], s=14, color=colour, marker=marker, linewidths=0, alpha=0.8, label=name)
     ax.set_xticks([])
     ax.set_yticks([])
@@ -250,13 +254,15 @@ def embedding(
     return ax
 
 
-def _array(value: object) -> NDArray[Any]:
+def _array(name: str, value: object) -> NDArray[Any]:
     """Take numbers out of a tensor, or a list.
 
     Returns:
         An array.
     """
-    return value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
+    if value is None or isinstance(value, str | bytes):
+        _checks.refuse(name, "be numbers, one row per unit", _checks.describe(value), "Pass an array", TypeError)
+    return _arguments.dense(name, value) if isinstance(value, Tensor) else np.asarray(value)
 
 
 def _whole(name: str, given: object, names: Sequence[str] | None, u: int) -> NDArray[Any]:
@@ -265,12 +271,14 @@ def _whole(name: str, given: object, names: Sequence[str] | None, u: int) -> NDA
     Returns:
         The numbers, [u].
     """
-    array = _array(given)
+    array = _array(name, given)
     if array.shape != (u,):
         _checks.refuse(name, f"be one for each of {u} units", list(array.shape), "Pass as many")
     if array.dtype.kind not in "biu":
         _checks.refuse(name, "be whole numbers", f"type {array.dtype}", "Number them, and pass their names", TypeError)
     array = array.astype(np.int64)
+    if names is not None:
+        _arguments.names(f"{name[:-1]}_names", names)
     if names is not None and not (array.min() >= 0 and array.max() < len(names)):
         got = f"{len(names)} names for {array.min()} to {array.max()}"
         _checks.refuse(f"{name[:-1]}_names", "name every number from 0 on", got, "Name them all")

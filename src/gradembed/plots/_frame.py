@@ -24,6 +24,7 @@ COLOURS = (
     "#AA4499",
     "#777777",
 )
+MARKERS = "osD^vP*X<>"
 MEASURES = {
     "cosine": ("mean cosine of gradients", "RdBu_r", -1.0),
     "abs_cosine": ("mean |cosine| of gradients", "viridis", 0.0),
@@ -38,13 +39,22 @@ def axes(ax: Axes | None, size: tuple[float, float], source: str) -> tuple[Any, 
     Returns:
         Figure and Axes.
     """
-    if ax is None:
+    if ax is not None:
+        check_axes("ax", ax)
+    else:
         _, ax = plt.subplots(figsize=size, layout="constrained")
     sign(ax.figure, source)
     return ax.figure, ax
 
 
-def panels(axes: Sequence[Axes] | None, number: int, width: float, source: str) -> tuple[Any, list[Axes]]:
+def check_axes(name: str, value: object) -> None:
+    """Refuse what cannot be drawn in."""
+    if not isinstance(value, Axes):
+        remedy = "Pass one of plt.subplots(), or None"
+        _checks.refuse(name, "be Axes of matplotlib", _checks.describe(value), remedy, TypeError)
+
+
+def panels(axes: Any, number: int, width: float, source: str) -> tuple[Any, list[Axes]]:
     """Make a figure with panels side by side if there are none to draw in.
 
     Returns:
@@ -54,7 +64,9 @@ def panels(axes: Sequence[Axes] | None, number: int, width: float, source: str) 
         _, grid = plt.subplots(1, number, figsize=(width * number + 1, width), squeeze=False, layout="constrained")
         panels = list(grid.flat)
     else:
-        panels = list(axes)
+        panels = [axes] if isinstance(axes, str | Axes) else list(axes)  # an array of them too
+        for panel in panels:
+            check_axes("axes", panel)
     if len(panels) != number:
         _checks.refuse("axes", f"be {number}, one for each panel", len(panels), "Pass None to have them made")
     sign(panels[0].figure, source)

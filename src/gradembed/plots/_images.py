@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
 from gradembed import _checks
-from gradembed.plots import _frame
+from gradembed.plots import _arguments, _frame
 
 
 def images(
@@ -38,21 +39,21 @@ def images(
         The Axes of the pictures.
 
     Raises:
-        ValueError: If rows are not square pictures, or titles do not fit them.
+        ValueError: If rows are not finite square pictures, or titles do not fit them.
+        TypeError: If an argument has the wrong type.
 
     Example:
         >>> import torch, gradembed as ge
         >>> len(ge.plots.images(torch.randn(3, 16), ["a", "b", "c"], columns=3))
         3
     """
-    rows = rows.detach()
-    side = round(rows.shape[-1] ** 0.5)
-    if rows.ndim != 2 or side**2 != rows.shape[1]:
+    table = _arguments.numbers("rows", rows)
+    side = round(table.shape[-1] ** 0.5) if table.ndim else 0
+    if table.ndim != 2 or side**2 != table.shape[1] or not side:
         _checks.refuse("rows", "have shape [k, side²]", _checks.describe(rows), "Pass square pictures as rows")
-    if len(titles) != len(rows):
-        _checks.refuse("titles", f"name each of {len(rows)} pictures", len(titles), "Name them all")
     if len(rows) == 0:
         _checks.refuse("rows", "hold at least one picture", "none", "Pass some")
+    titles = _arguments.names("titles", titles, len(rows), "pictures")
     _checks.check_integer("columns", columns, 1)
     columns = min(columns, len(rows))
     n_lines = -(-len(rows) // columns)
@@ -64,15 +65,15 @@ def images(
         layout="constrained",
     )
     _frame.sign(figure, source)
-    limit = float(rows.abs().max()) or 1.0
+    limit = float(np.abs(table).max()) or 1.0
     scale: dict[str, Any] = (
         {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
         if signed
-        else {"cmap": "gray", "vmin": float(rows.min()), "vmax": float(rows.max())}
+        else {"cmap": "gray", "vmin": float(table.min()), "vmax": float(table.max())}
     )
     panels = list(grid.flat)
-    for ax, row, name in zip(panels, rows, titles, strict=False):
-        image = ax.imshow(row.reshape(side, side).numpy(force=True), **scale)
+    for ax, row, name in zip(panels, table, titles, strict=False):
+        image = ax.imshow(row.reshape(side, side), **scale)
         ax.set_title(name, fontsize=9)
     for ax in panels:
         ax.set_axis_off()

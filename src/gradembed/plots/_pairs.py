@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from gradembed import _checks
-from gradembed.plots import _frame
+from gradembed.interference import Interference
+from gradembed.plots import _arguments, _frame
 
 if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
-    from gradembed.interference import Interference
+REMEDY = "Pass what gradembed.interference returned"
 
 
 def similarity_matrix(
@@ -45,7 +46,8 @@ def similarity_matrix(
         The Axes.
 
     Raises:
-        ValueError: If the matrix is not square, labels do not fit it, or the measure is unknown.
+        ValueError: If the matrix is not square or finite, labels do not fit it, or the measure is unknown.
+        TypeError: If an argument has the wrong type.
 
     Example:
         >>> import torch, gradembed as ge
@@ -53,13 +55,12 @@ def similarity_matrix(
         'nothing shared'
     """
     _checks.check_choice("measure", measure, _frame.MEASURES)
+    _arguments.numbers("matrix", matrix, gaps=True)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) == 0:
         _checks.refuse(
             "matrix", "be square, [u, u], and not empty", _checks.describe(matrix), "Pass one layer's matrix"
         )
-    names = list(map(str, range(len(matrix)))) if labels is None else list(labels)
-    if len(names) != len(matrix):
-        _checks.refuse("labels", f"name each of {len(matrix)} units", len(names), "Name them all")
+    names = _arguments.names("labels", map(str, range(len(matrix))) if labels is None else labels, len(matrix))
     figure, ax = _frame.axes(ax, (4.6, 4.0), source)
     image = _heat(ax, matrix, names, measure)
     ax.set_title(title, fontsize=10)
@@ -98,6 +99,7 @@ def interference(
 
     Raises:
         ValueError: If a layer or the measure is unknown, or there are too few Axes.
+        TypeError: If ``result`` is none.
 
     Example:
         >>> import torch, gradembed as ge
@@ -105,6 +107,7 @@ def interference(
         >>> len(ge.plots.interference(result))
         2
     """
+    _arguments.check_result("result", result, Interference, REMEDY)
     _checks.check_choice("measure", measure, _frame.MEASURES)
     chosen = (
         list(result.layers) if layers is None else _checks.check_sequence("layers", layers, "a list of layer names")
@@ -149,6 +152,7 @@ def conflict_by_layer(
 
     Raises:
         ValueError: If there are no results, or they do not have the same layers, or the measure is unknown.
+        TypeError: If one of them is none.
 
     Example:
         >>> import torch, gradembed as ge
@@ -158,7 +162,9 @@ def conflict_by_layer(
     """
     _checks.check_choice("measure", measure, _frame.MEASURES)
     named = results if isinstance(results, Mapping) else {"": results}
-    groups = {name: list(group) if isinstance(group, Sequence) else [group] for name, group in named.items()}
+    groups = {name: _arguments.several(group) for name, group in named.items()}
+    for result in (result for group in groups.values() for result in group):
+        _arguments.check_result("results", result, Interference, REMEDY)
     if not groups or not all(groups.values()):
         _checks.refuse("results", "hold at least one result for each name", groups, "Pass what interference returned")
     layers = next(iter(groups.values()))[0].layers
@@ -188,7 +194,9 @@ def _draw_group(ax: Axes, name: str, group: Sequence[Interference], measure: str
     if len(group) == 1 and measure in group[0].summary_intervals:
         ends = group[0].summary_intervals[measure]
         low, high = np.array([ends[layer] for layer in layers]).T
-        ax.errorbar(layers, lines[0], [lines[0] - low, high - lines[0]], fmt="none", color=colour, capsize=4)
+        # where all samples agree, rounding may put the mean outside of its interval
+        sides = np.maximum([lines[0] - low, high - lines[0]], 0)
+        ax.errorbar(layers, lines[0], sides, fmt="none", color=colour, capsize=4)
     ax.fill_between(range(len(layers)), low, high, color=colour, alpha=0.2, linewidth=0)
 
 
@@ -233,7 +241,7 @@ def _heat(ax: Axes, matrix: Tensor, names: Sequence[str], measure: str) -> AxesI
     Returns:
         The image, for a colour bar.
     """
-    table = matrix.numpy(force=True)
+    table = _arguments.numbers("matrix", matrix, gaps=True)
     _, colours, low = _frame.MEASURES[measure]
     image = ax.imshow(table, cmap=colours, vmin=low, vmax=1)
     _frame.ticks(ax, names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,12 +10,8 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from gradembed import _checks
-from gradembed.plots import _frame
-
-if TYPE_CHECKING:
-    from gradembed.separation import TaskModules
-
-MARKERS = "osD^vP*X<>"
+from gradembed.plots import _arguments, _frame
+from gradembed.separation import TaskModules
 
 
 def cosine_map(
@@ -54,8 +49,9 @@ def cosine_map(
         The Axes.
 
     Raises:
-        ValueError: If shapes do not fit each other, or there are fewer than two places along an axis, or labels are
-            no classes.
+        ValueError: If shapes do not fit each other, or there are fewer than two places along an axis, or numbers are
+            infinite, or labels are no classes.
+        TypeError: If an argument has the wrong type.
 
     Example:
         >>> import torch, gradembed as ge
@@ -75,7 +71,7 @@ def cosine_map(
         for k in sorted(set(classes.tolist())):
             place = points[classes == k].numpy(force=True)
             name = str(k) if label_names is None else label_names[k]
-            style = {"s": 22, "marker": MARKERS[k % 10], "edgecolor": "white", "linewidth": 0.5}
+            style = {"s": 22, "marker": _frame.MARKERS[k % 10], "edgecolor": "white", "linewidth": 0.5}
             ax.scatter(place[:, 0], place[:, 1], color=_frame.COLOURS[k % 10], label=name, **style)  # type: ignore[arg-type]
         if labels is not None:
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4, frameon=False, fontsize=8)
@@ -89,8 +85,12 @@ def cosine_map(
 def _check_plane(horizontal: Tensor, vertical: Tensor, cosine: Tensor) -> None:
     """Refuse axes that are no lists of places, and a table that does not fit them."""
     for name, places in (("horizontal", horizontal), ("vertical", vertical)):
+        array = _arguments.numbers(name, places)
         if places.ndim != 1 or len(places) < 2:
             _checks.refuse(name, "hold at least two places, [a]", _checks.describe(places), "Pass one axis of the grid")
+        if (np.diff(array) == 0).any():
+            _checks.refuse(name, "hold each place once", "the same place twice in a row", "Pass one axis of the grid")
+    _arguments.numbers("cosine", cosine, gaps=True)
     if cosine.shape != (len(vertical), len(horizontal)):
         rule = f"have shape [{len(vertical)}, {len(horizontal)}], one number for each place"
         _checks.refuse("cosine", rule, _checks.describe(cosine), "Reshape it")
@@ -106,6 +106,7 @@ def _classes(points: Tensor | None, labels: Tensor | None, label_names: Sequence
         if labels is not None:
             _checks.refuse("labels", "be None without `points`", _checks.describe(labels), "Pass the points too")
         return torch.zeros(0, dtype=torch.int64)
+    _arguments.numbers("points", points)
     if points.ndim != 2 or points.shape[1] != 2:
         _checks.refuse("points", "have shape [n, 2]", _checks.describe(points), "Project them onto the plane")
     if labels is None:
@@ -113,6 +114,8 @@ def _classes(points: Tensor | None, labels: Tensor | None, label_names: Sequence
     _checks.check_targets(labels, len(points), "labels")
     if labels.ndim != 1 or labels.is_floating_point():
         _checks.refuse("labels", "be int64 classes, [n]", _checks.describe(labels), "Pass one class per point")
+    if label_names is not None:
+        _arguments.names("label_names", label_names)
     if label_names is not None and len(label_names) <= int(labels.max()):
         got, remedy = f"{len(label_names)} names", "Name them all"
         _checks.refuse("label_names", f"name each of {int(labels.max()) + 1} classes", got, remedy)
@@ -134,12 +137,18 @@ def task_modules(
     Returns:
         The Axes.
 
+    Raises:
+        TypeError: If ``result`` is none.
+
     Example:
         >>> import torch, gradembed as ge
         >>> result = ge.task_modules(ge.MLP([4, 8, 4], seed=0), torch.eye(4), "hidden1")
         >>> ge.plots.task_modules(result).get_ylabel()
         'output'
     """
+    _arguments.check_result(
+        "result", result, TaskModules, "Pass what gradembed.task_modules returned", ("effects", "unit_modules")
+    )
     figure, ax = _frame.axes(ax, (7.2, 2.4), source)
     modules, selectivity = result.unit_modules.numpy(), result.selectivity.numpy()
     last = np.where(modules < 0, result.n_modules, modules)

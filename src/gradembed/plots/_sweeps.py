@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from pandas.api.types import is_numeric_dtype
 from torch import Tensor
 
 from gradembed import _checks
-from gradembed.plots import _frame
+from gradembed.plots import _arguments, _frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +54,7 @@ def curves(
 
     Raises:
         ValueError: If a column is missing, or there are no rows, or numbers are needed and are not there.
+        TypeError: If an argument has the wrong type.
 
     Example:
         >>> import pandas as pd, gradembed as ge
@@ -62,7 +62,11 @@ def curves(
         >>> ge.plots.curves(table, "d", "accuracy", levels={"chance": 0.1}).get_ylabel()
         'accuracy'
     """
-    _check_table(table, [x, *([] if by is None else [by])], [y, *(band or ()), *([x] if log_x else [])])
+    if band is not None:
+        band = _arguments.pair("band", band, "name two columns", "Pass those of the lower and the upper ends")
+    if levels is not None:
+        _arguments.check_levels(levels)
+    _arguments.check_table(table, [x, *([] if by is None else [by])], [y, *(band or ()), *([x] if log_x else [])])
     if log_x and not (table[x] > 0).all():
         _checks.refuse("log_x", "be False unless all x are above 0", f"{table[x].min():g}", "Drop it")
     _, ax = _frame.axes(ax, (6.4, 3.6), source)
@@ -73,8 +77,8 @@ def curves(
         if band:
             low, high = (group[end].to_numpy(float) for end in band)
             ax.fill_between(group[x], low, high, color=colour, alpha=0.15, linewidth=0)
-    for i, (name, level) in enumerate((levels or {}).items()):
-        ax.axhline(level, color="#555555", linewidth=1, linestyle=DASHES[1 + i % 3], label=name)
+    for i, (level_name, level) in enumerate((levels or {}).items()):
+        ax.axhline(level, color="#555555", linewidth=1, linestyle=DASHES[1 + i % 3], label=level_name)
     if log_x:
         ax.set_xscale("log")
         ax.set_xticks(sorted(table[x].unique()), [f"{v:g}" for v in sorted(table[x].unique())], minor=False)
@@ -85,18 +89,6 @@ def curves(
     if by is not None or levels:
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8)
     return ax
-
-
-def _check_table(table: pd.DataFrame, names: Sequence[str], numbers: Sequence[str]) -> None:
-    """Refuse tables without rows or columns, or with words in columns of numbers."""
-    for name in (*names, *numbers):
-        if name not in table.columns:
-            _checks.refuse("table", f"have a column {name!r}", list(table.columns), "Name one of these")
-    if not len(table):
-        _checks.refuse("table", "have at least one row", "none", "Pass the sweep's table")
-    for name in numbers:
-        if not is_numeric_dtype(table[name]):
-            _checks.refuse("table", f"have numbers in its column {name!r}", table[name].dtype, "Convert it")
 
 
 def matrix_grid(
@@ -127,6 +119,7 @@ def matrix_grid(
 
     Raises:
         ValueError: If the matrices are not square and of one size, labels do not fit, or the measure is unknown.
+        TypeError: If an argument has the wrong type.
 
     Example:
         >>> import torch, gradembed as ge
@@ -135,7 +128,13 @@ def matrix_grid(
         'two cells'
     """
     _checks.check_choice("measure", measure, _frame.MEASURES)
-    cells = [[np.asarray(matrix.numpy(force=True), dtype=float) for matrix in row] for row in matrices]
+    for rows in (matrices, *matrices) if isinstance(matrices, list | tuple) else [matrices]:
+        if not isinstance(rows, list | tuple):
+            rule, remedy = "be a list of rows of matrices", "Pass lists"
+            _checks.refuse("matrices", rule, _checks.describe(rows), remedy, TypeError)
+    cells = [[_arguments.numbers("matrices", matrix, gaps=True).astype(float) for matrix in row] for row in matrices]
+    row_labels = _arguments.names("row_labels", row_labels)
+    column_labels = _arguments.names("column_labels", column_labels)
     shapes = sorted({cell.shape for row in cells for cell in row})
     if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0] != 2 * shapes[0][:1] or not shapes[0][0]:
         got = f"shapes {[list(shape) for shape in shapes]}" if shapes else "none"

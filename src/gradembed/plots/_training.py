@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
 from gradembed import _checks
-from gradembed.plots import _frame
-
-if TYPE_CHECKING:
-    from gradembed.training import TrainingRun
+from gradembed.plots import _arguments, _frame
+from gradembed.training import TrainingRun
 
 
 def history(
@@ -37,6 +35,7 @@ def history(
 
     Raises:
         ValueError: If there is no run, or not two Axes.
+        TypeError: If one of them is none.
 
     Example:
         >>> import gradembed as ge
@@ -44,7 +43,11 @@ def history(
         >>> [ax.get_ylabel() for ax in ge.plots.history(run)]
         ['loss', 'accuracy']
     """
-    listed = list(runs) if isinstance(runs, Sequence) else [runs]
+    listed = _arguments.several(runs)
+    for run in listed:
+        _arguments.check_result(
+            "runs", run, TrainingRun, "Pass what gradembed.train returned", ("history", "test_accuracy")
+        )
     if not listed:
         _checks.refuse("runs", "hold at least one run", "none", "Pass what train returned")
     score = "accuracy" if listed[0].test_accuracy is not None else "r2"
@@ -92,21 +95,23 @@ def confusion(
         The Axes.
 
     Raises:
-        ValueError: If the matrix is not square or labels do not fit it.
+        ValueError: If the matrix is not square, counts are negative or not finite, or labels do not fit it.
+        TypeError: If an argument has the wrong type.
 
     Example:
         >>> import torch, gradembed as ge
         >>> ge.plots.confusion(torch.tensor([[9, 1], [0, 7]])).get_xlabel()
         'predicted class'
     """
-    table = np.asarray(counts)
+    table = _arguments.numbers("counts", torch.from_numpy(counts) if isinstance(counts, np.ndarray) else counts)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or len(table) == 0:
         _checks.refuse(
             "counts", "be square, [t, t], and not empty", f"shape {list(table.shape)}", "Pass a confusion matrix"
         )
-    names = list(map(str, range(len(table)))) if labels is None else list(labels)
-    if len(names) != len(table):
-        _checks.refuse("labels", f"name each of {len(table)} classes", len(names), "Name them all")
+    if table.min() < 0:
+        _checks.refuse("counts", "be counts", table.min(), "Pass a confusion matrix")
+    named = map(str, range(len(table))) if labels is None else labels
+    names = _arguments.names("labels", named, len(table), "classes")
     figure, ax = _frame.axes(ax, (5.2, 4.4), source)
     mistakes = np.ma.masked_where(np.eye(len(table), dtype=bool), table)
     colours = plt.get_cmap("cividis").with_extremes(bad="#d9d9d9")

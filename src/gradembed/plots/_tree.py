@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from gradembed import _checks
-from gradembed.plots import _frame
+from gradembed.plots import _arguments, _frame
+from gradembed.tree import GradientTree
 
-if TYPE_CHECKING:
-    from gradembed.tree import GradientTree
+REMEDY = "Pass what gradembed.gradient_tree returned"
 
 LARGEST_AREA = 420.0  # of a node that holds all samples, in square points
 LABEL_AREA = 90.0  # from here on the number of samples fits in a node
@@ -38,7 +36,7 @@ def tree(
 
     Raises:
         ValueError: If the tree has too many nodes.
-        TypeError: If ``max_nodes`` is no integer.
+        TypeError: If ``result`` is no tree, or ``max_nodes`` no integer.
 
     Example:
         >>> import gradembed as ge
@@ -46,6 +44,7 @@ def tree(
         >>> ge.plots.tree(result, title="Iris").get_title()
         'Iris'
     """
+    _arguments.check_result("result", result, GradientTree, REMEDY)
     _checks.check_integer("max_nodes", max_nodes, 1)
     total = sum(map(len, result.norms.values()))
     if total > max_nodes:
@@ -92,7 +91,7 @@ def tree_similarity(
 
     Raises:
         ValueError: If there is no such layer, or it has too many nodes.
-        TypeError: If the layer is no string.
+        TypeError: If ``result`` is no tree, or the layer no string.
 
     Example:
         >>> import gradembed as ge
@@ -100,6 +99,7 @@ def tree_similarity(
         >>> ge.plots.tree_similarity(result, "input").get_xlabel()
         "root: unit of 'output'"
     """
+    _arguments.check_result("result", result, GradientTree, REMEDY)
     matrix = result.similarity(layer)
     figure, ax = _frame.axes(ax, (5.0, 4.3), source)
     _, colours, low = _frame.MEASURES["cosine"]

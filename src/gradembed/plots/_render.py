@@ -1,0 +1,58 @@
+"""Figures as bytes, whatever the caller's settings of matplotlib, and none left open."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 144
+
+
+def pictures(draw: Callable[[list[Axes]], object], sizes: Sequence[tuple[float, float]]) -> list[bytes]:
+    """Draw into new figures, one for each size, and give them as PNG.
+
+    Args:
+        draw: Called with an Axes in each figure.
+        sizes: Widths and heights in inches, about: what stands out is kept, white margins are not.
+
+    Returns:
+        One picture per figure; the same bytes for the same drawing.
+    """
+    with mpl.style.context("default"), mpl.rc_context({"text.parse_math": False}):
+        made = [Figure(figsize=size, layout="constrained") for size in sizes]  # unknown to pyplot, which keeps its own
+        draw([figure.subplots() for figure in made])
+        return [_png(figure) for figure in made]
+
+
+def turn_layer_names(ax: Axes) -> Axes:
+    """Slant the names along the horizontal axis and put the legend below, for figures as narrow as a telephone.
+
+    Returns:
+        The Axes.
+    """
+    for label in ax.get_xticklabels():
+        label.set(rotation=35, horizontalalignment="right", rotation_mode="anchor")
+    legend: Any = ax.get_legend()
+    if legend is not None:
+        legend.remove()
+        figure: Any = ax.figure
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
+    return ax
+
+
+def _png(figure: Any) -> bytes:
+    """Save a figure without a word on what made it.
+
+    Returns:
+        The file's content.
+    """
+    buffer = io.BytesIO()
+    cut = {"bbox_inches": "tight", "pad_inches": 0.04}
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, **cut)
+    return buffer.getvalue()
