@@ -72,6 +72,7 @@ from gradembed.fields import (
 )
 from gradembed.interference import Interference, interference
 from gradembed.models import MLP, MLPEnsemble, untrained
+from gradembed.report import report
 from gradembed.separation import TaskModules, ablated, task_modules
 from gradembed.store import Cache
 from gradembed.sweep import SweepResult, sweep
@@ -108,6 +109,8 @@ __all__ = [
     "transfer_probe",
     # one unit on one page
     "UnitCard", "unit_card",
+    # everything about one network on one page
+    "report",
     # many settings, results on disk, figures
     "SweepResult", "sweep", "Cache", "plots",
 ]  # fmt: skip
