@@ -380,7 +380,8 @@ def test_conventions_of_scikit_learn(estimator):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks([ge.RowEmbedder(max_steps=20)])
 def test_rows_pass_the_checks_of_scikit_learn(estimator, check):
-    check(estimator)
+    check(estimator)  # raises what is wrong
+    assert estimator.get_params() == ge.RowEmbedder(max_steps=20).get_params()  # and no fit changes a setting
 
 
 def test_rows_of_the_same_kind_lie_together():

@@ -528,6 +528,17 @@ def test_umap_keeps_neighbours_together_quietly_and_by_the_seed():
         assert bool(ge.project_2d(few, method="umap").coordinates.isfinite().all())
 
 
+@pytest.mark.slow
+def test_umap_leaves_torch_its_number_of_threads(run_python):
+    found = run_python(
+        "import numpy, torch, gradembed as ge\n"
+        "torch.set_num_threads(1)\n"
+        "picture = ge.project_2d(numpy.random.default_rng(0).normal(size=(30, 4)), method='umap')\n"
+        "print(picture.method, torch.get_num_threads())"
+    )
+    assert found.split() == ["umap", "1"]
+
+
 # Everything
 
 

@@ -7,6 +7,7 @@ what came instead, and what to do about it.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -53,8 +54,11 @@ def check_module(model: object) -> None:
 
 
 def check_parameters(model: nn.Module) -> None:
-    """Refuse modules whose parameters are not finite."""
+    """Refuse modules whose parameters are not there yet, or not finite."""
     for key, parameter in model.named_parameters():
+        if parameter.device.type == "meta" or isinstance(parameter, nn.parameter.UninitializedParameter):
+            got = f"{key!r} without numbers (lazy, or on the meta device)"
+            refuse("model", "have weights", got, "Load them, or run the network once")
         if parameter.is_floating_point() and not is_finite(parameter.detach()):
             refuse(
                 "model",
@@ -65,7 +69,7 @@ def check_parameters(model: nn.Module) -> None:
 
 
 def check_samples(x: object, name: str = "x") -> None:
-    """Refuse anything but a finite, non-empty float32 or float64 tensor of at least two axes.
+    """Refuse anything but a finite, non-empty, dense float32 or float64 tensor of at least two axes.
 
     A first axis for the samples and at least one more for their features.
     """
@@ -74,6 +78,7 @@ def check_samples(x: object, name: str = "x") -> None:
         refuse(name, "be a torch.Tensor", describe(x), remedy, TypeError)
     if x.dtype not in FLOAT_TYPES:
         refuse(name, "be float32 or float64", describe(x), f"Convert it with {name}.float()")
+    check_dense(name, x)
     if x.ndim < 2:
         refuse(
             name,
@@ -86,6 +91,14 @@ def check_samples(x: object, name: str = "x") -> None:
     if not is_finite(x):
         bad = int((~x.isfinite()).sum())
         refuse(name, "be finite", f"{bad} NaN or infinite values of {x.numel()}", "Clean or drop those samples")
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Refuse tensors that do not hold a number for every entry: sparse ones, and those on the meta device."""
+    if value.layout is not torch.strided:
+        refuse(name, "be dense", f"{describe(value)}, sparse", f"Convert it with {name}.to_dense()")
+    if value.device.type == "meta":
+        refuse(name, "hold numbers", f"{describe(value)} on the meta device", "Load the numbers first")
 
 
 def check_placement(model: nn.Module, x: Tensor) -> None:
@@ -132,6 +145,12 @@ def check_number(name: str, value: object, low: float, high: float = math.inf, *
         refuse(name, f"be finite, {bounds}", value, "Pass a number in that range")
 
 
+def check_path(name: str, value: object) -> None:
+    """Refuse what names no file or folder (an open or closed file among others)."""
+    if not isinstance(value, str | os.PathLike):
+        refuse(name, "be a path", describe(value), "Pass a string or a pathlib.Path", TypeError)
+
+
 def check_layer(name: str, value: object, known: Sequence[str]) -> None:
     """Refuse a layer name that the model does not have."""
     if not isinstance(value, str):
@@ -165,6 +184,7 @@ def check_directions(directions: object, width: int, unit_layer: str) -> None:
             "Convert it with torch.as_tensor",
             TypeError,
         )
+    check_dense("directions", directions)
     if directions.ndim != 2 or directions.shape[1] != width or len(directions) == 0:
         refuse(
             "directions",
@@ -240,6 +260,7 @@ def check_targets(y: object, n: int, name: str = "y") -> None:
             describe(y),
             f"Convert it with {name}.long() or {name}.float()",
         )
+    check_dense(name, y)
     if y.ndim not in (1, 2) or len(y) != n or y.numel() == 0:
         refuse(
             name,
@@ -258,8 +279,8 @@ def check_targets(y: object, n: int, name: str = "y") -> None:
         refuse(name, "number the classes from 0", int(y.min()), "Renumber them")
 
 
-def try_forward(model: nn.Module, x: Tensor) -> Tensor:
-    """Run a model on samples of the caller's, turning its complaint into one about ``x``.
+def try_forward(model: nn.Module, x: Tensor, name: str = "x") -> Tensor:
+    """Run a model on samples of the caller's, turning its complaint into one about the argument they are from.
 
     Returns:
         Its output.
@@ -268,7 +289,7 @@ def try_forward(model: nn.Module, x: Tensor) -> Tensor:
         output = model(x)
     except (RuntimeError, IndexError, TypeError) as error:
         refuse(
-            "x",
+            name,
             "fit the model",
             f"{describe(x)}, on which {type(model).__name__} stopped with: {error}",
             "Pass samples shaped as in training",

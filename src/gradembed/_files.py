@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import NoReturn
+
+from gradembed import _checks
 
 
 def write_atomically(target: Path, content: bytes) -> None:
@@ -19,6 +22,33 @@ def write_atomically(target: Path, content: bytes) -> None:
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
+
+
+def save(name: str, path: str | Path, content: bytes) -> None:
+    """Write a file of the caller's whole or not at all, turning the system's complaint into one about an argument."""
+    _checks.check_path(name, path)
+    try:
+        write_atomically(Path(path), content)
+    except OSError as error:
+        _refuse(name, "name a file that can be written", path, error)
+
+
+def load(name: str, path: str | Path) -> bytes:
+    """Read a file of the caller's, turning the system's complaint into one about an argument.
+
+    Returns:
+        What is in it.
+    """
+    _checks.check_path(name, path)
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        _refuse(name, "name a file that can be read", path, error)
+
+
+def _refuse(name: str, rule: str, path: str | Path, error: OSError) -> NoReturn:
+    got = f"{str(path)!r}: {error.strerror or error}"
+    _checks.refuse(name, rule, got, "Choose another place, or mend this one", type(error))
 
 
 def _umask() -> int:

@@ -35,6 +35,20 @@ def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[Non
 
 
 @contextmanager
+def kept_threads() -> Iterator[None]:
+    """Put torch's number of threads back when the block ends: numba and OpenMP set it for all.
+
+    Yields:
+        Nothing.
+    """
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Restore modes, buffers and the random state when the block ends, however it ends.
 
@@ -61,6 +75,24 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 with torch.no_grad():
                     buffer.copy_(value)
             owner._buffers[key] = buffer
+
+
+@contextmanager
+def all_or_nothing(estimator: object) -> Iterator[None]:
+    """Give an object its former attributes back if the block ends with an error or an interruption.
+
+    What is half learnt is never taken for learnt. Attributes are put back, not copied: the block must set new ones.
+
+    Yields:
+        Nothing.
+    """
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 @contextmanager

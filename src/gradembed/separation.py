@@ -279,7 +279,11 @@ def _check_ablation(
         _checks.check_integer("units", unit, 0)
     if not isinstance(at, Tensor):
         _checks.check_number("at", at, -3e38, 3e38)
-    elif not _checks.is_finite(at):
+        return modules, indices
+    _checks.check_dense("at", at)
+    if at.is_complex():
+        _checks.refuse("at", "hold real numbers", _checks.describe(at), "Take at.real")
+    if not _checks.is_finite(at):
         _checks.refuse("at", "be finite", f"{int((~at.isfinite()).sum())} NaN or infinite values", "Clean it")
     return modules, indices
 

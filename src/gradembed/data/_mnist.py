@@ -67,6 +67,7 @@ def load_mnist(root: str | Path = "data", source: str = "auto") -> Split:
         Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten digits.
     """
     _checks.check_choice("source", source, ("auto", "full", "sample"))
+    _checks.check_path("root", root)
     root = Path(root)
     if source == "sample":
         return _mnist_sample()

@@ -10,8 +10,10 @@ from torch import Tensor
 from gradembed import _checks
 from gradembed.embed._canonical import INVARIANCES
 from gradembed.fields import GradientFields
+from gradembed.fields._arguments import check_fraction
 
 if TYPE_CHECKING:
+    from gradembed.embed._arrays import RowEmbedder
     from gradembed.embed._embedder import GradientFieldEmbedder
 
 
@@ -25,23 +27,22 @@ def check_seed(value: object) -> None:
     _checks.check_integer("random_state", value, 0)
 
 
+def check_cloze(embedder: GradientFieldEmbedder | RowEmbedder) -> None:
+    """Refuse settings of a cloze that are out of range."""
+    for name in ("n_components", "max_steps", "width"):
+        _checks.check_integer(name, getattr(embedder, name), 1)
+    _checks.check_number("learning_rate", embedder.learning_rate, 0, open_low=True)
+    check_fraction("mask_fraction", embedder.mask_fraction)
+
+
 def check_settings(embedder: GradientFieldEmbedder) -> None:
     """Refuse settings that are out of range; what is masked is checked where it is drawn."""
     check_invariance(embedder.invariance)
     _checks.check_choice("encoder", embedder.encoder, ("auto", "flat", "set"))
-    for name, least in (
-        ("n_components", 1),
-        ("max_steps", 1),
-        ("n_features", 2),
-        ("n_views", 2),
-        ("width", 1),
-        ("random_state", 0),
-    ):
-        _checks.check_integer(name, getattr(embedder, name), least)
-    _checks.check_number("learning_rate", embedder.learning_rate, 0, open_low=True)
-    _checks.check_number("mask_fraction", embedder.mask_fraction, 0, open_low=True)
-    if embedder.mask_fraction >= 1:
-        _checks.refuse("mask_fraction", "be below 1", embedder.mask_fraction, "Keep something to predict from")
+    check_cloze(embedder)
+    for name in ("n_features", "n_views"):
+        _checks.check_integer(name, getattr(embedder, name), 2)
+    check_seed(embedder.random_state)
     _checks.check_choice("mask_kind", embedder.mask_kind, ("points", "regions"))
 
 

@@ -12,7 +12,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from gradembed import _checks, _state
+from gradembed import _state
+from gradembed.embed._arguments import check_cloze
 from gradembed.embed._cloze import NOISE, PENALTY
 from gradembed.embed._network import Encoder, schedule
 from gradembed.embed._reduction import Reduction
@@ -78,18 +79,14 @@ class RowEmbedder(TransformerMixin, BaseEstimator):
             ValueError: If the rows are no finite numbers, or a setting is out of range.
             TypeError: If a setting has the wrong type.
         """
-        for name in ("n_components", "max_steps", "width"):
-            _checks.check_integer(name, getattr(self, name), 1)
-        _checks.check_number("learning_rate", self.learning_rate, 0, open_low=True)
-        _checks.check_number("mask_fraction", self.mask_fraction, 0, open_low=True)
-        if self.mask_fraction >= 1:
-            _checks.refuse("mask_fraction", "be below 1", self.mask_fraction, "Keep something to predict from")
-        rows = torch.tensor(validate_data(self, X, dtype=np.float64, ensure_min_samples=2))
-        self.reduction_ = Reduction.fit(rows, 2 * self.n_components)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        with _state.seeded(seed):
-            self._train(rows)
-        self.embedding_ = self._embed(rows)
+        check_cloze(self)
+        with _state.all_or_nothing(self):
+            rows = torch.tensor(validate_data(self, X, dtype=np.float64, ensure_min_samples=2))
+            self.reduction_ = Reduction.fit(rows, 2 * self.n_components)
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            with _state.seeded(seed):
+                self._train(rows)
+            self.embedding_ = self._embed(rows)
         return self
 
     def transform(self, X: Any) -> NDArray[np.float64]:  # noqa: N803

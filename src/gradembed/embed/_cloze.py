@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from gradembed import _progress
 from gradembed.embed._canonical import Canonical
 from gradembed.embed._network import Decoder, Encoder, schedule
 from gradembed.embed._poses import turn_axes
@@ -89,7 +89,7 @@ class Cloze:
         n = settings.max_steps
         rate = schedule(optimizer, n)
         best, state = float("inf"), copy.deepcopy(self.both.state_dict())
-        with tqdm(total=n, desc=f"cloze of {len(self.axes)} units", unit="step", disable=not settings.progress) as bar:
+        with _progress.bar(n, f"cloze of {len(self.axes)} units", "step", wanted=settings.progress) as bar:
             for step in range(1, n + 1):
                 self._step(optimizer)
                 rate.step()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from gradembed import _checks
+from gradembed import _checks, _state
 from gradembed.embed._arguments import check_invariance, check_like_fit, check_seed, check_units, shared_points
 from gradembed.embed._canonical import Coordinates
 from gradembed.embed._pooling import Pooling, pooling_kind
@@ -89,12 +89,13 @@ class FieldDescriptor(BaseEstimator):
         _checks.check_integer("n_features", self.n_features, 2)
         check_seed(self.random_state)
         check_units(fields)
-        is_flat = self.invariance == "none" and fields.is_shared
-        self.n_features_in_, self.has_values_ = fields.dim, fields.values is not None
-        self.points_ = shared_points(fields) if is_flat else None
-        self.coordinates_ = Coordinates.fit(fields, self.invariance)
-        kind = pooling_kind(self.invariance, is_flat=is_flat)
-        self.pooling_ = Pooling.draw(kind, fields.dim, self.has_values_, self.n_features, self.random_state)
+        with _state.all_or_nothing(self):
+            is_flat = self.invariance == "none" and fields.is_shared
+            self.n_features_in_, self.has_values_ = fields.dim, fields.values is not None
+            self.points_ = shared_points(fields) if is_flat else None
+            self.coordinates_ = Coordinates.fit(fields, self.invariance)
+            kind = pooling_kind(self.invariance, is_flat=is_flat)
+            self.pooling_ = Pooling.draw(kind, fields.dim, self.has_values_, self.n_features, self.random_state)
         return self
 
     def transform(self, fields: GradientFields) -> NDArray[np.float64]:

@@ -125,20 +125,21 @@ class GradientFieldEmbedder(BaseEstimator):
         """
         check_settings(self)
         check_units(fields, 2)
-        self.encoder_kind_ = choose_encoder(self.encoder, self.invariance, fields)
-        self.n_features_in_, self.has_values_ = fields.dim, fields.values is not None
-        self.points_ = shared_points(fields) if self.encoder_kind_ == "flat" else None
-        self.coordinates_ = Coordinates.fit(fields, self.invariance)
-        kind = pooling_kind(self.invariance, is_flat=self.encoder_kind_ == "flat")
-        self.pooling_ = Pooling.draw(kind, fields.dim, self.has_values_, self.n_features, self.random_state)
-        canonical = self.coordinates_.apply(fields)
-        self.n_axes_ = count_axes(canonical)
-        self._train(canonical, self._masks(fields))
-        embedded = self._embed(canonical).double()
-        self.middle_ = embedded.mean(0)
-        centred = embedded - self.middle_
-        self.turn_ = upright(torch.linalg.eigh(centred.mT @ centred).eigenvectors.flip(1).mT).mT
-        self.embedding_ = (centred @ self.turn_).numpy()
+        with _state.all_or_nothing(self):
+            self.encoder_kind_ = choose_encoder(self.encoder, self.invariance, fields)
+            self.n_features_in_, self.has_values_ = fields.dim, fields.values is not None
+            self.points_ = shared_points(fields) if self.encoder_kind_ == "flat" else None
+            self.coordinates_ = Coordinates.fit(fields, self.invariance)
+            kind = pooling_kind(self.invariance, is_flat=self.encoder_kind_ == "flat")
+            self.pooling_ = Pooling.draw(kind, fields.dim, self.has_values_, self.n_features, self.random_state)
+            canonical = self.coordinates_.apply(fields)
+            self.n_axes_ = count_axes(canonical)
+            self._train(canonical, self._masks(fields))
+            embedded = self._embed(canonical).double()
+            self.middle_ = embedded.mean(0)
+            centred = embedded - self.middle_
+            self.turn_ = upright(torch.linalg.eigh(centred.mT @ centred).eigenvectors.flip(1).mT).mT
+            self.embedding_ = (centred @ self.turn_).numpy()
         return self
 
     def transform(self, fields: GradientFields) -> NDArray[np.float64]:

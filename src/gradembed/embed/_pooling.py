@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gradembed import _checks
 from gradembed.embed._canonical import Canonical
 from gradembed.embed._features import Waves, coordinate_tokens, frame_tokens, moment_frame, uniform
 
@@ -54,13 +55,20 @@ class Pooling:
 
         Returns:
             [u, p].
+
+        Raises:
+            ValueError: If points and gradients are so far apart in size that their products overflow.
         """
         if self.kind == "flat":
             return self._flat(fields, visible)
         width = max([fields.gradients.shape[2], *(len(wave.phases) for wave in self.waves)])
         size = max(CHUNK // (fields.gradients.shape[1] * width), 1)
         weights = uniform(fields, visible)
-        return torch.cat([self._pooled(part, w) for part, w in _parts(fields, weights, size)])
+        rows = torch.cat([self._pooled(part, w) for part, w in _parts(fields, weights, size)])
+        if not _checks.is_finite(rows):
+            rule, remedy = "have points and gradients whose products are finite", "Scale the points down"
+            _checks.refuse("fields", rule, "an overflow", remedy)
+        return rows
 
     def _flat(self, fields: Canonical, visible: Tensor | None) -> Tensor:
         """Line the gradients up, zero where unseen; the more is unseen, the larger is the rest.

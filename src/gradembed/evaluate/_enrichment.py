@@ -163,7 +163,11 @@ def enrichment(
 
     numbered = codes("y", y, len(units))
     return permutation_null(
-        share_of_equal, numbered, groups if within is None else within, n_permutations=n_permutations, seed=seed
+        share_of_equal,
+        numbered,
+        groups if within is None else codes("within", within, len(numbered)),
+        n_permutations=n_permutations,
+        seed=seed,
     )
 
 

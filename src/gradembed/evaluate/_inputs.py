@@ -25,7 +25,7 @@ def numbers(name: str, value: object, axes: str = "u k") -> NDArray[np.float64]:
     if not isinstance(value, Tensor | np.ndarray):
         remedy = f"Convert it with np.asarray({name})"
         _checks.refuse(name, "be a tensor or an array", _checks.describe(value), remedy, TypeError)
-    array = _plain(value)
+    array = _plain(name, value)
     if array.dtype.kind not in "fiu":
         got = f"numbers of type {array.dtype}"
         _checks.refuse(name, "hold real numbers", got, "Convert it to float", TypeError)
@@ -48,7 +48,7 @@ def labels(name: str, value: object, n: int | None) -> NDArray[Any]:
         The labels as they are, [u].
     """
     if isinstance(value, Tensor | np.ndarray):
-        array = _plain(value)
+        array = _plain(name, value)
     else:
         items = _checks.check_sequence(name, value, "a sequence of labels")
         kinds = {isinstance(item, str) for item in items}
@@ -102,12 +102,13 @@ def mask(name: str, value: object, n: int) -> NDArray[np.bool_]:
     return array
 
 
-def _plain(value: Tensor | NDArray[Any]) -> NDArray[Any]:
-    """Take a tensor out of its graph and off its device; bfloat16 has no array of its own.
+def _plain(name: str, value: Tensor | NDArray[Any]) -> NDArray[Any]:
+    """Take a dense tensor out of its graph and off its device; bfloat16 has no array of its own.
 
     Returns:
         An array.
     """
     if not isinstance(value, Tensor):
         return value
+    _checks.check_dense(name, value)
     return (value.double() if value.is_floating_point() else value).numpy(force=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
@@ -65,7 +67,7 @@ class UnitMatching:
             ValueError: If there are not as many labels as units.
             TypeError: If they are no integers, booleans or strings.
         """
-        a, b = labels("labels_a", labels_a, self.n_a), labels("labels_b", labels_b, self.n_b)
+        a, b = self._labels(labels_a, labels_b)
         return float(np.mean([a[i] == b[j] for i, j in self.pairs.tolist()]))
 
     def chance(self, labels_a: Labels, labels_b: Labels) -> float:
@@ -82,9 +84,21 @@ class UnitMatching:
             ValueError: If there are not as many labels as units.
             TypeError: If they are no integers, booleans or strings.
         """
-        a, b = labels("labels_a", labels_a, self.n_a), labels("labels_b", labels_b, self.n_b)
+        a, b = self._labels(labels_a, labels_b)
         counts = dict(zip(*np.unique(b, return_counts=True), strict=True))
         return float(np.mean([counts.get(label, 0) for label in a]) / self.n_b)
+
+    def _labels(self, labels_a: Labels, labels_b: Labels) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Check the labels of both sets: strings never equal numbers.
+
+        Returns:
+            Both, as they are.
+        """
+        a, b = labels("labels_a", labels_a, self.n_a), labels("labels_b", labels_b, self.n_b)
+        if (a.dtype.kind == "U") != (b.dtype.kind == "U"):
+            got, remedy = f"{b.dtype} beside {a.dtype}", "Label both sets alike"
+            _checks.refuse("labels_b", "be strings exactly if labels_a are", got, remedy, TypeError)
+        return a, b
 
 
 def match_units(z_a: Array, z_b: Array) -> UnitMatching:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _checks, _state
 from gradembed.evaluate._inputs import Array, numbers
 
 N_NEIGHBOURS = 15
@@ -99,4 +99,5 @@ def _umap(points: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
         warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)  # of a part not used here
         from umap import UMAP
     reducer = UMAP(n_neighbors=min(N_NEIGHBOURS, len(points) - 1), init="pca", n_jobs=1, random_state=seed)
-    return np.asarray(reducer.fit_transform(points))
+    with _state.kept_threads():
+        return np.asarray(reducer.fit_transform(points))

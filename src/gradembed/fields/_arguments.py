@@ -40,6 +40,13 @@ def check_kind(name: str, value: object, kind: type) -> None:
         _checks.refuse(name, f"be {kind.__name__}", _checks.describe(value), remedy, TypeError)
 
 
+def check_fraction(name: str, value: Any) -> None:
+    """Refuse what is no share of the points to leave out."""
+    _checks.check_number(name, value, 0, open_low=True)
+    if value >= 1:
+        _checks.refuse(name, "be below 1", value, "Keep something to predict from")
+
+
 def check_points_of(gradients: Tensor, first: Tensor) -> None:
     """Refuse a part of fields that cannot be put beside the first."""
     if gradients.shape[1:] != first.shape[1:]:
@@ -60,6 +67,7 @@ def check_matrices(name: str, matrices: Any, gradients: Tensor) -> Tensor:
     u, _, d = gradients.shape
     if not isinstance(matrices, Tensor):
         _checks.refuse(name, "be a torch.Tensor", _checks.describe(matrices), "Convert it", TypeError)
+    _checks.check_dense(name, matrices)
     if matrices.shape not in ((d, d), (u, d, d)):
         _checks.refuse(name, f"have shape [{d}, {d}] or [{u}, {d}, {d}]", _checks.describe(matrices), "Reshape it")
     if not matrices.is_floating_point() or not _checks.is_finite(matrices):
@@ -126,6 +134,7 @@ def _check_floats(name: str, value: Any, like: Tensor | None = None) -> None:
         _checks.refuse(name, "be a torch.Tensor", _checks.describe(value), remedy, TypeError)
     if value.dtype not in _checks.FLOAT_TYPES:
         _checks.refuse(name, "be float32 or float64", value.dtype, f"Convert it with {name}.float()")
+    _checks.check_dense(name, value)
     if value.numel() == 0:
         _checks.refuse(name, "hold at least one number", _checks.describe(value), "Pass a non-empty tensor")
     if not _checks.is_finite(value):
@@ -142,6 +151,7 @@ def _check_integers(name: str, value: Any, like: Tensor) -> None:
         _checks.refuse(name, "be a torch.Tensor", _checks.describe(value), remedy, TypeError)
     if value.dtype != torch.int64:
         _checks.refuse(name, "be int64", value.dtype, f"Convert it with {name}.long()")
+    _checks.check_dense(name, value)
     if value.device != like.device:
         remedy = f"Move it with {name}.to(gradients.device)"
         _checks.refuse(name, f"be on the gradients' device, {like.device}", value.device, remedy)

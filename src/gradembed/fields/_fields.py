@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gradembed import _checks
-from gradembed._files import write_atomically
+from gradembed import _checks, _files
 from gradembed.fields._arguments import (
     check_fields,
     check_kind,
@@ -293,10 +293,14 @@ class GradientFields:
 
         Args:
             path: The file; its folder is made if it is missing.
+
+        Raises:
+            OSError: If it cannot be written.
+            TypeError: If it is no path.
         """
         tensors = {name: getattr(self, name) for name in ("points", "gradients", *OPTIONAL)}
         kept = {name: value.cpu().contiguous().clone() for name, value in tensors.items() if value is not None}
-        write_atomically(Path(path), safetensors.torch.save(kept))
+        _files.save("path", path, safetensors.torch.save(kept))
 
     @classmethod
     def load(cls, path: str | Path) -> GradientFields:
@@ -310,6 +314,8 @@ class GradientFields:
 
         Raises:
             ValueError: If the file holds something else.
+            OSError: If it cannot be read.
+            TypeError: If it is no path.
 
         Example:
             >>> import tempfile, torch, gradembed as ge
@@ -319,11 +325,15 @@ class GradientFields:
             ...     ge.GradientFields.load(f"{folder}/fields.safetensors")
             GradientFields(2 units at 10 shared points of 3 dimensions)
         """
-        tensors = safetensors.torch.load(Path(path).read_bytes())
+        rule, content = "name a file that GradientFields.save wrote", _files.load("path", path)
+        try:
+            tensors = safetensors.torch.load(content)
+        except safetensors.SafetensorError as error:
+            _checks.refuse("path", rule, f"{str(path)!r}: {error}", "Pass another")
         needed, known = {"points", "gradients"}, {"points", "gradients", *OPTIONAL}
         if not needed <= tensors.keys() <= known:
             got = ", ".join(map(repr, tensors)) or "nothing"
-            _checks.refuse("path", "name a file that GradientFields.save wrote", f"one with {got}", "Pass another")
+            _checks.refuse("path", rule, f"one with {got}", "Pass another")
         return cls(**tensors)
 
     def _mapped(self, of_points: Tensor, of_gradients: Tensor) -> GradientFields:

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from gradembed import _checks
-from gradembed.fields._arguments import check_kind
+from gradembed.fields._arguments import check_fraction, check_kind
 from gradembed.fields._fields import GradientFields
 
 
@@ -41,9 +41,7 @@ def field_mask(fields: GradientFields, fraction: float, seed: int = 0, kind: str
         set()
     """
     check_kind("fields", fields, GradientFields)
-    _checks.check_number("fraction", fraction, 0, open_low=True)
-    if fraction >= 1:
-        _checks.refuse("fraction", "be below 1", fraction, "Keep something to predict from")
+    check_fraction("fraction", fraction)
     _checks.check_integer("seed", seed, 0)
     _checks.check_choice("kind", kind, ("points", "regions"))
     u, m = fields.n_units, fields.n_points

@@ -33,6 +33,9 @@ def grid_points(m: int, dim: int) -> Float32[Tensor, "m d"]:
     """
     _checks.check_integer("m", m, 2)
     _checks.check_integer("dim", dim, 1)
+    if dim > 63:
+        remedy = "Use sobol_points"
+        _checks.refuse("dim", "be at most 63: a grid has two points or more along every axis", dim, remedy)
     k = 2
     while k < m and (k + 1) ** dim <= m:  # at most the m-th root; one axis needs no search
         k = m if dim == 1 else k + 1

@@ -178,7 +178,7 @@ class MLPEnsemble(nn.Module):
             Outputs, [e, n, u].
 
         Raises:
-            ValueError: If ``x`` has another shape.
+            ValueError: If ``x`` has another shape, precision or device.
             TypeError: If it is no tensor.
         """
         x = self._spread(x)
@@ -196,7 +196,7 @@ class MLPEnsemble(nn.Module):
             "input", "hidden1", ..., "output", each [e, n, width]; hidden layers after their activation.
 
         Raises:
-            ValueError: If ``x`` has another shape.
+            ValueError: If ``x`` has another shape, precision or device.
             TypeError: If it is no tensor.
 
         Example:
@@ -273,6 +273,7 @@ class MLPEnsemble(nn.Module):
         e, d = len(self), self.widths[0]
         if x.ndim not in (2, 3) or x.shape[-1] != d or (x.ndim == 3 and len(x) != e):
             _checks.refuse("x", f"have shape [n, {d}] or [{e}, n, {d}]", _checks.describe(x), "Reshape it")
+        _checks.check_placement(self, x)
         return x.expand(e, *x.shape[-2:])
 
     def _position(self, index: object) -> int:

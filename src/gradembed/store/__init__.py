@@ -14,6 +14,7 @@ import safetensors
 import torch
 from torch import nn
 
+from gradembed import _checks
 from gradembed.store._entries import STORABLE, Encoder, read, write
 from gradembed.store._fingerprint import fingerprint
 
@@ -46,6 +47,7 @@ class Cache:
     """
 
     def __init__(self, folder: str | Path = "data/cache") -> None:
+        _checks.check_path("folder", folder)
         self.folder = Path(folder)
 
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

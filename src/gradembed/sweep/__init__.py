@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from gradembed import _checks
+from gradembed import _checks, _progress
 from gradembed.store import Cache
 from gradembed.sweep._jobs import Job, Outcome, limited_threads, versions
 from gradembed.sweep._result import SweepResult
@@ -87,7 +87,7 @@ def sweep(
     rows = expand(settings)
     check_fit(function, rows)
     work = _Sweep(function, rows, cache, n_threads, stop_at_error=cache is None and on_error == "raise")
-    with tqdm(total=len(rows), desc=f"sweep {work.name}", unit="setting", disable=not progress) as bar:
+    with _progress.bar(len(rows), f"sweep {work.name}", "setting", wanted=progress) as bar:
         work.find(bar)
         work.compute(n_jobs, bar)
     if on_error == "raise":

@@ -138,10 +138,6 @@ def limited_threads(n_threads: int) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    before = torch.get_num_threads()
-    with threadpool_limits(n_threads):
+    with _state.kept_threads(), threadpool_limits(n_threads):
         torch.set_num_threads(n_threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -31,10 +32,11 @@ def run(function: Callable[..., Any], jobs: Sequence[Job], n_jobs: int | None) -
         yield from (compute(function, job) for job in jobs)
         return
     backend, _ = get_active_backend()
-    n_workers = joblib.effective_n_jobs(n_jobs)  # asks a cluster that has no workers yet for some
     if type(backend).__name__ == "DaskDistributedBackend":
+        with _connected(backend.client):
+            joblib.effective_n_jobs(n_jobs)  # asks a cluster that has no workers yet for some
         yield from _on_dask(backend, *_packed(function, jobs))
-    elif n_workers == 1 or getattr(backend, "supports_sharedmem", False):
+    elif joblib.effective_n_jobs(n_jobs) == 1 or getattr(backend, "supports_sharedmem", False):
         yield from _through_joblib(function, jobs, n_jobs)
     else:
         yield from _through_joblib(*_packed(function, jobs), n_jobs)
@@ -92,12 +94,14 @@ def _on_dask(backend: Any, function: bytes, jobs: Sequence[Job]) -> Iterator[Out
     client, ended = backend.client, queue.SimpleQueue[Any]()
     sweep = f"sweep-{uuid4().hex[:12]}"
     # The function is a task of its own: sent once, and computed again if the worker that has it dies.
-    shared = client.submit(bytes, function, key=f"{sweep}-function")
+    with _connected(client):
+        shared = client.submit(bytes, function, key=f"{sweep}-function")
     futures = {}
     try:
         for job in jobs:
             key = f"{sweep}-{job.index}"
-            futures[key] = client.submit(compute, shared, job, key=key, **backend.submit_kwargs), job
+            with _connected(client):
+                futures[key] = client.submit(compute, shared, job, key=key, **backend.submit_kwargs), job
             futures[key][0].add_done_callback(ended.put)
         with backend.retrieval_context():  # lets other tasks run, should this be a task itself
             while futures:
@@ -122,6 +126,20 @@ def _next(ended: queue.SimpleQueue[Any], client: Any) -> Any:
             _check_connected(client)
 
 
+@contextmanager
+def _connected(client: Any) -> Iterator[None]:
+    """Whatever is raised because a client closes says so.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        yield
+    except Exception:
+        _check_connected(client)
+        raise
+
+
 def _check_connected(client: Any) -> None:
     """Refuse to wait for a cluster that is no longer there."""
     if client.status in ("closing", "closed"):
@@ -141,4 +159,5 @@ def _outcome(future: Any, job: Job, client: Any) -> Outcome:
         except TimeoutError:  # an ended task's result is fetched, and the client may close meanwhile
             _check_connected(client)
         except Exception as error:
+            _check_connected(client)
             return failure(job, error, "a task that the cluster gave up: ")

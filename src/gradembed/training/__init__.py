@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from gradembed import _state
+from gradembed import _progress, _state
 from gradembed.data import Split
 from gradembed.training._arguments import check_arguments, check_outputs
 from gradembed.training._config import TrainConfig, resolve_device
@@ -105,7 +104,7 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
         task = Task(split, device)
         check_outputs(model, task)
         loop = Loop(model, task, config, device)
-        with tqdm(total=config.epochs, desc=f"train on {split.name}", unit="epoch", disable=not config.progress) as bar:
+        with _progress.bar(config.epochs, f"train on {split.name}", "epoch", wanted=config.progress) as bar:
             for epoch in range(1, config.epochs + 1):
                 row = {"epoch": epoch, **loop.epoch(epoch), "seconds": time.perf_counter() - start}
                 rows.append(row)

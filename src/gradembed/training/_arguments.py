@@ -47,7 +47,7 @@ def check_outputs(model: nn.Module, task: Task) -> None:
     with _state.preserved(model):
         model.eval()
         with torch.no_grad():
-            output = _checks.try_forward(model, task.x_train[:2])
+            output = _checks.try_forward(model, task.x_train[:2], "split")
     check_width("model", output.shape[1] if output.ndim == 2 else 0, task, _checks.describe(output))
 
 

@@ -56,6 +56,8 @@ class TrainConfig:
         _checks.check_integer("max_shift", self.max_shift, 0)
         _checks.check_integer("seed", self.seed, 0)
         resolve_device(self.device)
+        if not isinstance(self.progress, bool):
+            _checks.refuse("progress", "be True or False", _checks.describe(self.progress), "Pass a bool", TypeError)
 
     @classmethod
     def for_mnist(cls, seed: int = 0) -> Self:

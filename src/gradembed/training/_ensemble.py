@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gradembed import _checks
+from gradembed import _checks, _progress
 from gradembed.data import RandomWaves, Split
 from gradembed.models import MLPEnsemble, StackedLinear
 from gradembed.training._arguments import check_config, check_width
@@ -85,7 +85,7 @@ def train_ensemble(
     groups = torch.arange(n_members).split(group_size or _group_size(ensemble, config))
     total, name = config.epochs * len(groups), assignment.splits[0].name
     parts = []
-    with tqdm(total=total, desc=f"train {n_members} on {name}", unit="epoch", disable=not config.progress) as bar:
+    with _progress.bar(total, f"train {n_members} on {name}", "epoch", wanted=config.progress) as bar:
         for members in groups:
             losses = _train_group(ensemble, data, members, config, bar)
             parts.append((losses, _scores(ensemble, data, members, config)))

@@ -17,8 +17,9 @@ class Task:
     """The data on their device, with the loss and the score that their targets ask for."""
 
     def __init__(self, split: Split, device: torch.device) -> None:
-        self.x_train, self.y_train = split.x_train.to(device), split.y_train.to(device)
-        self.x_test, self.y_test = split.x_test.to(device), split.y_test.to(device)
+        # detached: data that require a gradient get none from training
+        self.x_train, self.y_train = split.x_train.detach().to(device), split.y_train.detach().to(device)
+        self.x_test, self.y_test = split.x_test.detach().to(device), split.y_test.detach().to(device)
         self.is_classes = self.y_train.dtype == torch.int64
         self.score_name = "accuracy" if self.is_classes else "r2"
         self.n_tasks = self.y_train.shape[1] if self.y_train.ndim == 2 else 1

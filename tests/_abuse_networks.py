@@ -1,0 +1,466 @@
+"""Ordinary calls and abuses: data, networks, training, gradients, interference, trees, task modules."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from _abuse import (
+    CHOICE,
+    COUNT,
+    FINITE,
+    INDEX,
+    INTEGER,
+    LAYER,
+    NETWORK,
+    NUMBER,
+    SAME,
+    SAMPLES,
+    TYPE,
+    VALUE,
+    Row,
+    Subject,
+)
+from _networks import Residual
+from torch import Tensor, nn
+
+import gradembed as ge
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+X, DIRECTIONS = draw(12, 4), draw(2, 3, seed=1)
+
+
+def chain(dtype: torch.dtype = torch.float64) -> nn.Module:
+    return ge.MLP([4, 5, 3], seed=0).to(dtype)
+
+
+def smooth() -> nn.Module:
+    return ge.MLP([4, 5, 3], nn.Tanh, seed=0).double()
+
+
+def general() -> nn.Module:
+    """A residual network with a layer norm."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Residual().double()
+
+
+def split(**changes: Any) -> ge.Split:
+    x, y = draw(18, 4, dtype=torch.float32), torch.arange(18) % 3
+    given = {"x_train": x[:12], "y_train": y[:12], "x_test": x[12:], "y_test": y[12:], "name": "n", "source": "s"}
+    return ge.Split(**(given | changes))
+
+
+def parts() -> dict[str, Any]:
+    return dict(vars(split()))
+
+
+def config(**settings: Any) -> ge.TrainConfig:
+    return ge.TrainConfig(**({"epochs": 2, "batch_size": 5, "progress": False} | settings))
+
+
+def waves() -> ge.RandomWaves:
+    return ge.random_waves(3, 4)
+
+
+def stacked() -> ge.StackedSplit:
+    return ge.stack_tasks(split(), seed=3)
+
+
+def ensemble() -> ge.MLPEnsemble:
+    return ge.MLPEnsemble([4, 5, 3], 3, seed=0).double()
+
+
+def gradient_arguments(network: Any = chain) -> dict[str, Any]:
+    return {"model": network(), "x": X.clone(), "wrt": "input", "unit_layer": "output", "units": None,
+            "directions": None, "chunk_size": None}  # fmt: skip
+
+
+def picked(network: Any = chain) -> dict[str, Any]:
+    return gradient_arguments(network) | {"units": [0, 2]}
+
+
+def directed(network: Any = chain) -> dict[str, Any]:
+    return gradient_arguments(network) | {"directions": DIRECTIONS.clone()}
+
+
+def interference_arguments(network: Any = chain, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+    usual = gradient_arguments(network) | {"layers": None, "pairing": "realised", "seed": 0}
+    del usual["wrt"]
+    return usual | {"model": usual["model"].to(dtype), "x": usual["x"].to(dtype), "confidence": 0.9}
+
+
+def shown(result: Any) -> list[Any]:
+    """A result, and everything that it makes of itself."""
+    assert repr(result)
+    return [result, result.to_frame()]
+
+
+def means(result: ge.Interference) -> list[Any]:
+    """What does not count samples."""
+    return [result.cosine, result.abs_cosine, result.conflict, result.norm_similarity, result.norm]
+
+
+def interferences() -> ge.Interference:
+    return ge.interference(chain(), X)
+
+
+def tree_arguments(network: Any = chain, tolerance: float | None = None) -> dict[str, Any]:
+    return {"model": network(), "x": X.clone(), "layers": None, "roots": None, "mode": "realised",
+            "max_nodes": 200_000, "tolerance": tolerance, "unit_layer": "output"}  # fmt: skip
+
+
+def tree() -> ge.GradientTree:
+    return ge.gradient_tree(chain(), X)
+
+
+def module_arguments(network: Any = chain) -> dict[str, Any]:
+    usual = gradient_arguments(network)
+    del usual["wrt"]
+    return usual | {"layer": "hidden1", "n_modules": 2}
+
+
+def modules() -> ge.TaskModules:
+    return ge.task_modules(chain(), X, "hidden1")
+
+
+def held(x: Tensor, **arguments: Any) -> Tensor:
+    with ge.ablated(**arguments) as network:
+        return network(x)
+
+
+def learn(model: nn.Module, split: Any, config: Any) -> list[Any]:
+    run = ge.train(model, split, config)
+    assert repr(run)
+    return [run.model, run.history, run.test_accuracy, run.test_r2]
+
+
+def learn_on(model: nn.Module, config: Any, **changed: Any) -> list[Any]:
+    return learn(model, split(**changed), config)
+
+
+def learn_many(**arguments: Any) -> list[Any]:
+    found = ge.train_ensemble(**arguments)
+    return [found, found.scores, found.losses, found.labels]
+
+
+SUBJECTS = {
+    "Split": Subject(ge.Split, parts),
+    "load_iris": Subject(ge.load_iris, lambda: {"test_fraction": 0.2, "seed": 42}),
+    "load_mnist": Subject(ge.load_mnist, lambda: {"root": "mnist", "source": "sample"}),
+    "RandomWaves": Subject(lambda x: waves()(x), lambda: {"x": X.clone()}),
+    "RandomWaves.gradient": Subject(lambda x: waves().gradient(x), lambda: {"x": X.clone()}),
+    "RandomWaves.subset": Subject(lambda indices: waves().subset(indices), lambda: {"indices": [2, 0]}),
+    "StackedSplit.resample": Subject(lambda seed: stacked().resample(seed), lambda: {"seed": 1}),
+    "random_waves": Subject(
+        ge.random_waves, lambda: {"n_functions": 3, "dim": 4, "seed": 0, "n_waves": 4, "roughness": 1.0}, is_ragged=True
+    ),
+    "soft_mixing": Subject(ge.soft_mixing, lambda: {"mixing": 0.2, "n_samples": 50, "seed": 0}),
+    "stack_tasks": Subject(
+        ge.stack_tasks,
+        lambda: {"split": split(), "n_tasks": 2, "features": [0, 2], "seed": 0, "n_samples": 20},
+        is_ragged=True,
+    ),
+    "MLP": Subject(ge.MLP, lambda: {"widths": [4, 5, 3], "activation": nn.ReLU, "seed": 0}, is_ragged=True),
+    "MLPEnsemble": Subject(
+        ge.MLPEnsemble,
+        lambda: {"widths": [4, 5, 3], "n_members": 2, "activation": nn.ReLU, "seed": 0},
+        is_ragged=True,
+    ),
+    "MLPEnsemble.forward": Subject(lambda x: ensemble()(x), lambda: {"x": X.clone()}),
+    "MLPEnsemble.activations": Subject(lambda x: ensemble().activations(x), lambda: {"x": X.clone()}),
+    "MLPEnsemble.getitem": Subject(lambda index: ensemble()[index], lambda: {"index": [0, 2]}, is_ragged=True),
+    "MLPEnsemble.from_members": Subject(
+        ge.MLPEnsemble.from_members,
+        lambda: {"members": [ge.MLP([4, 3], seed=0), ge.MLP([4, 3], seed=1)]},
+        is_ragged=True,
+    ),
+    "TrainConfig": Subject(
+        lambda **settings: vars(ge.TrainConfig(**settings)),
+        lambda: dict(vars(config())),
+    ),
+    "TrainConfig.for_waves": Subject(lambda **s: vars(ge.TrainConfig.for_waves(**s)), lambda: {"dim": 2, "seed": 0}),
+    "train": Subject(
+        learn, lambda: {"model": chain(torch.float32), "split": split(), "config": config()}, 1e-4, trains=True
+    ),
+    "TrainingRun": Subject(  # what comes of strange data
+        learn_on,
+        lambda: {"model": chain(torch.float32), "config": config()} | parts(),
+        1e-4,
+        is_ragged=True,
+        trains=True,
+    ),
+    "train_ensemble": Subject(
+        learn_many,
+        lambda: {
+            "target": split(),
+            "widths": [4, 5, 3],
+            "n_members": 2,
+            "config": config(),
+            "n_samples": None,
+            "group_size": None,
+            "activation": nn.ReLU,
+        },
+        1e-4,
+        is_ragged=True,
+    ),
+    "train_ensemble of a function": Subject(
+        learn_many,
+        lambda: {"target": torch.sin, "widths": [1, 5, 1], "n_members": 2, "config": config(), "n_samples": 20},
+        1e-4,
+        is_ragged=True,
+    ),
+    "untrained": Subject(ge.untrained, lambda: {"model": chain(), "seed": 0}),
+    "UnitGradients.unit_vectors": Subject(
+        lambda **named: ge.unit_gradients(**named).unit_vectors(), gradient_arguments
+    ),
+    "UnitGradients.unit_vectors, general": Subject(
+        lambda **named: ge.unit_gradients(**named).unit_vectors(), partial(gradient_arguments, general)
+    ),
+    "unit_gradients": Subject(ge.unit_gradients, gradient_arguments),
+    "unit_gradients, general": Subject(ge.unit_gradients, partial(gradient_arguments, general)),
+    "unit_gradients of units": Subject(ge.unit_gradients, picked),
+    "unit_gradients of directions": Subject(ge.unit_gradients, directed),
+    "Interference": Subject(  # with everything that can be asked for
+        lambda **named: shown(ge.interference(n_bootstrap=20, n_untrained=1, **named)), interference_arguments
+    ),
+    **{
+        f"Interference, means over {pairing} pairs": Subject(
+            lambda pairing=pairing, **named: means(ge.interference(pairing=pairing, **named)),
+            lambda: {"model": chain(), "x": X.clone()},
+        )
+        for pairing in ("realised", "all")
+    },
+    "Interference.orthogonality": Subject(
+        lambda groups: interferences().orthogonality(groups), lambda: {"groups": [0, 0, 1]}
+    ),
+    "Interference.pair_mean": Subject(
+        lambda measure, layer: interferences().pair_mean(measure, layer),
+        lambda: {"measure": "cosine", "layer": "input"},
+    ),
+    "interference": Subject(ge.interference, interference_arguments),
+    "interference, general": Subject(ge.interference, partial(interference_arguments, general)),
+    "interference, single": Subject(ge.interference, partial(interference_arguments, chain, torch.float32), 1e-3),
+    "interference, all pairs": Subject(
+        partial(ge.interference, pairing="all"),
+        lambda: {k: v for k, v in interference_arguments().items() if k != "pairing"},
+    ),
+    "interference of units": Subject(ge.interference, lambda: interference_arguments() | {"units": [0, 2]}),
+    "interference of directions": Subject(
+        ge.interference, lambda: interference_arguments() | {"directions": DIRECTIONS.clone()}
+    ),
+    "interference of counts": Subject(
+        ge.interference, lambda: {"model": chain(), "x": X.clone(), "n_bootstrap": 5, "n_untrained": 0}
+    ),
+    "GradientTree": Subject(lambda **named: shown(ge.gradient_tree(**named)), tree_arguments, is_ragged=True),
+    "GradientTree.subtree": Subject(
+        lambda layer, node: tree().subtree(layer, node), lambda: {"layer": "hidden1", "node": 1}, is_ragged=True
+    ),
+    "GradientTree.similarity": Subject(lambda layer: tree().similarity(layer), lambda: {"layer": "input"}),
+    "GradientTree.largest": Subject(
+        lambda layer, k: tree().largest(layer, k), lambda: {"layer": "input", "k": 3}, is_ragged=True
+    ),
+    "gradient_tree": Subject(ge.gradient_tree, tree_arguments, is_ragged=True),
+    "gradient_tree, smooth": Subject(ge.gradient_tree, partial(tree_arguments, smooth, 0.01), is_ragged=True),
+    "gradient_tree, general": Subject(ge.gradient_tree, partial(tree_arguments, general, 0.01), is_ragged=True),
+    "TaskModules": Subject(lambda **named: shown(ge.task_modules(**named)), module_arguments),
+    "task_modules of units": Subject(ge.task_modules, lambda: module_arguments() | {"units": [0, 2]}),
+    "task_modules of directions": Subject(
+        ge.task_modules, lambda: module_arguments() | {"directions": DIRECTIONS.clone()}
+    ),
+    "TaskModules.units": Subject(lambda module: modules().units(module), lambda: {"module": 1}, is_ragged=True),
+    "task_modules": Subject(ge.task_modules, module_arguments),
+    "ablated": Subject(
+        held, lambda: {"model": chain(), "x": X.clone(), "layer": "hidden1", "units": [0, 3], "at": 0.5}
+    ),
+    "ablated at the means": Subject(
+        held, lambda: {"model": chain(), "x": X.clone(), "layer": "hidden1", "units": [0, 3], "at": draw(5)}
+    ),
+}
+
+# Whatever takes samples and a network, in the same words.
+NETWORKS = NETWORK | dict.fromkeys(["NaN weights", "infinite weights", "lazy network"], VALUE)
+NETWORKS |= {"half network": "ValueError: x", "meta network": "ValueError: x|model", "other precision": "ValueError: x"}
+NETWORKS |= dict.fromkeys(["dropout", "batch norm"], VALUE) | dict.fromkeys(["frozen", "eval"], SAME)
+NETWORKS |= dict.fromkeys(["dead", "dead ReLUs", "weights 1e30", "weights 1e-30"], FINITE)
+CHUNK = COUNT | {"none": SAME, "one": SAME, "two": SAME, "many": SAME}
+UNITS = dict.fromkeys(["string", "floats in it", "bools in it", "strings in it", "None in it", "integer"], TYPE)
+UNITS |= dict.fromkeys(["nothing", "far away", "negative in it"], VALUE)
+UNITS |= dict.fromkeys(["as a tuple", "as a tensor", "as an array"], SAME)
+DIRECTED = dict.fromkeys(["string", "list", "numpy"], TYPE) | dict.fromkeys(["strided", "requires grad"], SAME)
+DIRECTED |= dict.fromkeys(["empty", "one column", "one axis", "NaN", "inf", "zeros", "longs", "meta", "complex"], VALUE)
+DIRECTED |= dict.fromkeys(["one row", "1e30", "1e-30", "half"], FINITE)
+PART = SAMPLES | {"1e30": FINITE, "one row": "ValueError: y_train", "doubled": "ValueError: y_train"}
+CLASSES = dict.fromkeys(["string", "none", "list", "numpy"], TYPE)
+CLASSES |= dict.fromkeys(
+    ["empty", "shorter", "negative first", "half", "bools", "scalar", "meta", "another axis"], VALUE
+)
+WIDTHS = dict.fromkeys(
+    ["string", "none", "integer", "floats in it", "bools in it", "strings in it", "None in it"], TYPE
+)
+WIDTHS |= dict.fromkeys(["nothing", "one item", "negative in it"], VALUE)
+ACTIVATION = dict.fromkeys(["string", "none", "function", "tensor", "list"], TYPE)
+
+TABLE: list[Row] = [
+    # data
+    ("Split", "x_train", PART | dict.fromkeys(["requires grad", "strided"], SAME)),
+    ("Split", "y_train", CLASSES),
+    ("Split", "x_test", {"one column": VALUE, "NaN": VALUE, "one row": "ValueError: y_test", "string": TYPE}),
+    ("load_iris", "test_fraction", NUMBER | {"zero": VALUE, "one": VALUE, "huge": VALUE, "tiny": VALUE}),
+    ("load_iris", "seed", INTEGER),
+    ("load_mnist", "root", dict.fromkeys(["none", "integer", "closed file", "object", "bytes"], TYPE)),
+    ("load_mnist", "source", CHOICE),
+    ("RandomWaves", "x", SAMPLES | {"one column": VALUE, "another axis": VALUE}),
+    ("RandomWaves.gradient", "x", SAMPLES | {"one column": VALUE}),
+    ("RandomWaves.subset", "indices",
+     {"string": TYPE, "none": TYPE, "integer": TYPE, "nothing": VALUE, "far away": INDEX, "floats in it": TYPE,
+      "bools in it": TYPE, "as a tuple": SAME}),
+    ("StackedSplit.resample", "seed", INTEGER),
+    *[("random_waves", name, COUNT | {"one": FINITE}) for name in ("n_functions", "dim", "n_waves")],
+    ("random_waves", "seed", INTEGER),
+    ("random_waves", "roughness", NUMBER | {"zero": VALUE}),
+    ("soft_mixing", "mixing", NUMBER | {"two": VALUE, "zero": FINITE, "one": VALUE, "tiny": FINITE}),
+    ("soft_mixing", "n_samples", COUNT | {"one": VALUE}),
+    ("soft_mixing", "seed", INTEGER),
+    ("stack_tasks", "split", dict.fromkeys(["string", "none", "list", "object"], TYPE)),
+    ("stack_tasks", "n_tasks", COUNT | {"two": SAME}),
+    ("stack_tasks", "features", UNITS | {"none": FINITE, "twice the same": VALUE, "as a tensor": TYPE,
+                                      "as an array": TYPE}),
+    ("stack_tasks", "seed", INTEGER),
+    ("stack_tasks", "n_samples", COUNT | {"none": FINITE, "one": FINITE}),
+    # networks and training
+    ("MLP", "widths", WIDTHS),
+    ("MLP", "activation", ACTIVATION),
+    ("MLP", "seed", {key: value for key, value in INTEGER.items() if key != "none"}),
+    ("MLPEnsemble", "widths", WIDTHS),
+    ("MLPEnsemble", "activation", ACTIVATION),
+    ("MLPEnsemble", "n_members", COUNT | {"one": FINITE}),
+    ("MLPEnsemble", "seed", {key: value for key, value in INTEGER.items() if key != "none"}),
+    ("MLPEnsemble.forward", "x", {"string": TYPE, "none": TYPE, "list": TYPE, "numpy": TYPE, "one column": VALUE,
+                                  "scalar": VALUE, "meta": VALUE, "half": VALUE, "longs": VALUE, "strided": SAME,
+                                  "one row": FINITE, "requires grad": SAME}),
+    ("MLPEnsemble.activations", "x", {"string": TYPE, "one column": VALUE, "half": VALUE, "strided": SAME}),
+    ("MLPEnsemble.getitem", "index",
+     {"string": TYPE, "none": TYPE, "float": TYPE, "nothing": VALUE, "far away": INDEX, "floats in it": TYPE,
+      "as a tensor": TYPE, "as a tuple": SAME, "twice the same": FINITE}),
+    ("MLPEnsemble.from_members", "members",
+     {"string": TYPE, "none": TYPE, "integer": TYPE, "nothing": VALUE, "strings in it": TYPE, "None in it": TYPE,
+      "one item": FINITE, "as a tuple": SAME}),
+    *[("TrainConfig", name, COUNT) for name in ("epochs", "batch_size")],
+    *[("TrainConfig", name, INTEGER) for name in ("max_shift", "seed")],
+    ("TrainConfig", "learning_rate", NUMBER | {"zero": VALUE}),
+    ("TrainConfig", "weight_decay", NUMBER | {"zero": FINITE}),
+    ("TrainConfig", "device", dict.fromkeys(["string", "none", "integer", "list"], VALUE)),
+    ("TrainConfig", "progress", {"string": TYPE, "none": TYPE, "integer": TYPE}),
+    ("TrainConfig.for_waves", "dim", COUNT | {"one": FINITE}),
+    ("TrainConfig.for_waves", "seed", INTEGER),
+    ("train", "model",
+     NETWORK | {"NaN weights": VALUE, "infinite weights": VALUE, "frozen": VALUE, "lazy network": VALUE,
+      "without parameters": VALUE,
+                "half network": VALUE + ": split", "other precision": VALUE + ": split", "meta network": VALUE,
+                 "dead": FINITE,
+                "dead ReLUs": FINITE, "eval": SAME, "weights 1e30": "FloatingPointError: config.learning_rate",
+                "weights 1e-30": FINITE, "ensemble": VALUE}),
+    ("train", "split", dict.fromkeys(["string", "none", "list", "class", "dictionary"], TYPE)),
+    ("train", "config", dict.fromkeys(["string", "list", "class", "dictionary"], TYPE)),
+    ("TrainingRun", "x_train", {"strided": SAME, "requires grad": SAME, "1e-30": FINITE, "zeros": FINITE,
+                                "expanded": FINITE, "1e30": FINITE}),
+    ("TrainingRun", "x_test", {"1e30": FINITE, "zeros": FINITE, "requires grad": SAME}),
+    ("TrainingRun", "y_train", {"zeros": FINITE, "large first": "ValueError: model"}),
+    ("train_ensemble", "target", dict.fromkeys(["string", "none", "object", "dictionary"], TYPE)
+     | {"list": VALUE, "nothing": VALUE}),
+    ("train_ensemble", "widths", WIDTHS),
+    ("train_ensemble", "n_members", COUNT | {"one": FINITE}),
+    ("train_ensemble", "config", {"string": TYPE, "dictionary": TYPE}),
+    ("train_ensemble", "n_samples", {"one": VALUE, "string": VALUE}),
+    ("train_ensemble", "group_size", CHUNK),
+    ("train_ensemble", "activation", ACTIVATION),
+    ("train_ensemble of a function", "target", {"function": TYPE} | dict.fromkeys(["none", "string"],
+     "ValueError: n_samples")),
+    ("train_ensemble of a function", "n_samples",
+     {key: kind for key, kind in COUNT.items() if key != "none"} | {"one": FINITE}),
+    ("untrained", "model", NETWORK | {"NaN weights": SAME, "dead": SAME, "frozen": SAME, "eval": SAME}),
+    ("untrained", "seed", INTEGER),
+    # gradients
+    *[(f"{function}{path}", "x", SAMPLES | {"one column": VALUE})
+      for function in ("unit_gradients", "UnitGradients.unit_vectors") for path in ("", ", general")],
+    *[(f"unit_gradients{path}", "model", NETWORKS | ({"ensemble": VALUE} if not path else {})) for path in ("",
+     ", general")],
+    ("UnitGradients.unit_vectors", "model", {"dead": FINITE, "weights 1e-30": FINITE, "weights 1e30": FINITE}),
+    ("unit_gradients", "wrt", LAYER),
+    ("unit_gradients", "unit_layer", LAYER),
+    ("unit_gradients", "chunk_size", CHUNK),
+    ("unit_gradients, general", "chunk_size", CHUNK),
+    ("unit_gradients of units", "units", UNITS | {"one item": FINITE, "twice the same": FINITE}),
+    ("unit_gradients of directions", "directions", DIRECTED),
+    # interference
+    ("interference", "x", SAMPLES | {"one column": VALUE}),
+    ("interference, general", "x", SAMPLES | {"one column": VALUE}),
+    ("interference, all pairs", "x", SAMPLES),
+    ("interference, single", "x", {"1e30": FINITE, "1e-30": FINITE, "zeros": FINITE, "half": VALUE, "strided": SAME}),
+    ("interference, single", "model", {"weights 1e30": VALUE + ": x", "weights 1e-30": FINITE, "dead": FINITE}),
+    ("interference", "model", NETWORKS),
+    ("interference, general", "model", NETWORKS),
+    ("interference, all pairs", "model", {"dead": FINITE, "dead ReLUs": FINITE, "frozen": SAME}),
+    ("interference of units", "units", UNITS | {"one item": FINITE, "twice the same": FINITE}),
+    ("interference of directions", "directions", DIRECTED),
+    ("interference", "layers", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "none": SAME}),
+    ("interference", "unit_layer", LAYER),
+    ("interference", "pairing", CHOICE),
+    ("interference", "chunk_size", CHUNK),
+    ("interference", "seed", INTEGER),
+    ("interference", "confidence", NUMBER | {"zero": VALUE, "one": VALUE}),
+    *[("interference of counts", name, INTEGER) for name in ("n_bootstrap", "n_untrained")],
+    ("Interference", "x", {"one row": FINITE, "zeros": FINITE, "expanded": FINITE, "1e30": FINITE, "1e-30": FINITE}),
+    ("Interference", "model", {"dead": FINITE, "dead ReLUs": FINITE, "weights 1e-30": FINITE}),
+    *[(f"Interference, means over {pairing} pairs", "x", {"doubled": SAME, "strided": SAME, "requires grad": SAME})
+      for pairing in ("realised", "all")],
+    ("Interference.orthogonality", "groups", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "too few": VALUE,
+                                              "too many": VALUE, "twice the same": VALUE, "as a tuple": SAME,
+                                              "as strings": SAME, "none": FINITE, "nested": VALUE}),
+    ("Interference.pair_mean", "measure", CHOICE),
+    ("Interference.pair_mean", "layer", LAYER),
+    # trees
+    *[(f"gradient_tree{path}", "x", SAMPLES | {"one column": VALUE}) for path in ("", ", smooth", ", general")],
+    ("gradient_tree", "model", NETWORKS),
+    ("gradient_tree, smooth", "model", {"dead": FINITE, "weights 1e-30": FINITE, "frozen": SAME, "NaN weights": VALUE}),
+    ("gradient_tree, general", "model", {"dead": FINITE, "weights 1e-30": FINITE, "frozen": SAME, "dropout": VALUE}),
+    ("gradient_tree", "layers", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "none": SAME}),
+    ("gradient_tree", "roots", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "none": SAME}),
+    ("gradient_tree", "unit_layer", LAYER),
+    ("gradient_tree", "mode", CHOICE),
+    ("gradient_tree", "max_nodes", COUNT),
+    ("gradient_tree, smooth", "tolerance", NUMBER | {"none": VALUE, "huge": VALUE, "tiny": FINITE}),
+    ("GradientTree", "x", {"one row": FINITE, "zeros": FINITE, "expanded": FINITE, "1e30": FINITE, "1e-30": FINITE}),
+    ("GradientTree", "model", {"dead": FINITE, "dead ReLUs": FINITE}),
+    ("GradientTree.subtree", "layer", LAYER),
+    ("GradientTree.subtree", "node", INTEGER | {"many": VALUE}),
+    ("GradientTree.similarity", "layer", LAYER),
+    ("GradientTree.largest", "layer", LAYER),
+    ("GradientTree.largest", "k", COUNT | {"many": FINITE}),
+    # task modules
+    ("task_modules", "x", SAMPLES | {"one column": VALUE, "doubled": SAME, "one row": "ValueError: n_modules",
+                                   "1e-30": "ValueError: n_modules",
+                                   "zeros": "ValueError: n_modules", "expanded": "ValueError: n_modules"}),
+    ("task_modules", "model", NETWORKS | dict.fromkeys(["dead", "dead ReLUs", "weights 1e-30"],
+     "ValueError: n_modules")),
+    ("task_modules of units", "units", UNITS | {"one item": "ValueError: n_modules"}),
+    ("task_modules of directions", "directions", DIRECTED | {"one row": "ValueError: n_modules"}),
+    ("task_modules", "layer", LAYER),
+    ("task_modules", "unit_layer", LAYER),
+    ("task_modules", "n_modules", COUNT | {"one": VALUE, "many": VALUE}),
+    ("task_modules", "chunk_size", CHUNK),
+    ("TaskModules", "x", {"1e30": FINITE, "1e-30": "ValueError: n_modules"}),
+    ("TaskModules.units", "module", INTEGER | {"many": VALUE}),
+    ("ablated", "model", NETWORK | {"ensemble": VALUE, "frozen": SAME, "dead": FINITE}),
+    ("ablated", "layer", LAYER),
+    ("ablated", "units", UNITS | {"twice the same": FINITE}),
+    ("ablated", "at", NUMBER | {"string": TYPE, "negative": FINITE, "tensor": VALUE}),
+    ("ablated at the means", "at", {"NaN": VALUE, "inf": VALUE, "shorter": VALUE, "another axis": VALUE, "list": TYPE,
+                                    "numpy": TYPE, "strided": SAME, "meta": VALUE, "complex": VALUE, "half": FINITE}),
+]  # fmt: skip

@@ -1,0 +1,371 @@
+"""Interruptions, full disks and folders that cannot be written: nothing half-done remains, and a second try works."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from _abuse import assert_house_grammar, numbers_of, portrait, weights
+from _abuse_embeddings import PLACES, embedder, make_fields
+from _abuse_networks import X, chain, config, general, split
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+import gradembed as ge
+from gradembed.training._stack import Stack
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+READ_ONLY = OSError(errno.EROFS, "Read-only file system")
+
+
+def everything_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@contextmanager
+def interrupted(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, at: int) -> Iterator[list[int]]:
+    """Ctrl-C when something is called for the at-th time."""
+    original, calls = getattr(owner, name), [0]
+
+    def stop(*args, **named):
+        calls[0] += 1
+        if calls[0] == at:
+            raise KeyboardInterrupt
+        return original(*args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, stop)
+        yield calls
+
+
+# Ctrl-C in the middle of a call
+
+
+def run_of(model: nn.Module) -> object:
+    return ge.train(model, split(), config())
+
+
+def members(target: object = None) -> ge.MLPEnsemble:
+    return ge.train_ensemble(target or split(), [4, 5, 3], 3, config(), group_size=2)
+
+
+LEARNING: dict[str, tuple[Callable[[], object], object, str, int]] = {
+    # what is called, where it is interrupted, and how often that is reached
+    "train, a step": (lambda: run_of(chain(torch.float32)), torch.optim.AdamW, "step", 6),
+    "train, the test part": (lambda: run_of(chain(torch.float32)), torch.nn.functional, "cross_entropy", 8),
+    "train_ensemble, a step": (members, Stack, "step", 12),
+    "train_ensemble of waves, a step": (
+        lambda: ge.train_ensemble(ge.random_waves(2, 2), [2, 4, 1], 2, config(), n_samples=10), Stack, "step", 4),
+    "GradientFieldEmbedder, a step": (lambda: embedder(max_steps=4).fit_transform(make_fields()), torch.optim.AdamW,
+                                      "step", 4),
+    "RowEmbedder, a step": (lambda: ge.RowEmbedder(2, max_steps=4).fit_transform(PLACES.numpy()), torch.optim.AdamW,
+                            "step", 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("when", ["first", "middle", "last"])
+def test_interrupted_learning_leaves_no_trace_and_can_be_begun_again(monkeypatch, name, when):
+    call, owner, method, n = LEARNING[name]
+    expected, before = numbers_of(call()), portrait({})
+    at = {"first": 1, "middle": n // 2 + 1, "last": n}[when]
+    with interrupted(monkeypatch, owner, method, at) as calls, pytest.raises(KeyboardInterrupt):
+        call()
+    assert calls == [at]
+    assert portrait({}) == before
+    for number, again in zip(expected, numbers_of(call()), strict=True):
+        assert torch.equal(number, again)
+
+
+@pytest.mark.parametrize("at", [1, 3, 6])
+def test_interrupted_training_gives_the_network_back(monkeypatch, at):
+    model = chain(torch.float32)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    arguments = {"model": model.eval()}
+    before, old = portrait(arguments), weights(arguments)
+    with interrupted(monkeypatch, torch.optim.AdamW, "step", at), pytest.raises(KeyboardInterrupt):
+        run_of(model)
+    assert portrait(arguments) == before
+    assert weights(arguments) == old
+    run_of(model)
+    assert weights(arguments) != old
+
+
+ESTIMATORS = {
+    "GradientFieldEmbedder": (lambda: embedder(max_steps=4), make_fields, torch.optim.AdamW, "step"),
+    "RowEmbedder": (lambda: ge.RowEmbedder(2, max_steps=4), lambda u=8: PLACES[:u].numpy(), torch.optim.AdamW, "step"),
+    "FieldDescriptor": (lambda: ge.FieldDescriptor(n_features=8), make_fields, torch, "rand"),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_estimator_that_was_interrupted_is_not_taken_for_a_fitted_one(monkeypatch, name):
+    make, data, owner, method = ESTIMATORS[name]
+    estimator = make()
+    with interrupted(monkeypatch, owner, method, 1), pytest.raises(KeyboardInterrupt):
+        estimator.fit(data())
+    assert vars(estimator) == vars(make())
+    with pytest.raises(NotFittedError):
+        estimator.transform(data())
+    assert np.array_equal(estimator.fit(data()).transform(data()), make().fit(data()).transform(data()))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_fitted_estimator_stays_as_it_was_if_a_second_fit_is_interrupted(monkeypatch, name):
+    make, data, owner, method = ESTIMATORS[name]
+    estimator = make().fit(data(u=8))
+    before = estimator.transform(data(u=8))
+    with interrupted(monkeypatch, owner, method, 1), pytest.raises(KeyboardInterrupt):
+        estimator.fit(data(u=6))
+    assert np.array_equal(estimator.transform(data(u=8)), before)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_fit_that_is_refused_half_way_is_none(name):
+    make, data, *_ = ESTIMATORS[name]
+    estimator, wrong = make(), data()
+    if name == "RowEmbedder":
+        wrong = np.full((8, 2), np.nan)
+    else:
+        wrong = ge.GradientFields(wrong.points, wrong.gradients * 0, wrong.values * 0)
+    with pytest.raises(ValueError, match=r"vary at the points|NaN"):
+        estimator.fit(wrong).transform(wrong)
+    if name != "FieldDescriptor":  # which looks at the points only until it describes
+        assert vars(estimator) == vars(make())
+
+
+class Stopped(nn.Module):
+    """Ctrl-C in the at-th forward pass."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.network, self.at, self.calls = general(), at, [0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls[0] += 1
+        if self.calls[0] == self.at:
+            raise KeyboardInterrupt
+        return self.network(x)
+
+
+READING = {
+    "unit_gradients": lambda m: ge.unit_gradients(m, X, "network.stem", chunk_size=4),
+    "interference": lambda m: ge.interference(m, X, layers=["network.stem", "input"], chunk_size=4),
+    "gradient_tree": lambda m: ge.gradient_tree(m, X, layers=["network.stem"], tolerance=0.01),
+    "gradient_fields": lambda m: ge.gradient_fields(m, X, wrt="network.stem"),
+    "task_modules": lambda m: ge.task_modules(m, X, "network.stem", chunk_size=4),
+}
+
+
+@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_interrupted_reading_of_a_network_leaves_it_as_it_was(name, at):
+    model = Stopped(at).train()
+    arguments = {"model": model}
+    before, old = portrait(arguments), weights(arguments)
+    with pytest.raises(KeyboardInterrupt):
+        READING[name](model)
+    assert model.calls == [at]
+    assert portrait(arguments) == before
+    assert weights(arguments) == old
+
+
+def test_interrupted_ablation_takes_its_hooks_along():
+    arguments = {"model": chain()}
+    model = arguments["model"]
+    model.output.register_forward_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    before = portrait(arguments)
+    with pytest.raises(KeyboardInterrupt), ge.ablated(model, "hidden1", [0]):
+        model(X)
+    assert portrait(arguments) == before
+
+
+# Disks
+
+
+@contextmanager
+def broken_disk(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> Iterator[None]:
+    """The next file cannot be made, written (it ends half-way), or moved."""
+
+    def fail(*args, **named):
+        raise error
+
+    class Half:
+        def __init__(self, descriptor: int, *_: object) -> None:
+            self.file = io.FileIO(descriptor, "wb")
+
+        def __enter__(self) -> Half:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, content: bytes) -> None:
+            self.file.write(content[: len(content) // 2])
+            raise error
+
+    owner, name, put = {
+        "make": (tempfile, "mkstemp", fail),
+        "write": (os, "fdopen", Half),
+        "move": (Path, "replace", fail),
+    }[step]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, put)
+        yield
+
+
+@pytest.mark.parametrize("step", ["make", "write", "move"])
+@pytest.mark.parametrize("error", [FULL, READ_ONLY, KeyboardInterrupt()], ids=["full", "read-only", "Ctrl-C"])
+def test_fields_are_saved_whole_or_not_at_all(tmp_path, monkeypatch, step, error):
+    fields, path = make_fields(), tmp_path / "fields.safetensors"
+    fields[:3].save(path)
+    before = everything_below(tmp_path)
+    with broken_disk(monkeypatch, step, error), pytest.raises(type(error)) as caught:
+        fields.save(path)
+    if isinstance(error, OSError):
+        assert_house_grammar(caught.value, "path")
+        assert error.strerror in str(caught.value)
+    assert everything_below(tmp_path) == before
+    assert len(ge.GradientFields.load(path)) == 3
+    fields.save(path)
+    assert len(ge.GradientFields.load(path)) == 8
+
+
+def below_a_file(folder: Path) -> Path:
+    """A path that nobody can write to, the superuser neither."""
+    (folder / "file").write_text("no folder")
+    return folder / "file" / "deeper" / "fields"
+
+
+PLACES_TO_WRITE = {
+    "below a file": (below_a_file, OSError),
+    "a folder": (lambda folder: folder, OSError),
+    "closed file": (lambda folder: _closed(folder), TypeError),
+    "none": (lambda _: None, TypeError),
+    "number": (lambda _: 3, TypeError),
+}
+
+
+def _closed(folder: Path) -> object:
+    with (folder / "closed").open("wb") as file:
+        return file
+
+
+@pytest.mark.parametrize("kind", PLACES_TO_WRITE)
+def test_places_that_cannot_be_written_are_refused(tmp_path, kind):
+    make, error = PLACES_TO_WRITE[kind]
+    place = make(tmp_path)
+    before = everything_below(tmp_path)
+    with pytest.raises(error) as caught:
+        make_fields().save(place)
+    assert_house_grammar(caught.value, "path")
+    with pytest.raises(error) as caught:
+        ge.GradientFields.load(place)
+    assert_house_grammar(caught.value, "path")
+    assert everything_below(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write to read-only folders")
+def test_read_only_folders_are_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError) as caught:
+            make_fields().save(tmp_path / "fields")
+        assert_house_grammar(caught.value, "path")
+        assert everything_below(tmp_path) == []
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"nonsense" * 20, b"\xff" * 8], ids=["empty", "short", "text", "bytes"]
+)
+def test_files_of_something_else_are_refused(tmp_path, content):
+    path = tmp_path / "fields"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"GradientFields\.save wrote") as caught:
+        ge.GradientFields.load(path)
+    assert_house_grammar(caught.value, "path")
+
+
+def test_missing_files_are_refused_as_such(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`path` should name a file that can be read") as caught:
+        ge.GradientFields.load(tmp_path / "nowhere")
+    assert_house_grammar(caught.value, "path")
+
+
+CALLS = {
+    "train": lambda cache: cache.call(ge.train, chain(torch.float32), split(), config()),
+    "train_ensemble": lambda cache: cache.call(ge.train_ensemble, split(), [4, 5, 3], 2, config()),
+    "interference": lambda cache: cache.call(ge.interference, chain(), X),
+    "gradient_tree": lambda cache: cache.call(ge.gradient_tree, chain(), X),
+    "gradient_fields": lambda cache: cache.call(ge.gradient_fields, chain(), X),
+    "sweep": lambda cache: ge.sweep(scored, {"seed": [0, 1]}, cache=cache, progress=False).results,
+}
+
+
+def scored(seed: int) -> dict[str, float]:
+    run = ge.train(chain(torch.float32), split(), config(seed=seed))
+    return {"score": run.test_accuracy or 0.0}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("step", ["make", "write", "move"])
+def test_a_full_disk_costs_a_warning_and_not_the_result(tmp_path, monkeypatch, name, step):
+    expected = numbers_of(CALLS[name](ge.Cache(tmp_path / "other")))
+    cache = ge.Cache(tmp_path / "cache")
+    warned = pytest.warns(UserWarning, match=r"cannot be written .*No space left")
+    with broken_disk(monkeypatch, step, FULL), warned:
+        found = numbers_of(CALLS[name](cache))
+    assert all(map(torch.equal, found, expected))
+    assert [path.name for path in cache.folder.rglob("*")] == []
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("step", ["make", "write", "move"])
+def test_an_interrupted_write_leaves_no_entry(tmp_path, monkeypatch, name, step):
+    cache = ge.Cache(tmp_path / "cache")
+    with broken_disk(monkeypatch, step, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
+        CALLS[name](cache)
+    assert [path.name for path in cache.folder.rglob("*")] == []
+    first, second = CALLS[name](cache), CALLS[name](cache)
+    assert all(map(torch.equal, numbers_of(first), numbers_of(second)))
+
+
+def test_interrupted_calls_store_nothing(tmp_path, monkeypatch):
+    cache = ge.Cache(tmp_path / "cache")
+    with interrupted(monkeypatch, torch.optim.AdamW, "step", 4), pytest.raises(KeyboardInterrupt):
+        CALLS["train"](cache)
+    with interrupted(monkeypatch, Stack, "step", 4), pytest.raises(KeyboardInterrupt):
+        CALLS["train_ensemble"](cache)
+    assert everything_below(tmp_path) == []
+
+
+# Nowhere to draw a progress bar
+
+WITH_A_BAR = {
+    "train": lambda: ge.train(chain(torch.float32), split(), config(progress=True)).model,
+    "train_ensemble": lambda: ge.train_ensemble(split(), [4, 5, 3], 2, config(progress=True)),
+    "GradientFieldEmbedder": lambda: embedder(progress=True).fit_transform(make_fields()),
+    "sweep": lambda: ge.sweep(scored, {"seed": [0, 1]}, progress=True).results,
+}
+
+
+@pytest.mark.parametrize("name", WITH_A_BAR)
+@pytest.mark.parametrize("kind", ["closed", "none"])
+def test_without_standard_error_there_is_no_bar_and_no_error(tmp_path, monkeypatch, name, kind):
+    expected = numbers_of(WITH_A_BAR[name]())
+    monkeypatch.setattr(sys, "stderr", _closed(tmp_path) if kind == "closed" else None)
+    found = numbers_of(WITH_A_BAR[name]())
+    monkeypatch.undo()
+    assert all(map(torch.equal, found, expected))

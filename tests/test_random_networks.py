@@ -1,0 +1,198 @@
+"""Networks and inputs that nobody chose: what holds for all of them, or hypothesis finds one for which it does not."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import torch
+from _asserts import assert_close, unchanged
+from _oracle import gradient_loop
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import gradembed as ge
+
+SETTINGS = settings(
+    deadline=None, derandomize=True, max_examples=40, database=None, suppress_health_check=list(HealthCheck)
+)
+PIECEWISE = [nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.ReLU6]
+ACTIVATIONS = [*PIECEWISE, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Softplus]
+MEASURES = ("cosine", "abs_cosine", "conflict", "norm_similarity")
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+
+
+class Block(nn.Module):
+    """The sum of its input and something made of it."""
+
+    def __init__(self, width: int, activation: nn.Module, *, bias: bool) -> None:
+        super().__init__()
+        self.inner, self.activation = nn.Linear(width, width, bias=bias), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.activation(self.inner(x))
+
+
+class Pictures(nn.Module):
+    """Rows as pictures of two lines, convolved, and rows again: d features become 3 d."""
+
+    def __init__(self, activation: nn.Module, *, bias: bool) -> None:
+        super().__init__()
+        self.conv, self.activation = nn.Conv2d(1, 2, (2, 3), padding=(1, 1), bias=bias), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.conv(x.reshape(len(x), 1, 2, -1))).flatten(1)
+
+
+@st.composite
+def cases(draw, kinds=("chain", "residual", "conv"), activations=ACTIVATIONS, dtypes=(torch.float64, torch.float32)):
+    """A network of depth 1 to 4 and 1 to 7 samples of size 0.1 to 10, some of them equal."""
+    kind, dtype, bias = draw(st.sampled_from(kinds)), draw(st.sampled_from(dtypes)), draw(st.booleans())
+    widths, activation = draw(st.lists(st.integers(1, 9), min_size=2, max_size=5)), st.sampled_from(activations)
+    n, size = draw(st.integers(1, 7)), draw(st.sampled_from([0.1, 1.0, 10.0]))
+    chosen = [draw(activation)() for _ in widths]
+    features = 2 * widths[0] if kind == "conv" else widths[0]
+    torch.manual_seed(draw(st.integers(0, 2**20)))  # every test starts from a seed of its own
+    network = nn.Sequential()
+    if kind == "conv":
+        network.add_module("pictures", Pictures(chosen[0], bias=bias))
+        widths[0] = 3 * features
+    for i, (d, u) in enumerate(itertools.pairwise(widths), start=1):
+        network.add_module(f"linear{i}", nn.Linear(d, u, bias=bias))
+        if i < len(widths) - 1:
+            network.add_module(f"activation{i}", chosen[i])
+            if kind == "residual":
+                network.add_module(f"block{i}", Block(u, chosen[-1], bias=bias))
+    x = size * torch.randn(n, features)
+    x[-1] = x[0]
+    return network.to(dtype), x.to(dtype)
+
+
+def layers_of(network: nn.Sequential) -> list[str]:
+    """Where gradients of the outputs can be taken."""
+    return ["input", *(name for name, _ in network.named_children())][:-1]
+
+
+def in_double(network: nn.Sequential, x: Tensor, wrt: str) -> Tensor:
+    """Gradients by a plain loop of autograd in float64: [n, u, d]."""
+    network, place = copy.deepcopy(network).double(), layers_of(network).index(wrt)
+    return gradient_loop(network[place:], network[:place], x.double())
+
+
+def assert_near(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    """Equal, up to rounding in a precision and in units of the largest number."""
+    size = float(expected.abs().max()) if expected.numel() else 0.0
+    assert_close(actual.double(), expected.double(), rtol=0, atol=TOLERANCE[dtype] * size + 1e-12)
+
+
+@SETTINGS
+@given(cases(), st.data())
+def test_gradients_are_those_of_a_plain_loop(case, data):
+    network, x = case
+    wrt = data.draw(st.sampled_from(layers_of(network)))
+    with unchanged(network):
+        found = ge.unit_gradients(network, x, wrt)
+    assert_near(found.gradients, in_double(network, x, wrt), x.dtype)
+    assert_near(found.values, copy.deepcopy(network).double()(x.double()).detach(), x.dtype)
+    lengths = found.unit_vectors().double().norm(dim=2)
+    assert bool(((lengths - 1).abs() < 1e-5).logical_or(lengths == 0).all())
+
+
+@SETTINGS
+@given(cases(dtypes=(torch.float64,)), st.data())
+def test_chunks_change_nothing(case, data):
+    network, x = case
+    wrt, chunk = data.draw(st.sampled_from(layers_of(network))), data.draw(st.integers(1, 9))
+    whole, parts = ge.unit_gradients(network, x, wrt), ge.unit_gradients(network, x, wrt, chunk_size=chunk)
+    assert_near(parts.gradients, whole.gradients, x.dtype)
+    together, apart = ge.interference(network, x), ge.interference(network, x, chunk_size=chunk)
+    for layer in together.layers:
+        assert torch.equal(apart.count[layer], together.count[layer])
+        for measure in MEASURES:
+            assert_close(getattr(apart, measure)[layer], getattr(together, measure)[layer], atol=1e-9)
+
+
+@SETTINGS
+@given(cases(), st.sampled_from(["realised", "all"]))
+def test_measures_are_bounded_symmetric_and_of_the_units_at_hand(case, pairing):
+    network, x = case
+    result = ge.interference(network, x, pairing=pairing)
+    u = len(result.unit_labels)
+    order = torch.randperm(u)
+    permuted = ge.interference(network, x, units=order.tolist(), pairing=pairing)
+    for layer in result.layers:
+        for measure in MEASURES:
+            matrix = getattr(result, measure)[layer]
+            assert bool(matrix.isfinite().all())
+            assert_close(matrix, matrix.T, atol=1e-12)
+            assert float(matrix.min()) >= (-1 - 1e-6 if measure == "cosine" else 0)
+            assert float(matrix.max()) <= 1 + 1e-6
+            is_single = pairing == "all" and measure == "norm_similarity"  # over all pairs it is single precision
+            rounding = torch.float32 if is_single else x.dtype
+            assert_near(getattr(permuted, measure)[layer], matrix[order][:, order], rounding)
+        assert bool((result.cosine[layer].abs() <= result.abs_cosine[layer] + 1e-6).all())
+        assert_near(permuted.norm[layer], result.norm[layer][order], x.dtype)
+        assert result.undefined[layer].tolist() == permuted.undefined[layer][order.argsort()].tolist()
+
+
+@SETTINGS
+@given(cases(dtypes=(torch.float64,)), st.sampled_from([1e-6, 0.3, 7.0, 1e6]))
+def test_a_positive_factor_changes_no_cosine_and_a_negative_one_its_sign(case, factor):
+    network, x = case
+    u = network(x).shape[1]
+    plain = ge.interference(network, x)
+    scales = torch.ones(u, dtype=x.dtype)
+    scales[0] = factor
+    scaled = ge.interference(network, x, directions=torch.diag(scales))
+    turned = ge.interference(network, x, directions=torch.diag(torch.where(scales == factor, -1.0, scales)))
+    signs = torch.ones(u, u, dtype=x.dtype)
+    signs[0, 1:] = signs[1:, 0] = -1
+    for layer in plain.layers:
+        assert_close(scaled.cosine[layer], plain.cosine[layer], atol=1e-9)
+        assert_close(scaled.abs_cosine[layer], plain.abs_cosine[layer], atol=1e-9)
+        assert_close(scaled.norm[layer], plain.norm[layer] * scales, rtol=1e-9)
+        assert_close(turned.cosine[layer], plain.cosine[layer] * signs, atol=1e-9)
+
+
+@SETTINGS
+@given(cases(kinds=("chain",), activations=PIECEWISE, dtypes=(torch.float64,)))
+def test_nodes_of_a_tree_share_out_the_samples_and_hold_their_gradients(case):
+    network, x = case
+    tree = ge.gradient_tree(network, x)
+    for layer in tree.layers:
+        per_root = torch.zeros(len(tree.root_labels), dtype=torch.int64)
+        per_root.index_add_(0, tree.roots[layer], tree.counts[layer])
+        assert per_root.tolist() == [len(x)] * len(per_root)
+        gradients = tree.directions[layer].double() * tree.norms[layer][:, None]
+        expected = in_double(network, x, layer)
+        for root, places in enumerate(tree.nodes[layer]):
+            assert_near(gradients[places], expected[:, root], x.dtype)
+            assert tree.roots[layer][places].tolist() == [root] * len(x)
+
+
+@SETTINGS
+@given(cases(kinds=("residual", "conv"), dtypes=(torch.float64,)), st.sampled_from([0.01, 0.5]))
+def test_merged_nodes_share_out_the_samples_too(case, tolerance):
+    network, x = case
+    assume(any(isinstance(module, Block | Pictures) for module in network))  # others have patterns and no tolerance
+    tree = ge.gradient_tree(network, x, tolerance=tolerance)
+    for layer in tree.layers:
+        vectors = torch.nn.functional.normalize(in_double(network, x, layer), dim=2)
+        for root, places in enumerate(tree.nodes[layer]):
+            assert int(tree.counts[layer][tree.roots[layer] == root].sum()) == len(x)
+            cosines = (tree.directions[layer].double()[places] * vectors[:, root]).sum(1)
+            near = cosines >= 1 - 4 * tolerance
+            assert bool((near | (vectors[:, root].norm(dim=1) == 0)).all())
+
+
+@SETTINGS
+@given(cases(), st.data())
+def test_fields_are_the_gradients_at_the_activations(case, data):
+    network, x = case
+    wrt = data.draw(st.sampled_from(layers_of(network)))
+    fields = ge.gradient_fields(network, x, wrt=wrt)
+    found = ge.unit_gradients(network, x, wrt)
+    assert_near(fields.gradients.transpose(0, 1), found.gradients, x.dtype)
+    assert_near(fields.points, found.activations, x.dtype)
+    assert_near(fields.values.T, found.values, x.dtype)
