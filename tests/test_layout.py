@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,8 @@ import gradembed as ge
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "gradembed"
 # A module imports only what stands before it in this list.
-ORDER = ["_checks", "_state", "_files", "data", "models", "training", "capture", "interference", "tree",
-         "separation", "fields", "embed", "evaluate", "cards", "store", "sweep", "plots"]  # fmt: skip
+ORDER = ["_checks", "_state", "_progress", "_files", "data", "models", "training", "capture", "interference", "tree",
+         "separation", "fields", "embed", "evaluate", "cards", "store", "sweep", "plots", "report"]  # fmt: skip
 
 
 def module_of(path):
@@ -58,12 +60,22 @@ def test_unknown_names_are_refused():
 
 
 def tracked_files():
-    names = [".gitignore", "Makefile", "README.md", "NOTES.md", "CHANGELOG.md", "pyproject.toml", "constraints.txt"]
-    folders = ["src", "tests", "scripts", "benchmarks", "notebooks", ".ci"]
+    names = [".gitignore", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile",
+             "NOTES.md", "README.md", "constraints.txt", "data/README.md", "pyproject.toml"]  # fmt: skip
+    folders = [".ci", "benchmarks", "docs", "notebooks", "scripts", "src", "tests"]
     nested = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     return [ROOT / name for name in names] + [
         p for p in nested if "__pycache__" not in p.parts and "egg-info" not in str(p)
     ]
+
+
+def test_every_tracked_file_is_looked_at():
+    listing = ["git", "-C", ROOT, "ls-files", "--cached", "-z"]
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("no git, or no repository")
+    listed = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\0")
+    present = {ROOT / name for name in listed if name and (ROOT / name).is_file()}
+    assert present - set(tracked_files()) == set()
 
 
 def test_no_absolute_paths_in_the_repository():

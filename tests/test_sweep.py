@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import importlib
 import itertools
 import json
@@ -771,6 +772,9 @@ def test_setting_that_kills_every_worker_fails_and_the_others_do_not(dask, cache
     assert len(entries(cache)) == 5
 
 
+# A client that closes between two steps of its own loop drops a coroutine that it has made and not begun, once in a
+# hundred times. Python warns of it when the coroutine is collected: within the test, by the last line.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.slow
 def test_cluster_that_goes_away_ends_the_sweep(dask, cache, folder):
     def wait(i, folder):
@@ -786,13 +790,19 @@ def test_cluster_that_goes_away_ends_the_sweep(dask, cache, folder):
     client = type(dask)(dask.scheduler.address, set_as_default=False)
     thread = threading.Thread(target=leave, args=(client,))
     thread.start()
-    with joblib.parallel_config(backend="dask", client=client), pytest.raises(RuntimeError, match="cluster"):
-        sweep(wait, {"i": range(50), "folder": [folder]}, cache=cache)
-    thread.join()
+    message = "`backend` should stay connected to its cluster. Got a client that is clos(ing|ed). Start a cluster and"
+    with joblib.parallel_config(backend="dask", client=client):
+        with pytest.raises(RuntimeError, match=message):
+            sweep(wait, {"i": range(50), "folder": [folder]}, cache=cache)
+        thread.join()
+        with pytest.raises(RuntimeError, match=message):  # it is gone beforehand
+            sweep(wait, {"i": [50], "folder": [folder]}, cache=cache)
     assert whole(cache)
     assert 1 <= len(entries(cache)) < 50
     with joblib.parallel_config(backend="dask"):
         assert sweep(wait, {"i": range(50), "folder": [folder]}, cache=cache).results == tuple(range(50))
+    del client
+    gc.collect()
 
 
 @pytest.mark.slow
