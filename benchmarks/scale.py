@@ -20,6 +20,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 import gradembed as ge
@@ -144,6 +145,8 @@ def draw(table: pd.DataFrame, title: str) -> Path:
         ax.set_ylabel("seconds" if kind == "samples" else "seconds per 1,000 samples")
         ax.set_xticks(part["value"], [f"{value:,}" for value in part["value"]], minor=False)
         ax.minorticks_off()
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        ax.yaxis.set_major_formatter("{x:g}")
     axes[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     OUT.mkdir(parents=True, exist_ok=True)
