@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from beartype import beartype
+from hypothesis import settings
 from jaxtyping import jaxtyped
 
 from gradembed.capture import Capture, Rows
@@ -16,6 +17,8 @@ from gradembed.store import STORABLE
 
 matplotlib.use("Agg")
 pytest.register_assert_rewrite("_asserts", "_figures")  # so that they, too, say what they compared
+settings.register_profile("same", derandomize=True, deadline=None, database=None)  # the same examples in every run
+settings.load_profile("same")
 
 # Every result's fields are checked against their annotated shapes while the tests run. Arguments are not: what a
 # caller gets wrong must meet the library's own errors.

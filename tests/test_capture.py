@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 from _asserts import assert_close, unchanged
-from _networks import BatchMean, Blocks, Convolutional, Noise, Residual, crossing, linear
+from _networks import BatchMean, Blocks, Convolutional, Noise, Residual, crossing, linear, random_networks
 from _oracle import gradient_loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -232,20 +232,12 @@ def test_unit_rows_in_place_are_the_same_and_zero_stays_zero():
     assert not lengths[6:].signbit().any()  # no minus zero
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_random_networks_equal_the_loop(data):
-    depth = data.draw(st.integers(1, 5))
-    widths = data.draw(st.lists(st.integers(1, 12), min_size=depth + 1, max_size=depth + 1))
-    network = ge.MLP(widths, seed=data.draw(st.integers(0, 10**6))).double()
-    if depth > 1 and data.draw(st.booleans()):  # a dead unit
-        with torch.no_grad():
-            network.hidden1.linear.weight[0] = 0
-            network.hidden1.linear.bias[0] = -1
-    x = torch.randn(4, widths[0], dtype=torch.float64)
-    x[-1] = x[0]  # a repeated sample
+@settings(max_examples=200)
+@given(random_networks(), st.data())
+def test_random_networks_equal_the_loop(case, data):
+    network, x = case
     names = ["input", *(name for name, _ in network.named_children())]
-    high = data.draw(st.integers(1, depth))
+    high = data.draw(st.integers(1, len(names) - 1))
     low = data.draw(st.integers(0, high - 1))
     body, head = parts_of(network, names[low], names[high])
     result = ge.unit_gradients(network, x, names[low], unit_layer=names[high])

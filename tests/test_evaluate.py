@@ -218,7 +218,7 @@ def retrieval_loop(z, y, apart, k):
     return hits, chances
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1)), min_size=6, max_size=6), st.integers(1, 3))
 def test_retrieval_equals_a_loop_with_ties_broken_every_way(places, k):
     z, y, groups = np.array(places, dtype=float), np.array([0, 1, 0, 1, 1, 0]), np.array([0, 0, 1, 1, 2, 3])

@@ -4,10 +4,9 @@ import math
 import pytest
 import torch
 from _asserts import assert_close, unchanged
-from _networks import Convolutional, Residual, crossing, linear
+from _networks import Convolutional, Residual, crossing, linear, random_networks
 from _oracle import all_pairs_loop, gradient_loop, interference_loop
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import gradembed as ge
@@ -126,23 +125,15 @@ def test_matrices_are_symmetric_bounded_and_one_on_the_diagonal():
         assert bool((result.cosine[layer].abs() <= result.abs_cosine[layer] + 1e-12).all())
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_random_networks_equal_the_loop_and_have_its_symmetries(data):
-    depth = data.draw(st.integers(1, 5))
-    widths = data.draw(st.lists(st.integers(1, 12), min_size=depth + 1, max_size=depth + 1))
-    network = ge.MLP(widths, seed=data.draw(st.integers(0, 10**6))).double()
-    if depth > 1 and data.draw(st.booleans()):  # a dead unit
-        with torch.no_grad():
-            network.hidden1.linear.weight[0] = 0
-            network.hidden1.linear.bias[0] = -1
-    x = torch.randn(5, widths[0], dtype=torch.float64)
-    x[-1] = x[0]  # a repeated sample
+@settings(max_examples=200)
+@given(random_networks())
+def test_random_networks_equal_the_loop_and_have_its_symmetries(case):
+    network, x = case
     result = ge.interference(network, x)
     for layer in result.layers:
         assert_equal_to_loop(result, layer, ge.unit_gradients(network, x, layer).gradients)
     shuffled = ge.interference(network, x.flip(0))
-    order = torch.randperm(widths[-1])
+    order = torch.randperm(network.widths[-1])
     permuted = ge.interference(network, x, units=order.tolist())
     for layer in result.layers:
         assert_close(shuffled.cosine[layer], result.cosine[layer])

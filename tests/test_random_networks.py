@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 import gradembed as ge
 
-SETTINGS = settings(
-    deadline=None, derandomize=True, max_examples=40, database=None, suppress_health_check=list(HealthCheck)
-)
+SETTINGS = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 PIECEWISE = [nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.ReLU6]
 ACTIVATIONS = [*PIECEWISE, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Softplus]
 MEASURES = ("cosine", "abs_cosine", "conflict", "norm_similarity")

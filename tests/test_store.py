@@ -265,7 +265,7 @@ nested = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(nested, nested)
 def test_fingerprints_are_equal_exactly_if_types_and_contents_are(one, other):
     assert (fingerprint(one) == fingerprint(other)) == (repr(one) == repr(other))

@@ -110,7 +110,7 @@ def test_grid_is_all_combinations_the_last_name_fastest():
     assert list(result.settings) == list(result.results) == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=1))
 def test_grid_has_every_combination_in_the_order_of_product(grid):
     result = sweep(echo, grid)

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from _asserts import assert_close, unchanged
-from _networks import BatchMean, Blocks, Convolutional, Residual, crossing, linear
+from _networks import BatchMean, Blocks, Convolutional, Residual, crossing, linear, random_networks
 from _oracle import gradient_loop
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -182,28 +182,8 @@ def test_images_are_flattened_as_the_chain_does():
     assert_close(gradients_of(tree, "input"), gradient_loop(network, lambda s: s, x))
 
 
-@st.composite
-def networks(draw, min_depth=1):
-    """A small network with dead units and samples that repeat."""
-    torch.manual_seed(draw(st.integers(0, 10**6)))
-    depth = draw(st.integers(min_depth, 5))
-    widths = draw(st.lists(st.integers(1, 12), min_size=depth + 1, max_size=depth + 1))
-    network = ge.MLP(widths, draw(st.sampled_from([nn.ReLU, lambda: nn.LeakyReLU(0.2)]))).double()
-    if depth > 1:
-        with torch.no_grad():
-            if draw(st.booleans()):  # a unit that is never on
-                network.hidden1.linear.weight[0] = 0
-                network.hidden1.linear.bias[0] = -1
-            if draw(st.booleans()):  # a unit that no root reads, a root that reads nothing
-                network.output.weight[:, 0] = 0
-                network.output.weight[-1] = 0
-    x = torch.randn(draw(st.integers(2, 9)), widths[0], dtype=torch.float64)
-    x[-1] = x[0]
-    return network, x
-
-
-@settings(max_examples=200, deadline=None)
-@given(networks())
+@settings(max_examples=200)
+@given(random_networks())
 def test_random_networks_equal_the_loop(case):
     network, x = case
     tree = ge.gradient_tree(network, x)
@@ -215,8 +195,8 @@ def test_random_networks_equal_the_loop(case):
         assert (tree.nodes[layer][:, 0] == tree.nodes[layer][:, -1]).all()
 
 
-@settings(max_examples=60, deadline=None)
-@given(networks(), st.randoms())
+@settings(max_examples=60)
+@given(random_networks(), st.randoms())
 def test_order_of_samples_and_of_roots_does_not_matter(case, random):
     network, x = case
     tree = ge.gradient_tree(network, x)
@@ -232,8 +212,8 @@ def test_order_of_samples_and_of_roots_does_not_matter(case, random):
         assert_close(gradients_of(permuted, layer), gradients_of(tree, layer)[:, roots])
 
 
-@settings(max_examples=30, deadline=None)
-@given(networks(min_depth=3), st.randoms())
+@settings(max_examples=30)
+@given(random_networks(min_depth=3), st.randoms())
 def test_order_of_hidden_units_moves_their_own_axis_only(case, random):
     network, x = case
     tree = ge.gradient_tree(network, x)
@@ -360,8 +340,8 @@ def test_products_have_a_node_for_every_combination(n, leaves):
     assert_is_tree(tree)
 
 
-@settings(max_examples=30, deadline=None)
-@given(networks(min_depth=2))
+@settings(max_examples=30)
+@given(random_networks(min_depth=2))
 def test_products_hold_the_realised_gradients(case):
     network, x = case
     product = ge.gradient_tree(network, x, mode="product", max_nodes=10**6)
