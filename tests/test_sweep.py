@@ -606,7 +606,9 @@ def test_signal_of_the_keyboard(tmp_path, monkeypatch, cache, folder, n_jobs):
     script = tmp_path / "slow_script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), folder, str(cache.folder), str(n_jobs)]
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, ours)
     deadline = time.time() + 120
     while len(entries(cache)) < 3 and time.time() < deadline:
         time.sleep(0.02)
