@@ -285,9 +285,7 @@ def test_all_pairs_equal_the_loop_over_all_pairs(make):
     for layer in result.layers:
         expected = all_pairs_loop(ge.unit_gradients(model, x, layer).gradients)
         for name, matrix in expected.items():
-            # lengths are compared in single precision over all pairs
-            rtol = 1e-6 if name == "norm_similarity" else 1e-9
-            assert_close(getattr(result, name)[layer].double(), matrix.double(), rtol=rtol, atol=rtol)
+            assert_close(getattr(result, name)[layer].double(), matrix.double(), rtol=1e-9, atol=1e-9)
     assert result.pairing == "all"
 
 
@@ -298,6 +296,25 @@ def test_all_pairs_leave_zero_gradients_out():
     assert_close(result.cosine["input"], expected["cosine"])
     assert result.count["input"].tolist() == [[9, 9], [9, 9]]
     assert result.undefined["input"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e-60, 1e-90])
+def test_all_pairs_of_long_and_short_gradients(scale):
+    """Squares of lengths that are 1e-90 of the longest would vanish."""
+    network, x = ge.MLP([6, 5, 3], seed=0).double(), torch.randn(8, 6, dtype=torch.float64)
+    with torch.no_grad():
+        network.output.weight[1] *= scale
+    result = ge.interference(network, x, layers=["input"], pairing="all")
+    expected = all_pairs_loop(ge.unit_gradients(network, x, "input").gradients)["norm_similarity"]
+    assert_close(result.norm_similarity["input"], expected, atol=0)
+    assert float(expected[0, 1]) > 0
+    assert float(expected[1, 1]) > 0.5
+
+
+def test_all_pairs_of_one_unit_at_one_sample_keep_its_norm():
+    network, x = ge.MLP([6, 5, 1], seed=0).double(), torch.randn(1, 6, dtype=torch.float64)
+    result = ge.interference(network, x, pairing="all")
+    assert_close(result.norm["input"], ge.interference(network, x).norm["input"])
 
 
 def test_all_pairs_differ_from_realised_pairs_unless_gradients_are_constant():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NoReturn
 
 import torch
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from gradembed.interference._geometry import CONFLICT_TOLERANCE, norm_similarity, normalised
 from gradembed.interference._result import MEASURES
 
-BLOCK = 2048  # samples against as many others at a time
+BLOCK = 512  # samples against four times as many others at a time
 
 
 class AllPairs:
@@ -57,14 +58,46 @@ class AllPairs:
             [3, u, u].
         """
         sums = torch.zeros(3, self.u, self.u, dtype=torch.float64, device=vectors.device)
+        similarity = norm_similarity if _is_wide(length) else _scaled_norm_similarity
+        length = length.T / length.amax().clamp_min(torch.finfo(length.dtype).tiny)
+        vectors = vectors.transpose(0, 1).contiguous()
         for i in range(self.u):
             for j in range(i, self.u):
-                for rows in torch.arange(len(vectors)).split(BLOCK):
-                    first, last = int(rows[0]), int(rows[-1]) + 1
-                    cosine = vectors[first:last, i] @ vectors[:, j].T
-                    similarity = norm_similarity(length[first:last, i, None].float(), length[:, j].float())
-                    sums[0, i, j] += cosine.abs().sum(dtype=torch.float64)
-                    sums[1, i, j] += (cosine < -self.tolerance).sum()
-                    sums[2, i, j] += similarity.sum(dtype=torch.float64)
+                for rows, columns in _tiles(vectors.shape[1]):
+                    cosine = vectors[i, rows] @ vectors[j, columns].T
+                    sums[1, i, j] += torch.count_nonzero(cosine < -self.tolerance)
+                    sums[0, i, j] += cosine.abs_().sum()
+                    sums[2, i, j] += similarity(length[i, rows, None], length[j, columns]).sum()
                 bar.update()
         return sums.triu() + sums.triu(1).mT
+
+
+def _tiles(n: int) -> Iterator[tuple[slice, slice]]:
+    """Cut the square of all pairs into pieces whose numbers stay in the cache.
+
+    Yields:
+        Rows and columns of each.
+    """
+    for row in range(0, n, BLOCK):
+        for column in range(0, n, 4 * BLOCK):
+            yield slice(row, row + BLOCK), slice(column, column + 4 * BLOCK)
+
+
+def _is_wide(length: Tensor) -> bool:
+    """Whether lengths, divided by the largest, have squares that vanish in float64.
+
+    Returns:
+        True if so.
+    """
+    positive = length[length > 0]
+    return len(positive) > 0 and bool(positive.amin() < 1e-70 * positive.amax())
+
+
+def _scaled_norm_similarity(length: Tensor, other: Tensor) -> Tensor:
+    """`norm_similarity` of lengths of which none is above 1, and none but 0 below 1e-70: several times as fast.
+
+    Returns:
+        Numbers in [0, 1], 0 where one length is 0.
+    """
+    squares = torch.add(length * length + 1e-300, other * other)  # no 0 / 0
+    return torch.div(other, squares, out=squares).mul_(2 * length)
