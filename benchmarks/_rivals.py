@@ -85,3 +85,14 @@ def at_all_layers(rival: Rival, network: nn.Module, x: Tensor) -> list[Tensor]:
         with torch.no_grad():
             x = children[i](x)
     return results
+
+
+def all_pairs(network: nn.Module, x: Tensor) -> Tensor:
+    """All-pairs mean |cosine| at the network's input: two units at a time, every sample against every other.
+
+    Returns:
+        Of every two units, [u, u].
+    """
+    with torch.no_grad():
+        vectors = normalize(torch.func.vmap(torch.func.jacrev(network))(x), dim=-1).unbind(1)
+    return torch.tensor([[float((first @ second.T).abs().mean()) for second in vectors] for first in vectors])

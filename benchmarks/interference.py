@@ -96,6 +96,27 @@ def growth() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def all_pairs() -> pd.DataFrame:
+    """Time |cosine| of every sample with every other, at the input, after a check that both agree.
+
+    Returns:
+        Seconds and their ratio.
+
+    Raises:
+        RuntimeError: If the rival computes something else.
+    """
+    network, rows = ge.MLP(WIDTHS, seed=0), []
+    for n in (1_000, 4_000):
+        x = torch.randn(n, WIDTHS[0])
+        ours = partial(ge.interference, network, x, layers=["input"], pairing="all")
+        rival = partial(_rivals.all_pairs, network, x)
+        if not torch.allclose(rival(), ours().abs_cosine["input"].float(), atol=1e-4):
+            raise RuntimeError("all_pairs computes something else")
+        seconds = _measure.medians({"gradembed": ours, "all_pairs": rival}, repeats=3)
+        rows.append({"samples": n, **seconds, "ratio": seconds["all_pairs"] / seconds["gradembed"]})
+    return pd.DataFrame(rows)
+
+
 def trees() -> pd.DataFrame:
     """Time the tree of all combinations against the realised one.
 
@@ -157,6 +178,7 @@ def main() -> None:
     table = side_by_side()
     print(f"All layers, {N:,} samples, {'-'.join(map(str, WIDTHS))}\n{table.round(4).to_string()}\n")
     print(f"Growth\n{growth().round(4).to_string(index=False)}\n")
+    print(f"All pairs of samples, at the input\n{all_pairs().round(4).to_string(index=False)}\n")
     print(f"Trees\n{trees().round(4).to_string(index=False)}\n")
     print(f"Additional peak memory, 60,000 samples: {peak_memory(60_000):.0f} MB\n")
     print(f"drawn: {draw(table).name} in build/benchmarks")
