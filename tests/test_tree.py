@@ -409,7 +409,9 @@ def assert_is_merged(tree, tolerance, gradients):
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU])
 @pytest.mark.parametrize("tolerance", [1e-12, 0.01, 0.1, 1.0])
-def test_smooth_chains_are_merged_one_sample_after_the_other(activation, tolerance):
+@pytest.mark.parametrize("block", [1, 3, 256])  # parents with four times as many samples are gone through by themselves
+def test_smooth_chains_are_merged_one_sample_after_the_other(monkeypatch, activation, tolerance, block):
+    monkeypatch.setattr(_merge, "BLOCK", block)
     network, x = ge.MLP([20, 8, 6, 3], activation, seed=0).double(), torch.randn(40, 20, dtype=torch.float64)
     x[-1] = x[3]
     with unchanged(network):
@@ -709,5 +711,5 @@ def test_merging_works_sample_by_sample_in_rounds():
     directions = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 0], [0, 1], [0, 0]])
     above, zero = torch.tensor([0, 0, 1, 1, 0, 0]).numpy(), torch.tensor([0, 0, 0, 1, 0, 1]).bool().numpy()
     labels, leaders = _merge._follow(directions, zero, above, 0.01)
-    assert leaders.tolist() == [0, 5, 2, 3, 1]
+    assert leaders.tolist() == [0, 1, 2, 3, 5]
     assert [int(leaders[label]) for label in labels] == [0, 1, 2, 3, 1, 5]

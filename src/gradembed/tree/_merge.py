@@ -13,6 +13,8 @@ from gradembed import _checks
 from gradembed.capture import Basis, Session, unit_rows
 from gradembed.tree._level import Level, check_size, ranks
 
+BLOCK = 256  # samples that are compared with each other at a time
+
 
 def merged_levels(session: Session, layers: Sequence[str], tolerance: float, max_nodes: int) -> dict[str, Level]:
     """Merge, root by root and from the top down, the samples of each node whose directions agree.
@@ -88,28 +90,75 @@ def _merge(rows: Tensor, flat: Tensor, basis: Basis | None, above: np.ndarray, t
 def _follow(directions: Tensor, is_zero: np.ndarray, above: np.ndarray, tolerance: float) -> tuple[np.ndarray, ...]:
     """Let every sample follow the first leader of its parent that it agrees with, else lead.
 
-    In each round the first sample left of every parent leads those left that agree with it: the same as going
-    through the samples one by one. Zero gradients follow zero gradients.
+    Zero gradients follow zero gradients. Parents with many samples are gone through one by one, the others together.
 
     Returns:
         The node of each sample [n], and the leading, that is the first, sample of each node.
     """
-    kinds = above * 2 + is_zero
-    labels = np.empty_like(above)
-    left, leaders, c = np.arange(len(above)), [], 0
+    _, kinds, sizes = np.unique(above * 2 + is_zero, return_inverse=True, return_counts=True)
+    leader = np.empty_like(above)  # of each sample
+    is_large = (sizes >= 4 * BLOCK)[kinds] & ~is_zero
+    for kind in np.unique(kinds[is_large]):
+        members = np.flatnonzero(kinds == kind)
+        leader[members] = members[_one_by_one(directions[torch.from_numpy(members)], tolerance)]
+    members = np.flatnonzero(~is_large)
+    leader[members] = members[_together(directions[members], is_zero[members], kinds[members], tolerance)]
+    leaders, found = np.unique(leader, return_inverse=True)
+    return found, leaders
+
+
+def _one_by_one(directions: Tensor, tolerance: float) -> np.ndarray:
+    """Go through the samples of one parent, block by block.
+
+    Returns:
+        The leader of each sample, [n].
+    """
+    leader = np.empty(len(directions), dtype=np.int64)
+    left = np.arange(len(directions))
+    while len(left):
+        block, left = left[:BLOCK], left[BLOCK:]
+        agree = _agree(directions, block, block, tolerance)
+        place = np.full(len(block), -1)  # in the block, of each one's leader
+        for i in range(len(block)):
+            if place[i] < 0:
+                place[(place < 0) & agree[i]] = i
+                place[i] = i  # rounding must not part a leader from itself
+        leader[block] = block[place]
+        new = block[np.unique(place)]
+        agree = _agree(directions, left, new, tolerance)
+        follows = agree.any(1)
+        leader[left[follows]] = new[agree[follows].argmax(1)]
+        left = left[~follows]
+    return leader
+
+
+def _agree(directions: Tensor, some: np.ndarray, others: np.ndarray, tolerance: float) -> np.ndarray:
+    """Which of some samples agree with which of others.
+
+    Returns:
+        [some, others].
+    """
+    cosine = directions[torch.from_numpy(some)] @ directions[torch.from_numpy(others)].mT
+    return (cosine >= 1 - tolerance).numpy(force=True)
+
+
+def _together(directions: Tensor, is_zero: np.ndarray, kinds: np.ndarray, tolerance: float) -> np.ndarray:
+    """Go through the samples of many parents. In each round the first one left of every parent leads those that agree.
+
+    Returns:
+        The leader of each sample, [n].
+    """
+    leader = np.empty(len(kinds), dtype=np.int64)
+    left = np.arange(len(kinds))
     while len(left):
         _, heads, place = np.unique(kinds[left], return_index=True, return_inverse=True)
         lead = left[heads]
-        if len(lead) == 1:
-            cosine = directions[left] @ directions[lead[0]]
-        else:
-            cosine = torch.linalg.vecdot(directions[left], directions[lead[place]])
+        cosine = torch.linalg.vecdot(directions[left], directions[lead[place]])
         follows = (cosine >= 1 - tolerance).numpy(force=True) | is_zero[left]
         follows[heads] = True  # rounding must not part a leader from itself
-        labels[left[follows]] = c + place[follows]
-        leaders.append(lead)
-        left, c = left[~follows], c + len(lead)
-    return labels, np.concatenate(leaders)
+        leader[left[follows]] = lead[place[follows]]
+        left = left[~follows]
+    return leader
 
 
 def _join(levels: Sequence[Level]) -> Level:
