@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import nbformat
 import pytest
 from _browser import browser, needs_chromium
 
+nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("jupyterlab")
 pytestmark = [pytest.mark.slow, needs_chromium]
 
