@@ -774,6 +774,23 @@ def test_setting_that_kills_every_worker_fails_and_the_others_do_not(dask, cache
     assert len(entries(cache)) == 5
 
 
+@pytest.mark.slow
+def test_setting_whose_workers_died_gets_a_second_chance_alone(dask, cache, folder):
+    """Dask blames whatever is on a worker when it dies: one death too many, and it gives an innocent task up."""
+
+    def unlucky(i, folder):
+        note(folder, i)
+        if i == 2 and len(list(Path(folder).glob("2-*"))) <= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i * i
+
+    with joblib.parallel_config(backend="dask"):
+        result = sweep(unlucky, {"i": range(6), "folder": [folder]}, cache=cache)
+    assert result.results == tuple(i * i for i in range(6))
+    assert calls(folder)["2"] == 3  # twice in vain, which is what this cluster bears, and once alone
+    assert len(entries(cache)) == 6
+
+
 # A client that closes between two steps of its own loop drops a coroutine that it has made and not begun, once in a
 # hundred times. Python warns of it when the coroutine is collected: within the test, by the last line.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")

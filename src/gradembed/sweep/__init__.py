@@ -39,7 +39,7 @@ def sweep(
 
     With a cache, every result is stored when it arrives and is not computed again: a sweep that was interrupted goes
     on where it stopped, with at most the calls in flight made anew. A call that a dying Dask worker takes with it is
-    made again on another.
+    made again on another, and once more alone where Dask gives it up.
 
     Results do not depend on backend, number of jobs or order (machines of another kind round otherwise). For that,
     every call has its own copy of its setting, has ``n_threads`` threads, and finds torch's global generator seeded

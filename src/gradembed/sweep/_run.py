@@ -87,6 +87,26 @@ def _on_dask(backend: Any, function: bytes, jobs: Sequence[Job]) -> Iterator[Out
 
     Not through `joblib.Parallel`, which (joblib 1.6) waits for ever if the cluster gives a task up or goes away,
     makes the calls in the client's process if there is one worker, and does not notice workers that come later.
+    Whatever is on a worker when it dies is blamed for it. So tasks that were given up for that get a second chance,
+    one by one: those that only waited beside the one that killed their worker end well.
+
+    Yields:
+        Outcomes.
+    """
+    killed: list[Job] = []
+    yield from _tasks(backend, function, jobs, killed)
+    for job in killed:
+        yield from _tasks(backend, function, [job])
+
+
+def _tasks(backend: Any, function: bytes, jobs: Sequence[Job], killed: list[Job] | None = None) -> Iterator[Outcome]:
+    """Make every call a task.
+
+    Args:
+        backend: joblib's, of Dask.
+        function: The pickle.
+        jobs: The calls.
+        killed: Where to put those whose workers died; ``None`` if this is a failure like any other.
 
     Yields:
         Outcomes.
@@ -106,7 +126,9 @@ def _on_dask(backend: Any, function: bytes, jobs: Sequence[Job]) -> Iterator[Out
         with backend.retrieval_context():  # lets other tasks run, should this be a task itself
             while futures:
                 future = _next(ended, client)
-                yield _outcome(future, futures[future.key][1], client)
+                outcome = _outcome(future, futures[future.key][1], client, killed)
+                if outcome is not None:
+                    yield outcome
                 del futures[future.key]
     finally:
         if client.status == "running":
@@ -147,11 +169,11 @@ def _check_connected(client: Any) -> None:
         _checks.refuse("backend", "stay connected to its cluster", got, remedy, RuntimeError)
 
 
-def _outcome(future: Any, job: Job, client: Any) -> Outcome:
+def _outcome(future: Any, job: Job, client: Any, killed: list[Job] | None) -> Outcome | None:
     """What came of a task.
 
     Returns:
-        Its call's outcome; a failure if the cluster gave it up, for instance because workers died with it.
+        Its call's outcome; a failure if the cluster gave it up; ``None`` if its call was added to ``killed``.
     """
     while True:
         try:
@@ -160,4 +182,7 @@ def _outcome(future: Any, job: Job, client: Any) -> Outcome:
             _check_connected(client)
         except Exception as error:
             _check_connected(client)
-            return failure(job, error, "a task that the cluster gave up: ")
+            if killed is None or type(error).__name__ != "KilledWorker":
+                return failure(job, error, "a task that the cluster gave up: ")
+            killed.append(job)
+            return None
