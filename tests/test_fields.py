@@ -526,7 +526,7 @@ def test_fields_do_not_share_memory_with_the_inputs():
     [
         ({"model": 3}, TypeError, "`model` should be a torch.nn.Module"),
         ({"points": [[0.0]]}, TypeError, "`points` should be a torch.Tensor"),
-        ({"points": torch.zeros(5, 4)}, ValueError, "`points` should have the model's precision and device, torch.f"),
+        ({"points": torch.zeros(5, 4)}, ValueError, "`points` should have the model's precision, torch.float64"),
         (
             {"points": torch.zeros(5, 3).double()},
             ValueError,
@@ -564,6 +564,29 @@ def test_gradient_fields_are_refused(arguments, error, message):
 def test_points_that_do_not_fit_a_network_are_refused(shape):
     with pytest.raises(ValueError, match=r"`points` should have shape \[m, 4\]. Got a float64 tensor of shape"):
         ge.gradient_fields(ensemble_of()[0], torch.zeros(shape).double())
+
+
+class Square(nn.Module):
+    def forward(self, x):
+        return x.square()
+
+
+@pytest.mark.parametrize(
+    ("model", "points", "message"),
+    [
+        (nn.Sequential(nn.Linear(4, 2)), torch.zeros(5, 3), "`points` should have 4 features"),
+        (nn.Conv1d(2, 3, 2), torch.zeros(5, 3, 4), "`points` should fit the model"),
+        (nn.Conv1d(2, 3, 2), torch.zeros(5, 2, 4).double(), "`points` should have the model's precision, torch"),
+        (
+            Square(),
+            torch.full((5, 4), 1e30),
+            "`points` should give finite values at 'output'. Got an overflow. Scale points",
+        ),
+    ],
+)
+def test_errors_of_other_modules_name_the_points(model, points, message):
+    with pytest.raises(ValueError, match=message):
+        ge.gradient_fields(model, points)
 
 
 def test_ensembles_and_networks_that_are_not_finite_are_refused():

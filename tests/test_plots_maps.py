@@ -1,11 +1,14 @@
-"""Maps of scores: what stands in which cell, in which colour, and what is refused."""
+"""Maps of scores, and trees: what stands in which cell, in which colour, and what is refused."""
 
 import math
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+import torch
+from _figures import EveryFigure
 
+import gradembed as ge
 from gradembed import plots
 
 TABLE = pd.DataFrame(
@@ -15,6 +18,17 @@ TABLE = pd.DataFrame(
         "probe": [0.25, 0.75, 1.0, 0.5, 0.125],
     }
 )
+
+
+TREE = ge.gradient_tree(ge.MLP([3, 4, 2], seed=0), torch.eye(3))
+
+
+class TestEveryFigure(EveryFigure):
+    functions = {  # noqa: RUF012
+        "score_map": (lambda **k: plots.score_map(TABLE, "d", "method", "probe", **k), 1, "ax"),
+        "tree": (lambda **k: plots.tree(TREE, **k), 1, "ax"),
+        "tree_similarity": (lambda **k: plots.tree_similarity(TREE, "input", **k), 1, "ax"),
+    }
 
 
 def texts(ax):

@@ -101,21 +101,18 @@ def check_dense(name: str, value: Tensor) -> None:
         refuse(name, "hold numbers", f"{describe(value)} on the meta device", "Load the numbers first")
 
 
-def check_placement(model: nn.Module, x: Tensor) -> None:
+def check_placement(model: nn.Module, x: Tensor, name: str = "x") -> None:
     """Refuse samples on another device, or of another precision, than the model's parameters."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is None:
         return
     if parameter.device != x.device:
-        refuse(
-            "x",
-            f"be on the model's device, {parameter.device}",
-            x.device,
-            f"Move it with x.to('{parameter.device}')",
-        )
+        remedy = f"Move it with {name}.to('{parameter.device}')"
+        refuse(name, f"be on the model's device, {parameter.device}", x.device, remedy)
     if parameter.dtype != x.dtype:
         kind = str(parameter.dtype)
-        refuse("x", f"have the model's precision, {kind}", x.dtype, f"Convert one of them, say x.to({kind})")
+        remedy = f"Convert one of them, say {name}.to({kind})"
+        refuse(name, f"have the model's precision, {kind}", x.dtype, remedy)
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
@@ -207,10 +204,11 @@ def is_finite(value: Tensor) -> bool:
     return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
-def check_finite_result(name: str, value: Tensor, where: str) -> None:
+def check_finite_result(name: str, value: Tensor, where: str, samples: str = "x") -> None:
     """Refuse to hand on gradients or activations that overflowed."""
     if not is_finite(value):
-        refuse("x", f"give finite {name} at {where!r}", "an overflow", "Scale x down, or use float64")
+        remedy = f"Scale {samples} down, or use float64"
+        refuse(samples, f"give finite {name} at {where!r}", "an overflow", remedy)
 
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)

@@ -62,10 +62,7 @@ def gradient_fields(
             _checks.refuse(name, "be one layer's name", _checks.describe(value), "Call once per layer", TypeError)
     _checks.check_module(model)
     _checks.check_samples(points, "points")
-    parameter = next(model.parameters(), None)
-    if parameter is not None and (parameter.dtype != points.dtype or parameter.device != points.device):
-        rule = f"have the model's precision and device, {parameter.dtype} on {parameter.device}"
-        _checks.refuse("points", rule, f"{points.dtype} on {points.device}", "Convert one of them")
+    _checks.check_placement(model, points, "points")
     points = points.detach()
     if isinstance(model, MLPEnsemble):
         captured = _of_ensemble(model, points, wrt, unit_layer, units, directions)
@@ -74,9 +71,7 @@ def gradient_fields(
         captured = _of_network(model, points, wrt, unit_layer, units, directions)
         is_shared = True
     for what, where in (("gradients", wrt), ("activations", wrt), ("values", unit_layer)):
-        if not _checks.is_finite(getattr(captured, what)):
-            remedy = "Scale the points down, or use float64"
-            _checks.refuse("points", f"give finite {what} at {where!r}", "an overflow", remedy)
+        _checks.check_finite_result(what, getattr(captured, what), where, "points")
     e, u = captured.values.shape[:2]
     own = captured.activations
     return GradientFields(
@@ -102,10 +97,10 @@ def _of_network(
     Returns:
         With e = 1.
     """
-    if isinstance(model, MLP) and points.shape[1:] != model.widths[:1]:
+    if isinstance(model, MLP) and points.shape[1:] != model.widths[:1]:  # an axis more is meant for an ensemble
         rule = f"have shape [m, {model.widths[0]}]"
         _checks.refuse("points", rule, _checks.describe(points), "Match them to the network")
-    with Session.open(model, points, [wrt], unit_layer, units, directions, "wrt") as session:
+    with Session.open(model, points, [wrt], unit_layer, units, directions, "wrt", "points") as session:
         network = session.network
         if isinstance(network, Chain):
             steps: list[Step] = [
