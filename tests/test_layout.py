@@ -13,8 +13,8 @@ import gradembed as ge
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "gradembed"
 # A module imports only what stands before it in this list.
-ORDER = ["_checks", "_state", "_progress", "_files", "data", "models", "training", "capture", "interference", "tree",
-         "separation", "fields", "embed", "evaluate", "cards", "store", "sweep", "plots", "report"]  # fmt: skip
+ORDER = ["_checks", "_state", "_progress", "_files", "_signs", "data", "models", "training", "capture", "interference",
+         "tree", "separation", "fields", "embed", "evaluate", "cards", "store", "sweep", "plots", "report"]  # fmt: skip
 
 
 def module_of(path):

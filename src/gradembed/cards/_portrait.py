@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradembed._signs import lean, upright
+
 ABSENT = 1e-12  # a direction with a smaller share of the squared gradients, or of the points' variance, is rounding
-MEAN_DECIDES = 0.1  # a mean gradient below this share of its root mean square leaves the sign to the skewness
-SYMMETRIC = 1e-9  # a skewness below this is rounding
 
 
 def _scaled(rows: Tensor) -> Tensor:
@@ -44,20 +44,7 @@ def plane_of(gradients: Tensor, centred: Tensor) -> Tensor:
         left = scaled - sum((torch.outer(scaled @ row, row) for row in found), torch.zeros_like(scaled))
         _, singular, vectors = torch.linalg.svd(left, full_matrices=False)
         is_there = singular.square() > ABSENT * scaled.square().sum()
-        found += [row * _sign(scaled @ row, row) for row in vectors[is_there][: 2 - len(found)]]
+        chosen = upright(vectors[is_there][: 2 - len(found)])
+        found += list(chosen * torch.where(lean(scaled @ chosen.mT) < 0, -1, 1)[:, None])
     missing = [torch.zeros_like(gradients[0])] * (2 - len(found))
     return torch.stack(found + missing)
-
-
-def _sign(along: Tensor, direction: Tensor) -> float:
-    """Choose between a direction and its opposite, as `UnitCard.directions` says.
-
-    Returns:
-        1 or -1.
-    """
-    mean, size, third = along.mean(), along.square().mean().sqrt(), along.pow(3).mean()
-    if mean.abs() > MEAN_DECIDES * size:
-        decides = mean
-    else:
-        decides = third if third.abs() > SYMMETRIC * size**3 else direction[direction.abs().argmax()]
-    return 1.0 if decides > 0 else -1.0

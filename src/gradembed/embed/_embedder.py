@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from gradembed import _state
+from gradembed._signs import upright
 from gradembed.embed._arguments import (
     check_like_fit,
     check_points,
@@ -24,7 +25,7 @@ from gradembed.embed._canonical import Canonical, Coordinates
 from gradembed.embed._cloze import POSE_POINTS, Cloze, Settings, Views
 from gradembed.embed._pooling import Pooling, pooling_kind
 from gradembed.embed._poses import count_axes, principal_axes, turn_axes
-from gradembed.embed._reduction import Reduction, upright
+from gradembed.embed._reduction import Reduction
 from gradembed.fields import GradientFields, field_mask
 
 POSE_ROUNDS = 4

@@ -7,13 +7,13 @@ import itertools
 import torch
 from torch import Tensor
 
+from gradembed._signs import lean
 from gradembed.embed._canonical import Canonical
 from gradembed.embed._network import Decoder
 
 SHARE = 0.99  # of the gradients' squared length that the axes should hold
 MOST_AXES = 6
 FULL = 4  # with at most so many axes all combinations of signs are tried, with more one flip at a time
-NEGLIGIBLE = 0.1  # a mean below this share of the size says nothing about the sign
 
 
 def count_axes(fields: Canonical) -> int:
@@ -36,11 +36,9 @@ def principal_axes(fields: Canonical, q: int) -> Tensor:
     """
     second = (fields.gradients.mT @ fields.gradients).double()
     vectors = torch.linalg.eigh(second).eigenvectors.flip(2)[:, :, :q].float()
-    along = fields.gradients @ vectors
-    mean, third, size = along.mean(1), along.pow(3).mean(1), along.square().mean(1).sqrt()
-    sign = torch.where(mean.abs() > NEGLIGIBLE * size, mean, third)
-    upright: Tensor = (vectors * torch.where(sign < 0, -1, 1)[:, None]).mT
-    return upright.contiguous()
+    sign = lean(fields.gradients @ vectors)
+    axes: Tensor = (vectors * torch.where(sign < 0, -1, 1)[:, None]).mT
+    return axes.contiguous()
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradembed._signs import upright
+
 FLOOR = 1e-6  # components with less than this share of the largest spread are rounding
 
 
@@ -47,13 +49,3 @@ class Reduction:
             [..., k].
         """
         return (rows - self.centre) @ self.matrix
-
-
-def upright(vectors: Tensor) -> Tensor:
-    """Choose the signs of vectors so that the largest entry of each is positive.
-
-    Returns:
-        The vectors, [k, p].
-    """
-    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-    return vectors * torch.where(largest < 0, -1, 1)
