@@ -326,7 +326,9 @@ def _bytes(tensor: Tensor) -> Any:
     return tensor.detach().clone().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def check(subject: Subject, argument: str, abuse: str, expected: str, ordinary: list[Tensor]) -> None:
+def assert_answered_or_refused(
+    subject: Subject, argument: str, abuse: str, expected: str, ordinary: list[Tensor]
+) -> None:
     """Make the call, and hold it to what the table says."""
     arguments = subject.usual()
     arguments[argument] = changed = ABUSES[abuse](arguments[argument])

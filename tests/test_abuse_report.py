@@ -11,7 +11,7 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
-from _abuse import COUNT, FINITE, INTEGER, LAYER, NUMBER, SAMPLES, TYPE, VALUE, Row, Subject, check
+from _abuse import COUNT, FINITE, INTEGER, LAYER, NUMBER, SAMPLES, TYPE, VALUE, Row, Subject, assert_answered_or_refused
 from _abuse_networks import NETWORKS, UNITS, chain, split
 
 import gradembed as ge
@@ -85,7 +85,7 @@ def as_users_see_it(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("argument", "abuse", "expected"), CASES.values(), ids=CASES)
 def test_abuse_is_answered_or_refused(argument, abuse, expected):
-    check(REPORT, argument, abuse, expected, [torch.ones(1)])
+    assert_answered_or_refused(REPORT, argument, abuse, expected, [torch.ones(1)])
 
 
 def test_every_argument_is_abused():

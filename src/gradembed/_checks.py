@@ -204,11 +204,11 @@ def is_finite(value: Tensor) -> bool:
     return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
-def check_finite_result(name: str, value: Tensor, where: str, samples: str = "x") -> None:
+def check_finite_result(name: str, value: Tensor, where: str, x_name: str = "x") -> None:
     """Refuse to hand on gradients or activations that overflowed."""
     if not is_finite(value):
-        remedy = f"Scale {samples} down, or use float64"
-        refuse(samples, f"give finite {name} at {where!r}", "an overflow", remedy)
+        remedy = f"Scale {x_name} down, or use float64"
+        refuse(x_name, f"give finite {name} at {where!r}", "an overflow", remedy)
 
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)

@@ -22,8 +22,8 @@ class General:
 
     width = None
 
-    def __init__(self, model: nn.Module, x: Tensor, argument: str, samples: str) -> None:
-        self.model, self.argument, self.samples = model, argument, samples
+    def __init__(self, model: nn.Module, x: Tensor, argument: str, x_name: str) -> None:
+        self.model, self.argument, self.x_name = model, argument, x_name
         self.modules = {name: m for name, m in model.named_modules(remove_duplicate=False) if name not in ("", "input")}
         self.names = ["input", *self.modules] + ([] if "output" in self.modules else ["output"])
         self._check_alone(x[:1])
@@ -41,7 +41,7 @@ class General:
         calls: list[str] = []
         hooks = {self.modules[name]: partial(_count, calls, name) for name in candidates}
         with _state.hooked(hooks), torch.no_grad():
-            _checks.try_forward(self.model, self._probe, self.samples)
+            _checks.try_forward(self.model, self._probe, self.x_name)
         once = [name for name in calls if calls.count(name) == 1 and name != unit_layer]
         return ["input", *(name for name in once if self._feeds(name, unit_layer))]
 
@@ -108,7 +108,7 @@ class General:
         with torch.enable_grad(), _state.hooked(hooks):
             tape["input"] = x.detach().clone().requires_grad_()
             # a copy: the model may work in place
-            result = _checks.try_forward(self.model, tape["input"].clone(), self.samples)
+            result = _checks.try_forward(self.model, tape["input"].clone(), self.x_name)
         if "output" not in self.modules:
             tape["output"] = result
         for name in (*layers, unit_layer):
@@ -124,8 +124,8 @@ class General:
     @torch.no_grad()
     def _check_alone(self, x: Tensor) -> None:
         """Refuse models that draw random numbers or let one sample change another's output."""
-        same = [_checks.try_forward(self.model, torch.cat([x, x]), self.samples)[0] for _ in range(2)]
-        other = _checks.try_forward(self.model, torch.cat([x, x + 1]), self.samples)[0]
+        same = [_checks.try_forward(self.model, torch.cat([x, x]), self.x_name)[0] for _ in range(2)]
+        other = _checks.try_forward(self.model, torch.cat([x, x + 1]), self.x_name)[0]
         close = partial(torch.allclose, rtol=1e-4, atol=1e-6, equal_nan=True)
         if not close(same[0], same[1]):
             _checks.refuse(

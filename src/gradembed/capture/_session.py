@@ -30,7 +30,7 @@ class Session:
         layers: Where gradients are wanted, in the caller's order.
         unit_labels: One label per unit: its index, or "direction i".
         stream: Where the samples come from, if not all of them are there.
-        samples: What the caller's users call ``x``.
+        x_name: What the caller's users call ``x``.
         protect: With a stream, puts the model and the random state back after each chunk: what the caller's iterable
             does between them, such as drawing samples, is not undone.
     """
@@ -41,7 +41,7 @@ class Session:
     unit_layer: str
     readout: Tensor
     unit_labels: tuple[str, ...]
-    samples: str = "x"
+    x_name: str = "x"
     stream: Stream | None = None
     protect: Callable[[], AbstractContextManager[None]] = nullcontext
 
@@ -56,7 +56,7 @@ class Session:
         units: Sequence[int] | None,
         directions: Tensor | None,
         argument: str = "layers",
-        samples: str = "x",
+        x_name: str = "x",
     ) -> Iterator[Self]:
         """Check everything, choose the path, and put the model back afterwards.
 
@@ -69,7 +69,7 @@ class Session:
             units: Their indices; ``None`` for all.
             directions: Or directions in that layer, [u, D].
             argument: What the caller's users call ``layers``, for error messages.
-            samples: What they call ``x``.
+            x_name: What they call ``x``.
 
         Yields:
             The session.
@@ -79,8 +79,8 @@ class Session:
         if isinstance(x, Stream):
             x = x.start()
         else:
-            _checks.check_samples(x, samples)
-        _checks.check_placement(model, x, samples)
+            _checks.check_samples(x, x_name)
+        _checks.check_placement(model, x, x_name)
         _checks.check_parameters(model)
         _checks.check_per_sample(model)
         with ExitStack() as stack:
@@ -93,16 +93,16 @@ class Session:
             if network is None:
                 protect = partial(_state.preserved, model)
                 opening.enter_context(protect())
-                network = General(model, x, argument, samples)
-            _check_width(network, x, samples)
+                network = General(model, x, argument, x_name)
+            _check_width(network, x, x_name)
             names = _resolve_layers(network, layers, unit_layer, argument)
             width = network.width_of(unit_layer, x)
             readout, labels = resolve_units(width, unit_layer, units, directions)
             if stream is None:
-                yield cls(network, x, names, unit_layer, readout.to(x), labels, samples)
+                yield cls(network, x, names, unit_layer, readout.to(x), labels, x_name)
             else:
                 opening.close()
-                yield cls(network, x, names, unit_layer, readout.to(x), labels, samples, stream, protect)
+                yield cls(network, x, names, unit_layer, readout.to(x), labels, x_name, stream, protect)
 
     def captures(self, chunk_size: int | None, bytes_per_sample: int | None = None) -> Iterator[Capture]:
         """Answer chunk by chunk.
@@ -118,7 +118,7 @@ class Session:
         for part in self.x.split(size) if self.stream is None else self.stream.chunks(size):
             with self.protect():
                 capture = self.network.capture(part, self.layers, self.unit_layer, self.readout)
-            _checks.check_finite_result("values", capture.values, self.unit_layer, self.samples)
+            _checks.check_finite_result("values", capture.values, self.unit_layer, self.x_name)
             yield capture
 
     def samples_at_a_time(self, chunk_size: int | None = None, bytes_per_sample: int | None = None) -> int:
@@ -162,10 +162,10 @@ def keep_freed_memory() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def _check_width(network: Chain | General, x: Tensor, samples: str) -> None:
+def _check_width(network: Chain | General, x: Tensor, x_name: str) -> None:
     if network.width is not None and x[0].numel() != network.width:
         rule = f"have {network.width} features, the width of the model's first layer"
-        _checks.refuse(samples, rule, _checks.describe(x), "Pass samples shaped as in training")
+        _checks.refuse(x_name, rule, _checks.describe(x), "Pass samples shaped as in training")
 
 
 def _resolve_layers(

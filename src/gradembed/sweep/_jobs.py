@@ -50,12 +50,14 @@ class Outcome:
         value: What was returned; pickled, if it comes from another process.
         error: What was raised, in one line; None if nothing was.
         details: Where it was raised, in many.
+        worker_died: Whether all that is known is that workers died with the call.
     """
 
     index: int
     value: Any = None
     error: str | None = None
     details: str = ""
+    worker_died: bool = False
 
 
 def versions() -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -93,20 +93,20 @@ def _on_dask(backend: Any, function: bytes, jobs: Sequence[Job]) -> Iterator[Out
     Yields:
         Outcomes.
     """
-    killed: list[Job] = []
-    yield from _tasks(backend, function, jobs, killed)
-    for job in killed:
-        yield from _tasks(backend, function, [job])
+    again = set()
+    with closing(_tasks(backend, function, jobs)) as outcomes:
+        for outcome in outcomes:
+            if outcome.worker_died:
+                again.add(outcome.index)
+            else:
+                yield outcome
+    for job in jobs:
+        if job.index in again:
+            yield from _tasks(backend, function, [job])
 
 
-def _tasks(backend: Any, function: bytes, jobs: Sequence[Job], killed: list[Job] | None = None) -> Iterator[Outcome]:
+def _tasks(backend: Any, function: bytes, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
     """Make every call a task.
-
-    Args:
-        backend: joblib's, of Dask.
-        function: The pickle.
-        jobs: The calls.
-        killed: Where to put those whose workers died; ``None`` if this is a failure like any other.
 
     Yields:
         Outcomes.
@@ -126,9 +126,7 @@ def _tasks(backend: Any, function: bytes, jobs: Sequence[Job], killed: list[Job]
         with backend.retrieval_context():  # lets other tasks run, should this be a task itself
             while futures:
                 future = _next(ended, client)
-                outcome = _outcome(future, futures[future.key][1], client, killed)
-                if outcome is not None:
-                    yield outcome
+                yield _outcome(future, futures[future.key][1], client)
                 del futures[future.key]
     finally:
         if client.status == "running":
@@ -169,11 +167,11 @@ def _check_connected(client: Any) -> None:
         _checks.refuse("backend", "stay connected to its cluster", got, remedy, RuntimeError)
 
 
-def _outcome(future: Any, job: Job, client: Any, killed: list[Job] | None) -> Outcome | None:
+def _outcome(future: Any, job: Job, client: Any) -> Outcome:
     """What came of a task.
 
     Returns:
-        Its call's outcome; a failure if the cluster gave it up; ``None`` if its call was added to ``killed``.
+        Its call's outcome; a failure if the cluster gave it up, for instance because workers died with it.
     """
     while True:
         try:
@@ -182,7 +180,5 @@ def _outcome(future: Any, job: Job, client: Any, killed: list[Job] | None) -> Ou
             _check_connected(client)
         except Exception as error:
             _check_connected(client)
-            if killed is None or type(error).__name__ != "KilledWorker":
-                return failure(job, error, "a task that the cluster gave up: ")
-            killed.append(job)
-            return None
+            given_up = failure(job, error, "a task that the cluster gave up: ")
+            return replace(given_up, worker_died=type(error).__name__ == "KilledWorker")
