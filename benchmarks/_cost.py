@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import gradembed as ge
-from gradembed.capture import Session, Stream
+from gradembed.gradients import Session, Stream
 from gradembed.interference._realised import WIDE
 
 Operation = tuple[str, tuple[int, ...]]  # its kind, and the sizes of what it is done on

@@ -25,18 +25,18 @@ N_TRAIN, N_TEST = 4_096, 64
 CONFIG = ge.TrainConfig(epochs=2, batch_size=64, learning_rate=0.01, weight_decay=0.01, device="cpu", progress=False)
 
 
-def waves_split(dim: int) -> ge.Split:
+def waves_split(dim: int) -> ge.datasets.Split:
     """Sample one function.
 
     Returns:
         Its values at random points.
     """
     x = 2 * torch.rand(N_TRAIN + N_TEST, dim) - 1
-    y = ge.random_waves(1, dim)(x)[0]
-    return ge.Split(x[:N_TRAIN], y[:N_TRAIN], x[N_TRAIN:], y[N_TRAIN:], "waves", "drawn")
+    y = ge.datasets.random_waves(1, dim)(x)[0]
+    return ge.datasets.Split(x[:N_TRAIN], y[:N_TRAIN], x[N_TRAIN:], y[N_TRAIN:], "waves", "drawn")
 
 
-def one_by_one(split: ge.Split, widths: list[int]) -> list[ge.TrainingRun]:
+def one_by_one(split: ge.datasets.Split, widths: list[int]) -> list[ge.TrainingRun]:
     """Train the networks one after the other.
 
     Returns:
@@ -82,7 +82,7 @@ def ready_made() -> pd.DataFrame:
     for dim in (1, 2, 4, 8, 16, 32, 64):
         config = dataclasses.replace(ge.TrainConfig.for_waves(dim), progress=False)
         start = time.perf_counter()
-        ensemble = ge.train_ensemble(ge.random_waves(10, dim), [dim, 64, 64, 1], 160, config)
+        ensemble = ge.train_ensemble(ge.datasets.random_waves(10, dim), [dim, 64, 64, 1], 160, config)
         seconds = time.perf_counter() - start
         scores = cast(Tensor, ensemble.scores)
         steps = config.epochs * 16_384 // config.batch_size

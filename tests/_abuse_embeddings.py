@@ -30,7 +30,7 @@ import gradembed as ge
 
 def make_fields(*, own: bool = True, u: int = 8) -> ge.GradientFields:
     """Units of four networks, two functions."""
-    waves = ge.random_waves(2, 3)
+    waves = ge.datasets.random_waves(2, 3)
     points = draw(u, 10, 3) if own else draw(10, 3)
     shown = points if own else points.expand(u, -1, -1)
     pairs = [(waves[i % 2].gradient(x)[0], waves[i % 2](x)[0]) for i, x in enumerate(shown)]
@@ -95,13 +95,13 @@ def score(call: Any) -> Any:
 
 
 def matching(**arguments: Any) -> list[Any]:
-    matches = ge.match_units(**arguments)
+    matches = ge.metrics.match_units(**arguments)
     labels = [torch.arange(n) % 2 for n in (matches.n_a, matches.n_b)]
     return [matches.distance, matches.accuracy(*labels), matches.chance(*labels)]
 
 
 def agreement(labels_a: Any, labels_b: Any) -> list[float]:
-    matches = ge.match_units(PLACES[:6], PLACES[6:12])
+    matches = ge.metrics.match_units(PLACES[:6], PLACES[6:12])
     return [matches.accuracy(labels_a, labels_b), matches.chance(labels_a, labels_b)]
 
 
@@ -232,10 +232,10 @@ SUBJECTS = {
         1e-6,
         is_ragged=True,
     ),
-    "linear_probe": Subject(score(ge.linear_probe), lambda: placed(n_folds=2, confidence=0.9)),
-    "ProbeScore": Subject(score(ge.linear_probe), partial(placed, groups=None)),
+    "linear_probe": Subject(score(ge.metrics.linear_probe), lambda: placed(n_folds=2, confidence=0.9)),
+    "ProbeScore": Subject(score(ge.metrics.linear_probe), partial(placed, groups=None)),
     "transfer_probe": Subject(
-        score(ge.transfer_probe),
+        score(ge.metrics.transfer_probe),
         lambda: {
             "z_train": PLACES[:12].clone(),
             "y_train": CLASSES[:12].clone(),
@@ -248,16 +248,18 @@ SUBJECTS = {
         },
     ),
     "retrieval": Subject(
-        score(ge.retrieval),
+        score(ge.metrics.retrieval),
         lambda: placed(queries=CLASSES < 2, candidates=CLASSES > -1, exclude=(), k=1, confidence=0.9),
     ),
-    "RetrievalScore": Subject(score(ge.retrieval), partial(placed, groups=None)),
+    "RetrievalScore": Subject(score(ge.metrics.retrieval), partial(placed, groups=None)),
     "enrichment": Subject(
-        score(ge.enrichment), lambda: placed(n_permutations=19, exclude=(), within=NETWORK_OF % 2, k=1)
+        score(ge.metrics.enrichment), lambda: placed(n_permutations=19, exclude=(), within=NETWORK_OF % 2, k=1)
     ),
-    "Enrichment": Subject(lambda **k: [(found := ge.enrichment(**k)), found.ratio], partial(placed, n_permutations=19)),
+    "Enrichment": Subject(
+        lambda **k: [(found := ge.metrics.enrichment(**k)), found.ratio], partial(placed, n_permutations=19)
+    ),
     "permutation_null": Subject(
-        score(ge.permutation_null),
+        score(ge.metrics.permutation_null),
         lambda: {
             "statistic": statistic,
             "y": CLASSES.clone(),
@@ -266,21 +268,28 @@ SUBJECTS = {
             "seed": 0,
         },
     ),
-    "cluster_agreement": Subject(ge.cluster_agreement, lambda: {k: v for k, v in placed().items() if k != "groups"}),
-    "match_units": Subject(ge.match_units, lambda: {"z_a": PLACES[:6].clone(), "z_b": PLACES[6:12].clone()}, 1e-6),
+    "cluster_agreement": Subject(
+        ge.metrics.cluster_agreement, lambda: {k: v for k, v in placed().items() if k != "groups"}
+    ),
+    "match_units": Subject(
+        ge.metrics.match_units, lambda: {"z_a": PLACES[:6].clone(), "z_b": PLACES[6:12].clone()}, 1e-6
+    ),
     "UnitMatching": Subject(matching, lambda: {"z_a": PLACES[:6].clone(), "z_b": PLACES[6:12].clone()}, 1e-6),
     "UnitMatching.accuracy": Subject(
         agreement, lambda: {"labels_a": torch.arange(6) % 2, "labels_b": torch.arange(6) % 3}
     ),
-    "project_2d": Subject(score(partial(ge.project_2d, method="pca")), lambda: {"z": draw(24, 3), "seed": 0}, 1e-6),
-    "Projection": Subject(ge.project_2d, lambda: {"z": draw(24, 3), "method": "pca"}),
+    "project_2d": Subject(
+        score(partial(ge.metrics.project_2d, method="pca")), lambda: {"z": draw(24, 3), "seed": 0}, 1e-6
+    ),
+    "Projection": Subject(ge.metrics.project_2d, lambda: {"z": draw(24, 3), "method": "pca"}),
     "field_r2": Subject(
-        ge.field_r2, lambda: {"predicted": draw(4, 5, 3), "gradients": draw(4, 5, 3, seed=1), "baseline": "mean"}
+        ge.metrics.field_r2,
+        lambda: {"predicted": draw(4, 5, 3), "gradients": draw(4, 5, 3, seed=1), "baseline": "mean"},
     ),
     "spread": Subject(
-        score(ge.spread), lambda: {"values": draw(6) / 10 + 0.5, "confidence": 0.9, "bounds": (0.0, 1.0)}, 1e-6
+        score(ge.metrics.spread), lambda: {"values": draw(6) / 10 + 0.5, "confidence": 0.9, "bounds": (0.0, 1.0)}, 1e-6
     ),
-    "Estimate": Subject(score(ge.spread), lambda: {"values": [0.5, 0.6, 0.7]}),
+    "Estimate": Subject(score(ge.metrics.spread), lambda: {"values": [0.5, 0.6, 0.7]}),
     "unit_card": Subject(
         ge.unit_card,
         lambda: {

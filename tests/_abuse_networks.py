@@ -50,10 +50,10 @@ def general() -> nn.Module:
         return Residual().double()
 
 
-def split(**changes: Any) -> ge.Split:
+def split(**changes: Any) -> ge.datasets.Split:
     x, y = draw(18, 4, dtype=torch.float32), torch.arange(18) % 3
     given = {"x_train": x[:12], "y_train": y[:12], "x_test": x[12:], "y_test": y[12:], "name": "n", "source": "s"}
-    return ge.Split(**(given | changes))
+    return ge.datasets.Split(**(given | changes))
 
 
 def parts() -> dict[str, Any]:
@@ -64,12 +64,12 @@ def config(**settings: Any) -> ge.TrainConfig:
     return ge.TrainConfig(**({"epochs": 2, "batch_size": 5, "progress": False} | settings))
 
 
-def waves() -> ge.RandomWaves:
-    return ge.random_waves(3, 4)
+def waves() -> ge.datasets.RandomWaves:
+    return ge.datasets.random_waves(3, 4)
 
 
-def stacked() -> ge.StackedSplit:
-    return ge.stack_tasks(split(), seed=3)
+def stacked() -> ge.datasets.StackedSplit:
+    return ge.datasets.stack_tasks(split(), seed=3)
 
 
 def ensemble() -> ge.MLPEnsemble:
@@ -150,19 +150,21 @@ def learn_many(**arguments: Any) -> list[Any]:
 
 
 SUBJECTS = {
-    "Split": Subject(ge.Split, parts),
-    "load_iris": Subject(ge.load_iris, lambda: {"test_fraction": 0.2, "seed": 42}),
-    "load_mnist": Subject(ge.load_mnist, lambda: {"root": "mnist", "source": "sample"}),
+    "Split": Subject(ge.datasets.Split, parts),
+    "load_iris": Subject(ge.datasets.load_iris, lambda: {"test_fraction": 0.2, "seed": 42}),
+    "load_mnist": Subject(ge.datasets.load_mnist, lambda: {"root": "mnist", "source": "sample"}),
     "RandomWaves": Subject(lambda x: waves()(x), lambda: {"x": X.clone()}),
     "RandomWaves.gradient": Subject(lambda x: waves().gradient(x), lambda: {"x": X.clone()}),
     "RandomWaves.subset": Subject(lambda indices: waves().subset(indices), lambda: {"indices": [2, 0]}),
     "StackedSplit.resample": Subject(lambda seed: stacked().resample(seed), lambda: {"seed": 1}),
     "random_waves": Subject(
-        ge.random_waves, lambda: {"n_functions": 3, "dim": 4, "seed": 0, "n_waves": 4, "roughness": 1.0}, is_ragged=True
+        ge.datasets.random_waves,
+        lambda: {"n_functions": 3, "dim": 4, "seed": 0, "n_waves": 4, "roughness": 1.0},
+        is_ragged=True,
     ),
-    "soft_mixing": Subject(ge.soft_mixing, lambda: {"mixing": 0.2, "n_samples": 50, "seed": 0}),
+    "soft_mixing": Subject(ge.datasets.soft_mixing, lambda: {"mixing": 0.2, "n_samples": 50, "seed": 0}),
     "stack_tasks": Subject(
-        ge.stack_tasks,
+        ge.datasets.stack_tasks,
         lambda: {"split": split(), "n_tasks": 2, "features": [0, 2], "seed": 0, "n_samples": 20},
         is_ragged=True,
     ),

@@ -12,7 +12,7 @@ from beartype import beartype
 from hypothesis import settings
 from jaxtyping import jaxtyped
 
-from gradembed.capture import Capture, Rows
+from gradembed.gradients import Capture, Rows
 from gradembed.store import STORABLE
 
 matplotlib.use("Agg")

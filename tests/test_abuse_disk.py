@@ -64,7 +64,7 @@ LEARNING: dict[str, tuple[Callable[[], object], object, str, int]] = {
     "train, the test part": (lambda: run_of(chain(torch.float32)), torch.nn.functional, "cross_entropy", 8),
     "train_ensemble, a step": (members, Stack, "step", 12),
     "train_ensemble of waves, a step": (
-        lambda: ge.train_ensemble(ge.random_waves(2, 2), [2, 4, 1], 2, config(), n_samples=10), Stack, "step", 4),
+        lambda: ge.train_ensemble(ge.datasets.random_waves(2, 2), [2, 4, 1], 2, config(), n_samples=10), Stack, "step", 4),
     "GradientFieldEmbedder, a step": (lambda: embedder(max_steps=4).fit_transform(make_fields()), torch.optim.AdamW,
                                       "step", 4),
     "RowEmbedder, a step": (lambda: ge.RowEmbedder(2, max_steps=4).fit_transform(PLACES.numpy()), torch.optim.AdamW,

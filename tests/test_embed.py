@@ -43,7 +43,7 @@ def change(d, name, seed=0):
 
 def wave_fields(n_functions=4, n_copies=6, dim=8, m=200, rotate=True, seed=0, shared=False):
     """Noiseless fields of functions, each copy at its own points (and turned): groups are the copies."""
-    waves, g = ge.random_waves(n_functions, dim, seed=seed), generator(seed + 1)
+    waves, g = ge.datasets.random_waves(n_functions, dim, seed=seed), generator(seed + 1)
     labels = torch.arange(n_functions).repeat_interleave(n_copies)
     groups = torch.arange(n_copies).repeat(n_functions)
     points = torch.rand(1 if shared else len(labels), m, dim, generator=g) * 2 - 1
@@ -339,23 +339,23 @@ def test_embeddings_find_the_function_where_raw_gradients_do_not():
     )
     fitted = embedder(n_components=6, max_steps=250).fit(seen)
     raw = seen.gradients.flatten(1).numpy()
-    probe = ge.linear_probe(fitted.embedding_, fields.labels, groups=fields.groups)
-    raw_probe = ge.linear_probe(raw, fields.labels, groups=fields.groups)
+    probe = ge.metrics.linear_probe(fitted.embedding_, fields.labels, groups=fields.groups)
+    raw_probe = ge.metrics.linear_probe(raw, fields.labels, groups=fields.groups)
     assert probe.accuracy > 0.9 > raw_probe.accuracy + 0.3
     assert neighbour_accuracy(fitted.embedding_, fields.labels, fields.groups) > 0.9
     assert neighbour_accuracy(ge.FieldDescriptor().fit_transform(seen), fields.labels, fields.groups) > 0.9
-    assert float(ge.field_r2(fitted.predict_gradients(seen, kept), asked).median()) > 0.4
+    assert float(ge.metrics.field_r2(fitted.predict_gradients(seen, kept), asked).median()) > 0.4
     assert np.mean(fitted.loss_curve_[-20:]) < 0.7 * np.mean(fitted.loss_curve_[:20])
 
 
 def test_a_static_grid_is_decoded():
-    waves, x = ge.random_waves(4, 1), ge.grid_points(40, 1)
+    waves, x = ge.datasets.random_waves(4, 1), ge.grid_points(40, 1)
     gradients = waves.gradient(x).repeat_interleave(6, 0)
     gradients = gradients + 0.05 * torch.randn(gradients.shape, generator=generator())
     fields = ge.GradientFields(x, gradients, waves(x).repeat_interleave(6, 0))
     fitted = embedder(invariance="none", max_steps=250).fit(fields)
     assert fitted.encoder_kind_ == "flat"
-    assert float(ge.field_r2(fitted.predict_gradients(fields, x), gradients).median()) > 0.8
+    assert float(ge.metrics.field_r2(fitted.predict_gradients(fields, x), gradients).median()) > 0.8
 
 
 def test_regions_can_be_left_out():

@@ -14,8 +14,8 @@ import gradembed as ge
 from gradembed.models._stacked import ACTIVATIONS
 from gradembed.training import _ensemble
 
-IRIS = ge.load_iris()
-WAVES = ge.random_waves(3, 2)
+IRIS = ge.datasets.load_iris()
+WAVES = ge.datasets.random_waves(3, 2)
 
 
 def quick(**changes):
@@ -34,11 +34,11 @@ def values_split(n_outputs=None, d=5, seed=1):
     x = torch.randn(90, d, generator=generator, dtype=torch.float64)
     y = (x @ torch.randn(d, n_outputs or 1, generator=generator, dtype=torch.float64)).sin()
     y = y if n_outputs else y[:, 0]
-    return ge.Split(x[:70], y[:70], x[70:], y[70:], "sines", "drawn")
+    return ge.datasets.Split(x[:70], y[:70], x[70:], y[70:], "sines", "drawn")
 
 
 def tasks_split():
-    return double(ge.stack_tasks(IRIS, n_tasks=2))
+    return double(ge.datasets.stack_tasks(IRIS, n_tasks=2))
 
 
 def weights_of(network):
@@ -314,7 +314,7 @@ def test_weights_and_order_both_follow_the_seed():
 
 
 def test_members_learn_their_own_data():
-    stacked = ge.stack_tasks(IRIS)
+    stacked = ge.datasets.stack_tasks(IRIS)
     splits, config = [double(stacked.resample(seed)) for seed in (5, 3, 8)], quick()
     ensemble = ge.train_ensemble(splits, [8, 8, 6], 3, config)
     for i, split in enumerate(splits):
@@ -350,7 +350,7 @@ def test_waves_are_learned_function_by_function(seed):
     y = WAVES(x)
     assert -1 <= float(x.min()) < -0.99
     for i, (member, label) in enumerate(zip(ensemble, [0, 0, 1, 1, 2, 2], strict=True)):
-        split = ge.Split(x[:500], y[label, :500], x[500:], y[label, 500:], "waves", "drawn again")
+        split = ge.datasets.Split(x[:500], y[label, :500], x[500:], y[label, 500:], "waves", "drawn again")
         assert torch.allclose(weights_of(member), weights_of(alone(i, split, [2, 16, 1], config).model), atol=1e-3)
         with torch.no_grad():
             expected = r2_score(y[label, 500:].numpy(), member(x[500:])[:, 0].numpy())
@@ -386,7 +386,7 @@ def test_defaults_depend_on_what_is_learned(monkeypatch):
     seen = []
     monkeypatch.setattr(_ensemble, "_train_group", lambda *args: seen.append((args[3], args[1].n)))
     monkeypatch.setattr(_ensemble, "_scores", lambda *_: torch.zeros(2))
-    for target, widths in ((IRIS, [4, 3]), (ge.random_waves(2, 17), [17, 1]), (circle, [2, 1])):
+    for target, widths in ((IRIS, [4, 3]), (ge.datasets.random_waves(2, 17), [17, 1]), (circle, [2, 1])):
         with pytest.raises(TypeError):  # nothing was trained
             ge.train_ensemble(target, widths, 2)
     expected = [(ge.TrainConfig(), 120), (ge.TrainConfig.for_waves(17), 16384), (ge.TrainConfig.for_waves(2), 16384)]
@@ -396,7 +396,7 @@ def test_defaults_depend_on_what_is_learned(monkeypatch):
 @pytest.mark.parametrize("dim", [1, 8, 64])
 def test_ready_made_settings_learn_waves(dim):
     config = dataclasses.replace(ge.TrainConfig.for_waves(dim), progress=False)
-    ensemble = ge.train_ensemble(ge.random_waves(10, dim), [dim, 64, 64, 1], 10, config)
+    ensemble = ge.train_ensemble(ge.datasets.random_waves(10, dim), [dim, 64, 64, 1], 10, config)
     assert float(ensemble.scores.median()) > 0.98
     assert float(ensemble.scores.min()) > 0.95
 
@@ -419,7 +419,9 @@ def test_same_seed_same_result():
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 5, 64])
-@pytest.mark.parametrize("target", [double(IRIS), [double(ge.stack_tasks(IRIS, 1).resample(i)) for i in range(5)]])
+@pytest.mark.parametrize(
+    "target", [double(IRIS), [double(ge.datasets.stack_tasks(IRIS, 1).resample(i)) for i in range(5)]]
+)
 def test_size_of_groups_does_not_matter(target, group_size):
     whole = ge.train_ensemble(target, [4, 8, 3], 5, quick())
     ensemble = ge.train_ensemble(target, [4, 8, 3], 5, quick(), group_size=group_size)
@@ -513,7 +515,7 @@ def undefined(x):
         ({"target": [IRIS, 3]}, TypeError, "`target` should be a gradembed.Split, one for each member"),
         ({"target": [IRIS] * 3}, ValueError, "`target` should hold one split for each member. Got 3 splits for 2"),
         ({"target": []}, ValueError, "`target` should hold one split for each member. Got 0 splits for 2"),
-        ({"target": [IRIS, ge.load_iris(0.3)]}, ValueError, "`target` should hold splits of equal shapes and types"),
+        ({"target": [IRIS, ge.datasets.load_iris(0.3)]}, ValueError, "`target` should hold splits of equal shapes and types"),
         ({"target": [IRIS, double(IRIS)]}, ValueError, "`target` should hold splits of equal .*float64.* for member 1"),
         ({"target": numbers}, TypeError, "`target` should return a torch.Tensor. Got list"),
         ({"target": undefined}, ValueError, "`target` should be finite. Got .* NaN or infinite"),

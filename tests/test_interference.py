@@ -36,7 +36,7 @@ def test_every_layer_equals_the_loop(activation):
 
 @pytest.mark.slow
 def test_mnist_sample_equals_the_loop_on_a_subset():
-    x = ge.load_mnist(source="sample").x_test[:40].double()
+    x = ge.datasets.load_mnist(source="sample").x_test[:40].double()
     network = ge.MLP([784, 64, 64, 10], seed=0).double()
     result = ge.interference(network, x)
     assert_equal_to_loop(result, "input", gradient_loop(network, lambda s: s, x))

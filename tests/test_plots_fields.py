@@ -307,7 +307,7 @@ def test_more_labels_than_colours_start_again():
 
 
 def test_a_projection_is_drawn(drawn):
-    projected = ge.project_2d(torch.randn(9, 4), method="pca")
+    projected = ge.metrics.project_2d(torch.randn(9, 4), method="pca")
     ax = plots.embedding(projected.coordinates, torch.zeros(9, dtype=torch.int64), method=projected.method)
     assert marks(ax)[0][0] == projected.coordinates.tolist()
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import gradembed as ge
 from gradembed import store
 
-SPLIT = ge.load_iris()
+SPLIT = ge.datasets.load_iris()
 CONFIG = ge.TrainConfig(epochs=3, batch_size=16, seed=1, progress=False)
 
 
@@ -71,7 +71,7 @@ def whole_way(seed: int) -> dict[str, Any]:
     taken = ge.gradient_fields(ensemble, SPLIT.x_test, wrt="hidden1")
     y, groups = torch.arange(18) % 3, torch.arange(18) // 3
     z = described(taken)
-    return {"z": z, "probe": ge.linear_probe(z, y, groups), "neighbours": ge.retrieval(z, y, groups)}
+    return {"z": z, "probe": ge.metrics.linear_probe(z, y, groups), "neighbours": ge.metrics.retrieval(z, y, groups)}
 
 
 # Each result as a function of the library with arguments made anew: what is called, and with what.
@@ -80,7 +80,7 @@ CALLS: dict[str, Any] = {
     "train_ensemble": (ge.train_ensemble, lambda: (SPLIT, [4, 8, 3], 5, CONFIG)),
     "train_ensemble of waves": (
         ge.train_ensemble,
-        lambda: (ge.random_waves(2, 3), [3, 8, 1], 4, dataclasses.replace(CONFIG, epochs=1)),
+        lambda: (ge.datasets.random_waves(2, 3), [3, 8, 1], 4, dataclasses.replace(CONFIG, epochs=1)),
     ),
     "interference": (measured := lambda model, x: ge.interference(model, x, n_bootstrap=20, n_untrained=2, seed=5),
                      lambda: (network().double(), samples())),
@@ -316,7 +316,7 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that wait do not keep the c
 import torch
 torch.set_num_threads({threads})
 import gradembed as ge
-split = ge.load_iris()
+split = ge.datasets.load_iris()
 config = ge.TrainConfig(epochs=2, batch_size=30, seed=1, progress=False)
 run = ge.train(ge.MLP([4, 64, 3], seed=0), split, config)
 ensemble = ge.train_ensemble(split, [4, 64, 3], 4, config)

@@ -27,7 +27,7 @@ from gradembed import store
 from gradembed._files import write_atomically
 from gradembed.store import fingerprint
 
-IRIS = ge.load_iris()
+IRIS = ge.datasets.load_iris()
 QUICK = ge.TrainConfig(epochs=2, batch_size=32, progress=False)
 CALLS = []
 
@@ -233,7 +233,7 @@ def test_any_difference_in_content_makes_another_call(cache, one, other):
         (NETWORK, ge.MLP([4, 8, 3], seed=0)),
         (CONFIG, ge.TrainConfig(epochs=3)),
         (CONFIG, dataclasses.replace(CONFIG, progress=False)),
-        (IRIS, ge.load_iris()),
+        (IRIS, ge.datasets.load_iris()),
         (math.nan, float("nan")),
         ({"a": [1, (2.0, None)]}, {"a": [1, (2.0, None)]}),
         (Path("a") / "b", Path("a/b")),
@@ -372,7 +372,7 @@ def test_library_is_known_by_its_source(monkeypatch):
 @pytest.mark.slow
 def test_entry_is_found_by_another_process(cache):
     folder = str(cache.folder)
-    code = f"import gradembed as ge; ge.Cache({folder!r}).call(ge.load_iris, 0.2, seed=1)"
+    code = f"import gradembed as ge; ge.Cache({folder!r}).call(ge.datasets.load_iris, 0.2, seed=1)"
     for seed in "12":
         subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
     assert len(files(cache)) == 2

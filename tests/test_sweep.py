@@ -57,7 +57,7 @@ def train(width, seed):
     """Training, numbers from torch's global generator, the thread count."""
     drawn = torch.randn(()).item()
     config = ge.TrainConfig(epochs=2, seed=seed, progress=False)
-    run = ge.train(ge.MLP([4, width, 3], seed=seed), ge.load_iris(), config)
+    run = ge.train(ge.MLP([4, width, 3], seed=seed), ge.datasets.load_iris(), config)
     loss = float(run.history["train_loss"].iloc[-1])
     return {"loss": loss, "drawn": drawn, "threads": torch.get_num_threads()}
 

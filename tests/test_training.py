@@ -17,7 +17,7 @@ import gradembed as ge
 from gradembed import training
 from gradembed.training import _loop
 
-IRIS = ge.load_iris()
+IRIS = ge.datasets.load_iris()
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def make_split(y, d=5, n_test=None, seed=0):
     """Noise with given targets; the last samples (a third, if not told) are the test part."""
     x = torch.randn(len(y), d, generator=torch.Generator().manual_seed(seed))
     k = len(y) - (len(y) // 3 if n_test is None else n_test)
-    return ge.Split(x[:k], y[:k], x[k:], y[k:], "made", "drawn")
+    return ge.datasets.Split(x[:k], y[:k], x[k:], y[k:], "made", "drawn")
 
 
 def values_split(n_outputs=None, n=90):
@@ -58,7 +58,7 @@ def values_split(n_outputs=None, n=90):
     x = torch.randn(n, 5, generator=generator)
     y = x @ torch.randn(5, n_outputs or 1, generator=generator) + 0.3 * torch.randn(n, 1, generator=generator)
     y = y if n_outputs else y[:, 0]
-    return ge.Split(x[:60], y[:60], x[60:], y[60:], "line", "drawn")
+    return ge.datasets.Split(x[:60], y[:60], x[60:], y[60:], "line", "drawn")
 
 
 def tasks_split():
@@ -115,7 +115,7 @@ def test_one_value_in_a_column_is_the_same_as_without():
 
 @pytest.mark.slow
 def test_mnist_sample_is_learned():
-    split = ge.load_mnist(source="sample")
+    split = ge.datasets.load_mnist(source="sample")
     config = dataclasses.replace(ge.TrainConfig.for_mnist_sample(seed=0), progress=False)
     run = ge.train(ge.MLP([784, 64, 64, 10], seed=0), split, config)
     assert run.test_accuracy >= 0.955

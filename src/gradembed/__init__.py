@@ -18,7 +18,7 @@ Layers are named "input" and as in ``model.named_modules()``; "output" is what t
 
 Example:
     >>> import gradembed as ge
-    >>> split = ge.load_iris()
+    >>> split = ge.datasets.load_iris()
     >>> run = ge.train(ge.MLP([4, 64, 64, 3], seed=0), split, ge.TrainConfig(epochs=20, progress=False))
     >>> result = ge.interference(run.model, split.x_test)
     >>> result
@@ -31,37 +31,9 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from gradembed.capture import UnitGradients, unit_gradients
+from gradembed import datasets, metrics
 from gradembed.cards import UnitCard, unit_card
-from gradembed.data import (
-    RandomWaves,
-    Split,
-    StackedSplit,
-    load_iris,
-    load_mnist,
-    random_waves,
-    soft_mixing,
-    stack_tasks,
-)
 from gradembed.embed import FieldDescriptor, GradientFieldEmbedder, RowEmbedder
-from gradembed.evaluate import (
-    Enrichment,
-    Estimate,
-    ProbeScore,
-    Projection,
-    RetrievalScore,
-    UnitMatching,
-    cluster_agreement,
-    enrichment,
-    field_r2,
-    linear_probe,
-    match_units,
-    permutation_null,
-    project_2d,
-    retrieval,
-    spread,
-    transfer_probe,
-)
 from gradembed.fields import (
     GradientFields,
     field_mask,
@@ -70,6 +42,7 @@ from gradembed.fields import (
     sample_points,
     sobol_points,
 )
+from gradembed.gradients import UnitGradients, unit_gradients
 from gradembed.interference import Interference, interference
 from gradembed.models import MLP, MLPEnsemble, untrained
 from gradembed.report import report
@@ -85,10 +58,8 @@ if TYPE_CHECKING:
 __version__ = version("gradembed")
 
 __all__ = [
-    # data
-    "Split", "load_iris", "load_mnist",
-    # toys
-    "RandomWaves", "StackedSplit", "random_waves", "soft_mixing", "stack_tasks",
+    # data, and how good an embedding is
+    "datasets", "metrics",
     # models and training
     "MLP", "MLPEnsemble", "TrainConfig", "TrainingRun", "train", "train_ensemble", "untrained",
     # gradients
@@ -103,10 +74,6 @@ __all__ = [
     "GradientFields", "field_mask", "gradient_fields", "grid_points", "sample_points", "sobol_points",
     # units embedded by what they compute
     "FieldDescriptor", "GradientFieldEmbedder", "RowEmbedder",
-    # how good an embedding is
-    "Enrichment", "Estimate", "ProbeScore", "Projection", "RetrievalScore", "UnitMatching", "cluster_agreement",
-    "enrichment", "field_r2", "linear_probe", "match_units", "permutation_null", "project_2d", "retrieval", "spread",
-    "transfer_probe",
     # one unit on one page
     "UnitCard", "unit_card",
     # everything about one network on one page

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from gradembed import _checks
+from gradembed import _validation
 
 
 def write_atomically(target: Path, content: bytes) -> None:
@@ -26,7 +26,7 @@ def write_atomically(target: Path, content: bytes) -> None:
 
 def save(name: str, path: str | Path, content: bytes) -> None:
     """Write a file of the caller's whole or not at all, turning the system's complaint into one about an argument."""
-    _checks.check_path(name, path)
+    _validation.check_path(name, path)
     try:
         write_atomically(Path(path), content)
     except OSError as error:
@@ -39,7 +39,7 @@ def load(name: str, path: str | Path) -> bytes:
     Returns:
         What is in it.
     """
-    _checks.check_path(name, path)
+    _validation.check_path(name, path)
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -48,7 +48,7 @@ def load(name: str, path: str | Path) -> bytes:
 
 def _refuse(name: str, rule: str, path: str | Path, error: OSError) -> NoReturn:
     got = f"{str(path)!r}: {error.strerror or error}"
-    _checks.refuse(name, rule, got, "Choose another place, or mend this one", type(error))
+    _validation.refuse(name, rule, got, "Choose another place, or mend this one", type(error))
 
 
 def _umask() -> int:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.cards._neighbours import interferers_of, twins_of
 from gradembed.cards._portrait import plane_of, spectrum_of
 from gradembed.cards._result import UnitCard
-from gradembed.evaluate._inputs import Array, Labels, numbers
 from gradembed.fields import GradientFields
 from gradembed.fields._arguments import check_kind
+from gradembed.metrics._inputs import Array, Labels, numbers
 
 __all__ = ["UnitCard", "unit_card"]
 
@@ -113,15 +113,15 @@ def _check(fields: GradientFields, unit: int, z: object, n_neighbours: int, n_to
     for name, purpose in (("values", "to rank its points by"), ("groups", "which say what network a unit is from")):
         if getattr(fields, name) is None:
             remedy = "Take them with gradient_fields, or add them with dataclasses.replace"
-            _checks.refuse("fields", f"have {name}, {purpose}", "fields without", remedy)
-    _checks.check_integer("unit", unit)
+            _validation.refuse("fields", f"have {name}, {purpose}", "fields without", remedy)
+    _validation.check_integer("unit", unit)
     if not 0 <= unit < len(fields):
-        _checks.refuse("unit", f"lie between 0 and {len(fields) - 1}", unit, "Choose one of the fields' units")
+        _validation.refuse("unit", f"lie between 0 and {len(fields) - 1}", unit, "Choose one of the fields' units")
     for name, number in (("n_neighbours", n_neighbours), ("n_top", n_top)):
-        _checks.check_integer(name, number, 1)
+        _validation.check_integer(name, number, 1)
     embedded = numbers("z", z)
     if len(embedded) != len(fields):
-        _checks.refuse("z", f"embed each of {len(fields)} units", len(embedded), "Transform the same fields")
+        _validation.refuse("z", f"embed each of {len(fields)} units", len(embedded), "Transform the same fields")
     return embedded
 
 
@@ -133,9 +133,11 @@ def _names(names: object, fields: GradientFields) -> list[str]:
     """
     if names is None:
         return [f"unit {i} of network {int(group)}" for i, group in enumerate(fields.groups)]  # type: ignore[arg-type]
-    given = _checks.check_sequence("names", names, "a list of strings")
+    given = _validation.check_sequence("names", names, "a list of strings")
     if not all(isinstance(name, str) for name in given):
-        _checks.refuse("names", "be a list of strings", _checks.describe(given), "Convert them with str", TypeError)
+        _validation.refuse(
+            "names", "be a list of strings", _validation.describe(given), "Convert them with str", TypeError
+        )
     if len(given) != len(fields):
-        _checks.refuse("names", f"name each of {len(fields)} units", len(given), "Name them all")
+        _validation.refuse("names", f"name each of {len(fields)} units", len(given), "Name them all")
     return given

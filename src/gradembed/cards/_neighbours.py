@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradembed import _checks
-from gradembed.capture import unit_rows
-from gradembed.evaluate import retrieval
-from gradembed.evaluate._inputs import Labels, codes
+from gradembed import _validation
 from gradembed.fields import GradientFields
+from gradembed.gradients import unit_rows
+from gradembed.metrics import retrieval
+from gradembed.metrics._inputs import Labels, codes
 
 TIE = 1e-9  # distances that differ by less, relatively, are equal
 
@@ -57,7 +57,9 @@ def twins_of(
     candidates = np.logical_and.reduce([label != label[unit] for label in apart])
     if not candidates.any():
         rule = "leave the unit another network" + (" with another label in `exclude`" if len(apart) > 1 else "")
-        _checks.refuse("fields", rule, "no unit that could be its twin", "Pass units of more networks, exclude less")
+        _validation.refuse(
+            "fields", rule, "no unit that could be its twin", "Pass units of more networks, exclude less"
+        )
     k = min(k, int(candidates.sum()))
     score = retrieval(z, network, network, queries=_n_candidates(apart) >= k, exclude=apart[1:], k=k)
     row = score.queries.tolist().index(unit)

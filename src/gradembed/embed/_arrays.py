@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from gradembed import _state
+from gradembed import _context
 from gradembed.embed._arguments import check_cloze
 from gradembed.embed._cloze import NOISE, PENALTY
 from gradembed.embed._network import Encoder, schedule
@@ -80,11 +80,11 @@ class RowEmbedder(TransformerMixin, BaseEstimator):
             TypeError: If a setting has the wrong type.
         """
         check_cloze(self)
-        with _state.all_or_nothing(self):
+        with _context.all_or_nothing(self):
             rows = torch.tensor(validate_data(self, X, dtype=np.float64, ensure_min_samples=2))
             self.reduction_ = Reduction.fit(rows, 2 * self.n_components)
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-            with _state.seeded(seed):
+            with _context.seeded(seed):
                 self._train(rows)
             self.embedding_ = self._embed(rows)
         return self

@@ -8,7 +8,7 @@ from dataclasses import fields as fields_of
 import torch
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.fields import GradientFields
 
 INVARIANCES = ("none", "permutation", "orthogonal", "linear")
@@ -172,4 +172,4 @@ def check_varying(fields: GradientFields) -> None:
     if constant:
         shown = ", ".join(map(str, constant[:8])) + (", ..." if len(constant) > 8 else "")
         remedy = "Drop them with fields[fields.amplitudes() > 0]"
-        _checks.refuse("fields", "vary at the points of every unit", f"constant units {shown}", remedy)
+        _validation.refuse("fields", "vary at the points of every unit", f"constant units {shown}", remedy)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from gradembed import _checks, _state
+from gradembed import _context, _validation
 from gradembed.embed._arguments import check_invariance, check_like_fit, check_seed, check_units, shared_points
 from gradembed.embed._canonical import Coordinates
 from gradembed.embed._pooling import Pooling, pooling_kind
@@ -86,10 +86,10 @@ class FieldDescriptor(BaseEstimator):
             TypeError: If an argument has the wrong type.
         """
         check_invariance(self.invariance)
-        _checks.check_integer("n_features", self.n_features, 2)
+        _validation.check_integer("n_features", self.n_features, 2)
         check_seed(self.random_state)
         check_units(fields)
-        with _state.all_or_nothing(self):
+        with _context.all_or_nothing(self):
             is_flat = self.invariance == "none" and fields.is_shared
             self.n_features_in_, self.has_values_ = fields.dim, fields.values is not None
             self.points_ = shared_points(fields) if is_flat else None

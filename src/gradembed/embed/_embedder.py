@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from gradembed import _state
+from gradembed import _context
 from gradembed._signs import upright
 from gradembed.embed._arguments import (
     check_like_fit,
@@ -72,7 +72,7 @@ class GradientFieldEmbedder(BaseEstimator):
 
     Example:
         >>> import torch, gradembed as ge
-        >>> waves, x = ge.random_waves(3, dim=2), torch.rand(12, 100, 2) * 2 - 1
+        >>> waves, x = ge.datasets.random_waves(3, dim=2), torch.rand(12, 100, 2) * 2 - 1
         >>> gradients = torch.stack([waves.gradient(points)[i % 3] for i, points in enumerate(x)])
         >>> values = torch.stack([waves(points)[i % 3] for i, points in enumerate(x)])
         >>> embedder = ge.GradientFieldEmbedder(n_components=4, max_steps=50, progress=False)
@@ -126,7 +126,7 @@ class GradientFieldEmbedder(BaseEstimator):
         """
         check_settings(self)
         check_units(fields, 2)
-        with _state.all_or_nothing(self):
+        with _context.all_or_nothing(self):
             self.encoder_kind_ = choose_encoder(self.encoder, self.invariance, fields)
             self.n_features_in_, self.has_values_ = fields.dim, fields.values is not None
             self.points_ = shared_points(fields) if self.encoder_kind_ == "flat" else None
@@ -227,7 +227,7 @@ class GradientFieldEmbedder(BaseEstimator):
         inputs = torch.stack([self._inputs(canonical, mask) for mask in masks])
         views = Views(inputs, masks, self.reduction_.matrix.shape[1])
         settings = Settings(self.n_components, self.width, self.max_steps, self.learning_rate, self.progress)
-        with _state.seeded(self.random_state):
+        with _context.seeded(self.random_state):
             cloze = Cloze(views, canonical, self._axes(canonical), settings)
             cloze.train()
         self.encoder_, self.decoder_ = cloze.encoder, cloze.decoder

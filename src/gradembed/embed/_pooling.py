@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.embed._canonical import Canonical
 from gradembed.embed._features import Waves, coordinate_tokens, frame_tokens, moment_frame, uniform
 
@@ -65,9 +65,9 @@ class Pooling:
         size = max(CHUNK // (fields.gradients.shape[1] * width), 1)
         weights = uniform(fields, visible)
         rows = torch.cat([self._pooled(part, w) for part, w in _parts(fields, weights, size)])
-        if not _checks.is_finite(rows):
+        if not _validation.is_finite(rows):
             rule, remedy = "have points and gradients whose products are finite", "Scale the points down"
-            _checks.refuse("fields", rule, "an overflow", remedy)
+            _validation.refuse("fields", rule, "an overflow", remedy)
         return rows
 
     def _flat(self, fields: Canonical, visible: Tensor | None) -> Tensor:

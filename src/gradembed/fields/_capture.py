@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gradembed import _checks
-from gradembed.capture import Chain, Session, check_layers, resolve_units
+from gradembed import _validation
 from gradembed.fields._fields import GradientFields
 from gradembed.fields._stack import Captured, Linear, Step, capture
+from gradembed.gradients import Chain, Session, check_layers, resolve_units
 from gradembed.models import MLP, MLPEnsemble, StackedLinear
 
 
@@ -59,10 +59,12 @@ def gradient_fields(
     """
     for name, value in (("wrt", wrt), ("unit_layer", unit_layer)):
         if not isinstance(value, str):
-            _checks.refuse(name, "be one layer's name", _checks.describe(value), "Call once per layer", TypeError)
-    _checks.check_module(model)
-    _checks.check_samples(points, "points")
-    _checks.check_placement(model, points, "points")
+            _validation.refuse(
+                name, "be one layer's name", _validation.describe(value), "Call once per layer", TypeError
+            )
+    _validation.check_module(model)
+    _validation.check_samples(points, "points")
+    _validation.check_placement(model, points, "points")
     points = points.detach()
     if isinstance(model, MLPEnsemble):
         captured = _of_ensemble(model, points, wrt, unit_layer, units, directions)
@@ -71,7 +73,7 @@ def gradient_fields(
         captured = _of_network(model, points, wrt, unit_layer, units, directions)
         is_shared = True
     for what, where in (("gradients", wrt), ("activations", wrt), ("values", unit_layer)):
-        _checks.check_finite_result(what, getattr(captured, what), where, "points")
+        _validation.check_finite_result(what, getattr(captured, what), where, "points")
     e, u = captured.values.shape[:2]
     own = captured.activations
     return GradientFields(
@@ -99,7 +101,7 @@ def _of_network(
     """
     if isinstance(model, MLP) and points.shape[1:] != model.widths[:1]:  # an axis more is meant for an ensemble
         rule = f"have shape [m, {model.widths[0]}]"
-        _checks.refuse("points", rule, _checks.describe(points), "Match them to the network")
+        _validation.refuse("points", rule, _validation.describe(points), "Match them to the network")
     with Session.open(model, points, [wrt], unit_layer, units, directions, "wrt", "points") as session:
         network = session.network
         if isinstance(network, Chain):
@@ -126,11 +128,11 @@ def _of_ensemble(
     Returns:
         With e members.
     """
-    _checks.check_parameters(ensemble)
+    _validation.check_parameters(ensemble)
     e, d = len(ensemble), ensemble.widths[0]
     if points.shape[-1] != d or points.ndim > 3 or (points.ndim == 3 and len(points) != e):
         rule = f"have shape [m, {d}] for all members, or [{e}, m, {d}]"
-        _checks.refuse("points", rule, _checks.describe(points), "Match them to the ensemble")
+        _validation.refuse("points", rule, _validation.describe(points), "Match them to the ensemble")
     steps, positions = _steps(ensemble)
     check_layers([wrt], unit_layer, "wrt", list(positions), lambda layer, below: positions[layer] > positions[below])
     top, bottom = positions[unit_layer], positions[wrt]
@@ -169,7 +171,7 @@ def _readout(e: int, width: int, unit_layer: str, units: Sequence[int] | None, d
         return resolve_units(width, unit_layer, units, directions)[0].expand(e, -1, -1)
     if len(directions) != e:
         rule = f"have shape [u, {width}], or [{e}, u, {width}]"
-        _checks.refuse("directions", rule, _checks.describe(directions), "Match them to the ensemble")
+        _validation.refuse("directions", rule, _validation.describe(directions), "Match them to the ensemble")
     resolve_units(width, unit_layer, units, directions.flatten(0, 1))
     return directions.detach()
 
@@ -183,11 +185,11 @@ def _labels(given: Tensor | None, own: Tensor | None, e: int, u: int, device: to
     if given is None:
         return None if own is None else own.repeat_interleave(u).to(device)
     if isinstance(given, Tensor):
-        _checks.check_dense("labels", given)
+        _validation.check_dense("labels", given)
     if not isinstance(given, Tensor) or given.ndim != 1 or len(given) not in (u, e * u):
         rule = f"be a tensor of shape [{u}] or [{e * u}]" if e > 1 else f"be a tensor of shape [{u}]"
         error = ValueError if isinstance(given, Tensor) else TypeError
-        _checks.refuse("labels", rule, _checks.describe(given), "Give one to each unit", error)
+        _validation.refuse("labels", rule, _validation.describe(given), "Give one to each unit", error)
     if given.dtype != torch.int64:
-        _checks.refuse("labels", "be int64", given.dtype, "Convert it with labels.long()")
+        _validation.refuse("labels", "be int64", given.dtype, "Convert it with labels.long()")
     return (given if len(given) == e * u else given.repeat(e)).to(device)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gradembed import _checks, _files
+from gradembed import _files, _validation
 from gradembed.fields._arguments import (
     check_fields,
     check_kind,
@@ -93,7 +93,7 @@ class GradientFields:
             >>> ge.GradientFields.concatenate([one, one, one])
             GradientFields(6 units at 10 shared points of 3 dimensions)
         """
-        items: list[GradientFields] = _checks.check_sequence("parts", parts, "a sequence of fields")
+        items: list[GradientFields] = _validation.check_sequence("parts", parts, "a sequence of fields")
         for part in items:
             check_kind("parts", part, GradientFields)
             check_points_of(part.gradients, items[0].gradients)
@@ -103,7 +103,7 @@ class GradientFields:
             missing = sum(value is None for value in given)
             if 0 < missing < len(items) and name != "regions":
                 remedy = "Give them to all, or drop them with dataclasses.replace"
-                _checks.refuse("parts", f"all have {name}, or none", f"{missing} of {len(items)} without", remedy)
+                _validation.refuse("parts", f"all have {name}, or none", f"{missing} of {len(items)} without", remedy)
             optional[name] = None if missing else torch.cat(given)
         if new_networks and optional["groups"] is not None:
             optional["groups"] = torch.cat(numbered_on([part.groups for part in items]))  # type: ignore[misc]
@@ -195,7 +195,7 @@ class GradientFields:
         if flat:
             shown = ", ".join(map(str, flat[:8])) + (", ..." if len(flat) > 8 else "")
             remedy = "Drop them with fields[fields.amplitudes() > 0]"
-            _checks.refuse("fields", "vary at the points of every unit", f"constant units {shown}", remedy)
+            _validation.refuse("fields", "vary at the points of every unit", f"constant units {shown}", remedy)
         values = self.values
         if values is not None:
             values = ((values - values.double().mean(1, keepdim=True)) / scale[:, None]).to(values)
@@ -220,10 +220,10 @@ class GradientFields:
             >>> ge.GradientFields(torch.randn(10, 3), torch.randn(2, 10, 3)).subsample(4)
             GradientFields(2 units at 4 shared points of 3 dimensions)
         """
-        _checks.check_integer("m", m, 1)
-        _checks.check_integer("seed", seed, 0)
+        _validation.check_integer("m", m, 1)
+        _validation.check_integer("seed", seed, 0)
         if m > self.n_points:
-            _checks.refuse("m", f"be at most {self.n_points}, the points that there are", m, "Capture more of them")
+            _validation.refuse("m", f"be at most {self.n_points}, the points that there are", m, "Capture more of them")
         generator = torch.Generator().manual_seed(seed)
         draws = 1 if self.is_shared else self.n_units
         order = torch.stack([torch.randperm(self.n_points, generator=generator)[:m] for _ in range(draws)])
@@ -260,7 +260,7 @@ class GradientFields:
         off = float((matrices.mT @ matrices - identity).abs().max())
         if off > 1e3 * torch.finfo(self.gradients.dtype).eps:
             remedy = "Take Q of torch.linalg.qr, or use `transformed`"
-            _checks.refuse("rotations", "be orthogonal", f"R'R that differs from the identity by {off:.1e}", remedy)
+            _validation.refuse("rotations", "be orthogonal", f"R'R that differs from the identity by {off:.1e}", remedy)
         return self._mapped(matrices, matrices)
 
     def transformed(self, matrices: Tensor) -> GradientFields:
@@ -285,7 +285,7 @@ class GradientFields:
         given = check_matrices("matrices", matrices, self.gradients)
         singular = torch.linalg.svdvals(given)
         if bool((singular[..., -1] <= self.dim * torch.finfo(self.gradients.dtype).eps * singular[..., 0]).any()):
-            _checks.refuse("matrices", "be invertible", "a singular one", "Leave out the directions that it drops")
+            _validation.refuse("matrices", "be invertible", "a singular one", "Leave out the directions that it drops")
         return self._mapped(given, torch.linalg.inv(given).mT)
 
     def save(self, path: str | Path) -> None:
@@ -329,11 +329,11 @@ class GradientFields:
         try:
             tensors = safetensors.torch.load(content)
         except safetensors.SafetensorError as error:
-            _checks.refuse("path", rule, f"{str(path)!r}: {error}", "Pass another")
+            _validation.refuse("path", rule, f"{str(path)!r}: {error}", "Pass another")
         needed, known = {"points", "gradients"}, {"points", "gradients", *OPTIONAL}
         if not needed <= tensors.keys() <= known:
             got = ", ".join(map(repr, tensors)) or "nothing"
-            _checks.refuse("path", rule, f"one with {got}", "Pass another")
+            _validation.refuse("path", rule, f"one with {got}", "Pass another")
         return cls(**tensors)
 
     def _mapped(self, of_points: Tensor, of_gradients: Tensor) -> GradientFields:

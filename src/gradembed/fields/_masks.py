@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.fields._arguments import check_fraction, check_kind
 from gradembed.fields._fields import GradientFields
 
@@ -42,11 +42,11 @@ def field_mask(fields: GradientFields, fraction: float, seed: int = 0, kind: str
     """
     check_kind("fields", fields, GradientFields)
     check_fraction("fraction", fraction)
-    _checks.check_integer("seed", seed, 0)
-    _checks.check_choice("kind", kind, ("points", "regions"))
+    _validation.check_integer("seed", seed, 0)
+    _validation.check_choice("kind", kind, ("points", "regions"))
     u, m = fields.n_units, fields.n_points
     if m < 2:
-        _checks.refuse("fields", "have at least two points of each unit", m, "Take fields at more points")
+        _validation.refuse("fields", "have at least two points of each unit", m, "Take fields at more points")
     generator = torch.Generator().manual_seed(seed)
     if kind == "points":
         lost = min(max(round(fraction * m), 1), m - 1)
@@ -55,7 +55,7 @@ def field_mask(fields: GradientFields, fraction: float, seed: int = 0, kind: str
         return mask.scatter_(1, chosen, True).to(fields.gradients.device)
     if fields.regions is None:
         remedy = "Use kind='points', or fields of a piecewise-linear network"
-        _checks.refuse("fields", "have regions with kind='regions'", "None", remedy)
+        _validation.refuse("fields", "have regions with kind='regions'", "None", remedy)
     return _mask_regions(fields.regions.cpu(), fraction * m, generator).to(fields.gradients.device)
 
 
@@ -74,7 +74,7 @@ def _mask_regions(regions: Tensor, target: float, generator: torch.Generator) ->
     if single:
         shown = ", ".join(map(str, single[:8])) + (", ..." if len(single) > 8 else "")
         remedy = "Drop those units, or use kind='points'"
-        _checks.refuse("fields", "have at least two regions in every unit", f"one in units {shown}", remedy)
+        _validation.refuse("fields", "have at least two regions in every unit", f"one in units {shown}", remedy)
     sizes = torch.zeros_like(numbers).scatter_add_(1, numbers, torch.ones_like(numbers))
     lots = torch.rand(sizes.shape, generator=generator).masked_fill_(sizes == 0, 2)
     drawn = lots.argsort(1)  # the regions that there are come first

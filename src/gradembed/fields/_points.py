@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 
 
 def grid_points(m: int, dim: int) -> Float32[Tensor, "m d"]:
@@ -31,18 +31,18 @@ def grid_points(m: int, dim: int) -> Float32[Tensor, "m d"]:
                 [-1.,  1.],
                 [ 0., -1.]])
     """
-    _checks.check_integer("m", m, 2)
-    _checks.check_integer("dim", dim, 1)
+    _validation.check_integer("m", m, 2)
+    _validation.check_integer("dim", dim, 1)
     if dim > 63:
         remedy = "Use sobol_points"
-        _checks.refuse("dim", "be at most 63: a grid has two points or more along every axis", dim, remedy)
+        _validation.refuse("dim", "be at most 63: a grid has two points or more along every axis", dim, remedy)
     k = 2
     while k < m and (k + 1) ** dim <= m:  # at most the m-th root; one axis needs no search
         k = m if dim == 1 else k + 1
     if k**dim != m:
         near = " or ".join(f"{power:,}" for power in dict.fromkeys((k**dim, (k + 1) ** dim)))
         remedy = f"Pass {near}, or use sobol_points"
-        _checks.refuse("m", f"be a number of points to the power of dim={dim}", f"{m:,}", remedy)
+        _validation.refuse("m", f"be a number of points to the power of dim={dim}", f"{m:,}", remedy)
     axis = torch.linspace(-1, 1, k)
     return torch.stack(torch.meshgrid(*[axis] * dim, indexing="ij"), -1).reshape(m, dim)
 
@@ -68,12 +68,12 @@ def sobol_points(m: int, dim: int, seed: int = 0) -> Float32[Tensor, "m d"]:
         >>> points.shape, bool(points.mean(0).abs().max() < 0.01)
         (torch.Size([1024, 64]), True)
     """
-    _checks.check_integer("m", m, 1)
-    _checks.check_integer("dim", dim, 1)
-    _checks.check_integer("seed", seed, 0)
+    _validation.check_integer("m", m, 1)
+    _validation.check_integer("dim", dim, 1)
+    _validation.check_integer("seed", seed, 0)
     most = torch.quasirandom.SobolEngine.MAXDIM
     if dim > most:
-        _checks.refuse("dim", f"be at most {most:,}, as far as the sequence is known", dim, "Draw random points")
+        _validation.refuse("dim", f"be at most {most:,}, as far as the sequence is known", dim, "Draw random points")
     drawn: Tensor = torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed).draw(m, dtype=torch.float32)
     return 2 * drawn - 1
 
@@ -95,13 +95,13 @@ def sample_points(x: Float[Tensor, "n d"], m: int, seed: int = 0) -> Float[Tenso
 
     Example:
         >>> import gradembed as ge
-        >>> ge.sample_points(ge.load_iris().x_train, 30).shape
+        >>> ge.sample_points(ge.datasets.load_iris().x_train, 30).shape
         torch.Size([30, 4])
     """
-    _checks.check_samples(x)
-    _checks.check_integer("m", m, 1)
-    _checks.check_integer("seed", seed, 0)
+    _validation.check_samples(x)
+    _validation.check_integer("m", m, 1)
+    _validation.check_integer("seed", seed, 0)
     if m > len(x):
-        _checks.refuse("m", f"be at most {len(x)}, the rows that there are", m, "Pass fewer, or more data")
+        _validation.refuse("m", f"be at most {len(x)}, the rows that there are", m, "Pass fewer, or more data")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:m]
     return x.detach()[order.to(x.device)]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradembed.capture import SKIPPED, apply_with_slope, keep_freed_memory
 from gradembed.fields._regions import numbered
+from gradembed.gradients import SKIPPED, apply_with_slope, keep_freed_memory
 from gradembed.tree._pieces import is_on, is_smooth, packed, slopes_of, splits
 
 GROUP_BYTES = 8 * 2**20  # of what one group of networks computes: about what a processor keeps in its cache

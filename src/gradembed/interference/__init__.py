@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradembed import _checks, _progress
-from gradembed.capture import Session, Stream, streamed
+from gradembed import _progress, _validation
+from gradembed.gradients import Session, Stream, streamed
 from gradembed.interference._all_pairs import AllPairs
 from gradembed.interference._geometry import DimensionSample, chance_abs_cosine
 from gradembed.interference._realised import PoissonWeights, RealisedSums
@@ -84,13 +84,15 @@ def interference(
         >>> ge.interference(network, (torch.randn(1000, 4) for _ in range(100)))
         Interference(3 units of 'output', layers ['input', 'hidden1'], 100,000 samples)
     """
-    _checks.check_choice("pairing", pairing, ("realised", "all"))
+    _validation.check_choice("pairing", pairing, ("realised", "all"))
     for name, value in (("n_bootstrap", n_bootstrap), ("n_untrained", n_untrained), ("seed", seed)):
-        _checks.check_integer(name, value, 0)
-    _checks.check_number("confidence", confidence, 0.5, 0.9999)
+        _validation.check_integer(name, value, 0)
+    _validation.check_number("confidence", confidence, 0.5, 0.9999)
     if pairing == "all" and n_bootstrap:
         remedy = "Set it to 0, or use pairing='realised'"
-        _checks.refuse("n_bootstrap", "be 0 with pairing='all', whose pairs are not independent", n_bootstrap, remedy)
+        _validation.refuse(
+            "n_bootstrap", "be 0 with pairing='all', whose pairs are not independent", n_bootstrap, remedy
+        )
     samples = streamed(x)
     if isinstance(samples, Stream):
         _check_stream(samples, pairing, n_untrained)
@@ -133,11 +135,13 @@ def _check_stream(stream: Stream, pairing: str, n_untrained: int) -> None:
     """Refuse what needs all samples at once, or again where they come only once."""
     if pairing == "all":
         remedy = "Pass all samples as one tensor, or use pairing='realised'"
-        _checks.refuse("pairing", "be 'realised' for samples in batches", "'all', which keeps all gradients", remedy)
+        _validation.refuse(
+            "pairing", "be 'realised' for samples in batches", "'all', which keeps all gradients", remedy
+        )
     if n_untrained and isinstance(stream.source, Iterator):
         rule = "be 0 for an iterator, whose samples come only once"
         remedy = "Pass batches that can be gone through again (a list, a DataLoader), or set it to 0"
-        _checks.refuse("n_untrained", rule, n_untrained, remedy)
+        _validation.refuse("n_untrained", rule, n_untrained, remedy)
 
 
 def _measure(

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from gradembed import _checks
-from gradembed.capture import unit_rows
+from gradembed import _validation
+from gradembed.gradients import unit_rows
 
 # A cosine below minus this counts as negative: what rounding alone can reach between orthogonal gradients.
 CONFLICT_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-14}
@@ -25,7 +25,7 @@ def gram(gradients: Tensor, layer: str) -> tuple[Tensor, Tensor | float]:
     kind = torch.finfo(products.dtype)
     if kind.tiny / kind.eps < low and high < kind.max:  # false for NaN
         return products, 1.0
-    _checks.check_finite_result("gradients", gradients, layer)
+    _validation.check_finite_result("gradients", gradients, layer)
     largest = gradients.abs().amax(-1)
     scaled = (gradients / torch.where(largest > 0, largest, 1)[..., None]).double()
     return scaled @ scaled.mT, largest.double()
@@ -47,7 +47,7 @@ def normalised(gradients: Tensor, layer: str) -> tuple[Tensor, Tensor]:
     Returns:
         Unit vectors [n, u, c] (a zero gradient stays zero) and lengths [n, u] in float64.
     """
-    _checks.check_finite_result("gradients", gradients, layer)
+    _validation.check_finite_result("gradients", gradients, layer)
     return unit_rows(gradients)
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,10 +114,12 @@ class Interference:
             ['hidden1', 'input']
         """
         members = (
-            list(self.unit_labels) if groups is None else _checks.check_sequence("groups", groups, "a list of groups")
+            list(self.unit_labels)
+            if groups is None
+            else _validation.check_sequence("groups", groups, "a list of groups")
         )
         if len(members) != len(self.unit_labels):
-            _checks.refuse(
+            _validation.refuse(
                 "groups",
                 f"name a group for each of {len(self.unit_labels)} units",
                 len(members),
@@ -127,12 +129,12 @@ class Interference:
             members = list(range(len(members)))  # units of the same label are different units all the same
         across = torch.tensor([[a != b for b in members] for a in members])
         if not bool(across.any()):
-            _checks.refuse("groups", "name at least two groups", "one", "Split the units, or pass more of them")
+            _validation.refuse("groups", "name at least two groups", "one", "Split the units, or pass more of them")
         result = {}
         for layer in self.layers:
             defined = across & (self.count[layer] > 0)
             if not bool(defined.any()):
-                _checks.refuse(
+                _validation.refuse(
                     "groups",
                     f"have a defined cosine between them at {layer!r}",
                     "zero gradients only",
@@ -154,8 +156,8 @@ class Interference:
         Raises:
             ValueError: If measure or layer is unknown.
         """
-        _checks.check_choice("measure", measure, MEASURES)
-        _checks.check_layer("layer", layer, self.layers)
+        _validation.check_choice("measure", measure, MEASURES)
+        _validation.check_layer("layer", layer, self.layers)
         pairs = (self.count[layer] > 0) & ~torch.eye(len(self.unit_labels), dtype=torch.bool)
         return float(getattr(self, measure)[layer][pairs].mean()) if bool(pairs.any()) else 0.0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from torch import Tensor, nn
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.models._mlp import MLP
 from gradembed.models._stacked import ACTIVATIONS, StackedLinear, activations_of, settings, stacked
 
@@ -67,7 +67,7 @@ class MLPEnsemble(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        _checks.check_integer("n_members", n_members, 1)
+        _validation.check_integer("n_members", n_members, 1)
         first = MLP(widths, activation, seed)
         rest = (MLP(first.widths, activation, None if seed is None else seed + i) for i in range(1, n_members))
         self._build(*stacked([first, *rest], "activation"))
@@ -92,11 +92,11 @@ class MLPEnsemble(nn.Module):
             >>> len(ge.MLPEnsemble.from_members([ge.MLP([4, 3]), ge.MLP([4, 3])]))
             2
         """
-        networks = _checks.check_sequence("members", members, "a sequence of networks")
+        networks = _validation.check_sequence("members", members, "a sequence of networks")
         for network in networks:
             if type(network) is not MLP:
-                got, remedy = _checks.describe(network), "Stack its weights yourself"
-                _checks.refuse("members", "be gradembed.MLP", got, remedy, TypeError)
+                got, remedy = _validation.describe(network), "Stack its weights yourself"
+                _validation.refuse("members", "be gradembed.MLP", got, remedy, TypeError)
         ensemble = cls._bare()
         ensemble._build(*stacked(networks, "members"))
         return ensemble
@@ -226,11 +226,13 @@ class MLPEnsemble(nn.Module):
         if isinstance(index, slice):
             chosen = list(range(len(self))[index])
             if not chosen:
-                _checks.refuse("index", "pick at least one member", index, f"There are {len(self)}", IndexError)
+                _validation.refuse("index", "pick at least one member", index, f"There are {len(self)}", IndexError)
             return self._pick(chosen)
         if isinstance(index, str | bytes) or not isinstance(index, Sequence):
             return self._member(self._position(index))
-        return self._pick([self._position(i) for i in _checks.check_sequence("index", index, "a list of positions")])
+        return self._pick(
+            [self._position(i) for i in _validation.check_sequence("index", index, "a list of positions")]
+        )
 
     def __repr__(self) -> str:
         kinds = list(dict.fromkeys(type(module).__name__ for module in self.activation_modules()))
@@ -269,11 +271,11 @@ class MLPEnsemble(nn.Module):
         """
         if not isinstance(x, Tensor):
             remedy = "Convert it with torch.as_tensor(x, dtype=torch.float32)"
-            _checks.refuse("x", "be a torch.Tensor", _checks.describe(x), remedy, TypeError)
+            _validation.refuse("x", "be a torch.Tensor", _validation.describe(x), remedy, TypeError)
         e, d = len(self), self.widths[0]
         if x.ndim not in (2, 3) or x.shape[-1] != d or (x.ndim == 3 and len(x) != e):
-            _checks.refuse("x", f"have shape [n, {d}] or [{e}, n, {d}]", _checks.describe(x), "Reshape it")
-        _checks.check_placement(self, x)
+            _validation.refuse("x", f"have shape [n, {d}] or [{e}, n, {d}]", _validation.describe(x), "Reshape it")
+        _validation.check_placement(self, x)
         return x.expand(e, *x.shape[-2:])
 
     def _position(self, index: object) -> int:
@@ -287,9 +289,11 @@ class MLPEnsemble(nn.Module):
             i = operator.index(index)  # type: ignore[arg-type]
         except TypeError:
             remedy = "Pass ensemble[0], ensemble[2:5] or ensemble[[0, 7]]"
-            _checks.refuse("index", "be an integer, a slice or a list", _checks.describe(index), remedy, TypeError)
+            _validation.refuse(
+                "index", "be an integer, a slice or a list", _validation.describe(index), remedy, TypeError
+            )
         if not -e <= i < e:
-            _checks.refuse("index", f"lie between {-e} and {e - 1}", i, "Drop or correct it", IndexError)
+            _validation.refuse("index", f"lie between {-e} and {e - 1}", i, "Drop or correct it", IndexError)
         return i % e
 
     def _member(self, i: int) -> MLP:

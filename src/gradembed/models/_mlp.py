@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from gradembed import _checks, _state
+from gradembed import _context, _validation
 
 
 class MLP(nn.Module):
@@ -40,14 +40,14 @@ class MLP(nn.Module):
         self, widths: Sequence[int], activation: Callable[[], nn.Module] = nn.ReLU, seed: int | None = None
     ) -> None:
         super().__init__()
-        self.widths = tuple(_checks.check_sequence("widths", widths, "a sequence of layer widths"))
+        self.widths = tuple(_validation.check_sequence("widths", widths, "a sequence of layer widths"))
         for width in self.widths:
-            _checks.check_integer("widths", width, 1)
+            _validation.check_integer("widths", width, 1)
         if len(self.widths) < 2:
-            _checks.refuse("widths", "give at least features and outputs", list(self.widths), "Pass [d, ..., u]")
+            _validation.refuse("widths", "give at least features and outputs", list(self.widths), "Pass [d, ..., u]")
         if seed is not None:
-            _checks.check_integer("seed", seed, 0)
-        with _state.seeded(seed):
+            _validation.check_integer("seed", seed, 0)
+        with _context.seeded(seed):
             for i, (fan_in, fan_out) in enumerate(zip(self.widths[:-2], self.widths[1:-1], strict=True), start=1):
                 parts = OrderedDict(linear=nn.Linear(fan_in, fan_out), activation=_make(activation))
                 self.add_module(f"hidden{i}", nn.Sequential(parts))
@@ -78,10 +78,10 @@ def _make(activation: Callable[[], nn.Module]) -> nn.Module:
         with contextlib.suppress(TypeError):  # it wants arguments
             module = activation()
     if not isinstance(module, nn.Module):
-        _checks.refuse(
+        _validation.refuse(
             "activation",
             "be a class or function that makes a module when called without arguments",
-            _checks.describe(activation),
+            _validation.describe(activation),
             "Pass torch.nn.Tanh, not torch.nn.Tanh()",
             TypeError,
         )
@@ -110,10 +110,10 @@ def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
         >>> torch.equal(ge.untrained(network, seed=0).output.weight, ge.MLP([4, 3], seed=0).output.weight)
         True
     """
-    _checks.check_module(model)
-    _checks.check_integer("seed", seed, 0)
+    _validation.check_module(model)
+    _validation.check_integer("seed", seed, 0)
     twin = copy.deepcopy(model)
-    with _state.seeded(seed):
+    with _context.seeded(seed):
         for name, module in twin.named_modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):
@@ -121,5 +121,5 @@ def untrained(model: nn.Module, seed: int = 0) -> nn.Module:
             elif any(True for _ in module.parameters(recurse=False)):
                 got = f"{type(module).__name__} at {name!r} without that method"
                 remedy = "Give it one, or make the untrained network yourself"
-                _checks.refuse("model", "have reset_parameters wherever it has parameters", got, remedy)
+                _validation.refuse("model", "have reset_parameters wherever it has parameters", got, remedy)
     return twin

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.models._mlp import MLP
 
 # Elementwise and without parameters, so that one module serves all members. Exact types only: a subclass may
@@ -72,12 +72,12 @@ def stacked(members: Sequence[MLP], name: str) -> tuple[list[tuple[Tensor, Tenso
     for module in activations:
         if ACTIVATIONS.get(type(module).__name__) is not type(module):
             rule = f"be one of torch's elementwise activations without parameters ({', '.join(ACTIVATIONS)})"
-            _checks.refuse(name, rule, _checks.describe(module), "Train such networks one by one")
+            _validation.refuse(name, rule, _validation.describe(module), "Train such networks one by one")
     kinds = [_kind(member) for member in members]
     for i, kind in enumerate(kinds):
         if kind != kinds[0]:
             got, remedy = f"{kind} for member {i} after {kinds[0]}", "Stack equal ones"
-            _checks.refuse(name, "give networks of equal widths, activations, precision and device", got, remedy)
+            _validation.refuse(name, "give networks of equal widths, activations, precision and device", got, remedy)
     linears = [[part for part in member.modules() if isinstance(part, nn.Linear)] for member in members]
     layers = [
         (torch.stack([part.weight.detach() for part in layer]), torch.stack([part.bias.detach() for part in layer]))

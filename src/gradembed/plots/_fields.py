@@ -11,7 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.fields import GradientFields
 from gradembed.plots import _arguments, _frame
 
@@ -92,31 +92,33 @@ def _check_curves(
     """
     _arguments.check_result("fields", fields, GradientFields, REMEDY)
     if fields.dim != 1:
-        _checks.refuse("fields", "have one dimension", f"{fields.dim}", "Use field_2d, or choose a dimension")
+        _validation.refuse("fields", "have one dimension", f"{fields.dim}", "Use field_2d, or choose a dimension")
     if values and fields.values is None:
-        _checks.refuse("values", "be False for fields without values", values, "Draw the gradients")
+        _validation.refuse("values", "be False for fields without values", values, "Draw the gradients")
     if predicted is not None:
         _arguments.numbers("predicted", predicted)
     if predicted is not None and predicted.shape != fields.gradients.shape:
         rule = f"have shape {list(fields.gradients.shape)}, that of the gradients"
-        _checks.refuse("predicted", rule, _checks.describe(predicted), "Predict at the fields' own points")
+        _validation.refuse("predicted", rule, _validation.describe(predicted), "Predict at the fields' own points")
     if values and predicted is not None:
-        _checks.refuse("values", "be False with `predicted`", values, "Predictions are gradients: draw those")
+        _validation.refuse("values", "be False with `predicted`", values, "Predictions are gradients: draw those")
     if masked is not None and predicted is None:
-        _checks.refuse("masked", "be None without `predicted`", _checks.describe(masked), "Pass the predictions too")
+        _validation.refuse(
+            "masked", "be None without `predicted`", _validation.describe(masked), "Pass the predictions too"
+        )
     if masked is not None:
         _arguments.numbers("masked", masked)
     if masked is not None and (masked.shape != fields.gradients.shape[:2] or masked.dtype != torch.bool):
         rule = f"be a mask of shape {list(fields.gradients.shape[:2])}"
-        _checks.refuse("masked", rule, _checks.describe(masked), "Take it as field_mask returns it")
+        _validation.refuse("masked", rule, _validation.describe(masked), "Take it as field_mask returns it")
     if units is None:
         return list(range(len(fields)))
     listed = units.tolist() if hasattr(units, "tolist") else units  # tensors and arrays of them too
-    chosen: list[int] = _checks.check_sequence("units", listed, "a list of units")
+    chosen: list[int] = _validation.check_sequence("units", listed, "a list of units")
     for unit in chosen:
-        _checks.check_integer("units", unit)
+        _validation.check_integer("units", unit)
         if not 0 <= unit < len(fields):
-            _checks.refuse("units", f"lie between 0 and {len(fields) - 1}", unit, "Choose some of them")
+            _validation.refuse("units", f"lie between 0 and {len(fields) - 1}", unit, "Choose some of them")
     return chosen
 
 
@@ -159,9 +161,9 @@ def field_2d(
     _arguments.check_result("fields", fields, GradientFields, REMEDY)
     axes = _arguments.pair("axes", axes, "name two dimensions", "Pass a pair, as in (0, 1)")
     for name, number, size in (("unit", unit, len(fields)), *(("axes", axis, fields.dim) for axis in axes)):
-        _checks.check_integer(name, number)
+        _validation.check_integer(name, number)
         if not 0 <= number < size:
-            _checks.refuse(name, f"lie between 0 and {size - 1}", number, "Choose one of them")
+            _validation.refuse(name, f"lie between 0 and {size - 1}", number, "Choose one of them")
     figure, ax = _frame.axes(ax, (4.6, 4.0), source)
     place, arrows = (table[unit][:, list(axes)] for table in (fields.own_points(), fields.gradients))
     draw_arrows(figure, ax, place, arrows, None if fields.values is None else fields.values[unit])
@@ -227,9 +229,9 @@ def embedding(
     """
     places = _array("coordinates", coordinates)
     if places.ndim != 2 or places.shape[1] != 2 or not len(places):
-        _checks.refuse("coordinates", "have shape [u, 2]", list(places.shape), "Project them with project_2d")
+        _validation.refuse("coordinates", "have shape [u, 2]", list(places.shape), "Project them with project_2d")
     if places.dtype.kind not in "fiu" or not np.isfinite(places).all():
-        _checks.refuse("coordinates", "be finite numbers", "others", "Drop those units")
+        _validation.refuse("coordinates", "be finite numbers", "others", "Drop those units")
     kinds = _whole("labels", labels, label_names, len(places))
     shapes = _whole("markers", np.zeros_like(kinds) if markers is None else markers, marker_names, len(places))
     _, ax = _frame.axes(ax, (5.0, 4.0), source)
@@ -261,7 +263,9 @@ def _array(name: str, value: object) -> NDArray[Any]:
         An array.
     """
     if value is None or isinstance(value, str | bytes):
-        _checks.refuse(name, "be numbers, one row per unit", _checks.describe(value), "Pass an array", TypeError)
+        _validation.refuse(
+            name, "be numbers, one row per unit", _validation.describe(value), "Pass an array", TypeError
+        )
     return _arguments.dense(name, value) if isinstance(value, Tensor) else np.asarray(value)
 
 
@@ -273,13 +277,15 @@ def _whole(name: str, given: object, names: Sequence[str] | None, u: int) -> NDA
     """
     array = _array(name, given)
     if array.shape != (u,):
-        _checks.refuse(name, f"be one for each of {u} units", list(array.shape), "Pass as many")
+        _validation.refuse(name, f"be one for each of {u} units", list(array.shape), "Pass as many")
     if array.dtype.kind not in "biu":
-        _checks.refuse(name, "be whole numbers", f"type {array.dtype}", "Number them, and pass their names", TypeError)
+        _validation.refuse(
+            name, "be whole numbers", f"type {array.dtype}", "Number them, and pass their names", TypeError
+        )
     array = array.astype(np.int64)
     if names is not None:
         _arguments.names(f"{name[:-1]}_names", names)
     if names is not None and not (array.min() >= 0 and array.max() < len(names)):
         got = f"{len(names)} names for {array.min()} to {array.max()}"
-        _checks.refuse(f"{name[:-1]}_names", "name every number from 0 on", got, "Name them all")
+        _validation.refuse(f"{name[:-1]}_names", "name every number from 0 on", got, "Name them all")
     return array

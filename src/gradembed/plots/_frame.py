@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from gradembed import _checks
+from gradembed import _validation
 
 # Paul Tol's "muted" scheme, ordered for contrast between neighbours, and grey as the tenth.
 COLOURS = (
@@ -51,7 +51,7 @@ def check_axes(name: str, value: object) -> None:
     """Refuse what cannot be drawn in."""
     if not isinstance(value, Axes):
         remedy = "Pass one of plt.subplots(), or None"
-        _checks.refuse(name, "be Axes of matplotlib", _checks.describe(value), remedy, TypeError)
+        _validation.refuse(name, "be Axes of matplotlib", _validation.describe(value), remedy, TypeError)
 
 
 def panels(axes: Any, number: int, width: float, source: str) -> tuple[Any, list[Axes]]:
@@ -68,7 +68,7 @@ def panels(axes: Any, number: int, width: float, source: str) -> tuple[Any, list
         for panel in panels:
             check_axes("axes", panel)
     if len(panels) != number:
-        _checks.refuse("axes", f"be {number}, one for each panel", len(panels), "Pass None to have them made")
+        _validation.refuse("axes", f"be {number}, one for each panel", len(panels), "Pass None to have them made")
     sign(panels[0].figure, source)
     return panels[0].figure, panels
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.plots import _arguments, _frame
 
 
@@ -50,11 +50,11 @@ def images(
     table = _arguments.numbers("rows", rows)
     side = round(table.shape[-1] ** 0.5) if table.ndim else 0
     if table.ndim != 2 or side**2 != table.shape[1] or not side:
-        _checks.refuse("rows", "have shape [k, side²]", _checks.describe(rows), "Pass square pictures as rows")
+        _validation.refuse("rows", "have shape [k, side²]", _validation.describe(rows), "Pass square pictures as rows")
     if len(rows) == 0:
-        _checks.refuse("rows", "hold at least one picture", "none", "Pass some")
+        _validation.refuse("rows", "hold at least one picture", "none", "Pass some")
     titles = _arguments.names("titles", titles, len(rows), "pictures")
-    _checks.check_integer("columns", columns, 1)
+    _validation.check_integer("columns", columns, 1)
     columns = min(columns, len(rows))
     n_lines = -(-len(rows) // columns)
     figure, grid = plt.subplots(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.plots import _arguments, _frame
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def score_map(
     _arguments.check_table(table, [x, y], [score])
     if not np.isfinite(table[score].to_numpy(float)).all():
         remedy = "Drop those rows, or mend the sweep"
-        _checks.refuse("table", f"have finite scores in its column {score!r}", "others", remedy)
+        _validation.refuse("table", f"have finite scores in its column {score!r}", "others", remedy)
     low, high = _check_limits(limits)
     columns, rows = _in_order(table[x]), list(table[y].unique())
     cells = table.groupby([y, x], sort=False)[score].agg(["mean", "min", "max"])
@@ -104,9 +104,9 @@ def _check_limits(limits: object) -> tuple[float, float]:
     """
     low, high = _arguments.pair("limits", limits, "be a pair of numbers", "Pass (0, 1)")
     for i, end in enumerate((low, high)):
-        _checks.check_number(f"limits[{i}]", end, -math.inf)
+        _validation.check_number(f"limits[{i}]", end, -math.inf)
     if not low < high:
-        _checks.refuse("limits", "ascend", f"({low:g}, {high:g})", "Pass (0, 1)")
+        _validation.refuse("limits", "ascend", f"({low:g}, {high:g})", "Pass (0, 1)")
     return low, high
 
 

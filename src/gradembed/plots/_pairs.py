@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.interference import Interference
 from gradembed.plots import _arguments, _frame
 
@@ -54,11 +54,11 @@ def similarity_matrix(
         >>> ge.plots.similarity_matrix(torch.eye(3), title="nothing shared").get_title()
         'nothing shared'
     """
-    _checks.check_choice("measure", measure, _frame.MEASURES)
+    _validation.check_choice("measure", measure, _frame.MEASURES)
     _arguments.numbers("matrix", matrix, gaps=True)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) == 0:
-        _checks.refuse(
-            "matrix", "be square, [u, u], and not empty", _checks.describe(matrix), "Pass one layer's matrix"
+        _validation.refuse(
+            "matrix", "be square, [u, u], and not empty", _validation.describe(matrix), "Pass one layer's matrix"
         )
     names = _arguments.names("labels", map(str, range(len(matrix))) if labels is None else labels, len(matrix))
     figure, ax = _frame.axes(ax, (4.6, 4.0), source)
@@ -108,12 +108,12 @@ def interference(
         2
     """
     _arguments.check_result("result", result, Interference, REMEDY)
-    _checks.check_choice("measure", measure, _frame.MEASURES)
+    _validation.check_choice("measure", measure, _frame.MEASURES)
     chosen = (
-        list(result.layers) if layers is None else _checks.check_sequence("layers", layers, "a list of layer names")
+        list(result.layers) if layers is None else _validation.check_sequence("layers", layers, "a list of layer names")
     )
     for layer in chosen:
-        _checks.check_layer("layers", layer, result.layers)
+        _validation.check_layer("layers", layer, result.layers)
     figure, panels = _frame.panels(axes, len(chosen), 3.6, source)
     for ax, layer in zip(panels, chosen, strict=True):
         image = _heat(ax, getattr(result, measure)[layer], list(result.unit_labels), measure)
@@ -160,16 +160,20 @@ def conflict_by_layer(
         >>> ge.plots.conflict_by_layer({"untrained": result}).get_xlabel()
         'layer'
     """
-    _checks.check_choice("measure", measure, _frame.MEASURES)
+    _validation.check_choice("measure", measure, _frame.MEASURES)
     named = results if isinstance(results, Mapping) else {"": results}
     groups = {name: _arguments.several(group) for name, group in named.items()}
     for result in (result for group in groups.values() for result in group):
         _arguments.check_result("results", result, Interference, REMEDY)
     if not groups or not all(groups.values()):
-        _checks.refuse("results", "hold at least one result for each name", groups, "Pass what interference returned")
+        _validation.refuse(
+            "results", "hold at least one result for each name", groups, "Pass what interference returned"
+        )
     layers = next(iter(groups.values()))[0].layers
     if any(result.layers != layers for group in groups.values() for result in group):
-        _checks.refuse("results", "have the same layers", "different ones", "Call interference with the same `layers`")
+        _validation.refuse(
+            "results", "have the same layers", "different ones", "Call interference with the same `layers`"
+        )
     _, ax = _frame.axes(ax, (6.4, 3.6), source)
     for colour, (name, group) in zip(_frame.COLOURS * len(groups), groups.items(), strict=False):
         _draw_group(ax, name, group, measure, colour)

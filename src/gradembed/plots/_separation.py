@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.plots import _arguments, _frame
 from gradembed.separation import TaskModules
 
@@ -87,13 +87,17 @@ def _check_plane(horizontal: Tensor, vertical: Tensor, cosine: Tensor) -> None:
     for name, places in (("horizontal", horizontal), ("vertical", vertical)):
         array = _arguments.numbers(name, places)
         if places.ndim != 1 or len(places) < 2:
-            _checks.refuse(name, "hold at least two places, [a]", _checks.describe(places), "Pass one axis of the grid")
+            _validation.refuse(
+                name, "hold at least two places, [a]", _validation.describe(places), "Pass one axis of the grid"
+            )
         if (np.diff(array) == 0).any():
-            _checks.refuse(name, "hold each place once", "the same place twice in a row", "Pass one axis of the grid")
+            _validation.refuse(
+                name, "hold each place once", "the same place twice in a row", "Pass one axis of the grid"
+            )
     _arguments.numbers("cosine", cosine, gaps=True)
     if cosine.shape != (len(vertical), len(horizontal)):
         rule = f"have shape [{len(vertical)}, {len(horizontal)}], one number for each place"
-        _checks.refuse("cosine", rule, _checks.describe(cosine), "Reshape it")
+        _validation.refuse("cosine", rule, _validation.describe(cosine), "Reshape it")
 
 
 def _classes(points: Tensor | None, labels: Tensor | None, label_names: Sequence[str] | None) -> Tensor:
@@ -104,21 +108,23 @@ def _classes(points: Tensor | None, labels: Tensor | None, label_names: Sequence
     """
     if points is None:
         if labels is not None:
-            _checks.refuse("labels", "be None without `points`", _checks.describe(labels), "Pass the points too")
+            _validation.refuse(
+                "labels", "be None without `points`", _validation.describe(labels), "Pass the points too"
+            )
         return torch.zeros(0, dtype=torch.int64)
     _arguments.numbers("points", points)
     if points.ndim != 2 or points.shape[1] != 2:
-        _checks.refuse("points", "have shape [n, 2]", _checks.describe(points), "Project them onto the plane")
+        _validation.refuse("points", "have shape [n, 2]", _validation.describe(points), "Project them onto the plane")
     if labels is None:
         return torch.zeros(len(points), dtype=torch.int64)
-    _checks.check_targets(labels, len(points), "labels")
+    _validation.check_targets(labels, len(points), "labels")
     if labels.ndim != 1 or labels.is_floating_point():
-        _checks.refuse("labels", "be int64 classes, [n]", _checks.describe(labels), "Pass one class per point")
+        _validation.refuse("labels", "be int64 classes, [n]", _validation.describe(labels), "Pass one class per point")
     if label_names is not None:
         _arguments.names("label_names", label_names)
     if label_names is not None and len(label_names) <= int(labels.max()):
         got, remedy = f"{len(label_names)} names", "Name them all"
-        _checks.refuse("label_names", f"name each of {int(labels.max()) + 1} classes", got, remedy)
+        _validation.refuse("label_names", f"name each of {int(labels.max()) + 1} classes", got, remedy)
     return labels
 
 

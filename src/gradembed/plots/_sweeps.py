@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.plots import _arguments, _frame
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def curves(
         _arguments.check_levels(levels)
     _arguments.check_table(table, [x, *([] if by is None else [by])], [y, *(band or ()), *([x] if log_x else [])])
     if log_x and not (table[x] > 0).all():
-        _checks.refuse("log_x", "be False unless all x are above 0", f"{table[x].min():g}", "Drop it")
+        _validation.refuse("log_x", "be False unless all x are above 0", f"{table[x].min():g}", "Drop it")
     _, ax = _frame.axes(ax, (6.4, 3.6), source)
     groups = [("", table)] if by is None else list(table.groupby(by, sort=False))
     for i, (name, group) in enumerate(groups):
@@ -127,21 +127,21 @@ def matrix_grid(
         >>> ge.plots.matrix_grid(grid, ["input"], ["separate", "shared"], title="two cells").get_title()
         'two cells'
     """
-    _checks.check_choice("measure", measure, _frame.MEASURES)
+    _validation.check_choice("measure", measure, _frame.MEASURES)
     for rows in (matrices, *matrices) if isinstance(matrices, list | tuple) else [matrices]:
         if not isinstance(rows, list | tuple):
             rule, remedy = "be a list of rows of matrices", "Pass lists"
-            _checks.refuse("matrices", rule, _checks.describe(rows), remedy, TypeError)
+            _validation.refuse("matrices", rule, _validation.describe(rows), remedy, TypeError)
     cells = [[_arguments.numbers("matrices", matrix, gaps=True).astype(float) for matrix in row] for row in matrices]
     row_labels = _arguments.names("row_labels", row_labels)
     column_labels = _arguments.names("column_labels", column_labels)
     shapes = sorted({cell.shape for row in cells for cell in row})
     if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0] != 2 * shapes[0][:1] or not shapes[0][0]:
         got = f"shapes {[list(shape) for shape in shapes]}" if shapes else "none"
-        _checks.refuse("matrices", "be square, [u, u], of one size and not empty", got, "Pass [u, u] throughout")
+        _validation.refuse("matrices", "be square, [u, u], of one size and not empty", got, "Pass [u, u] throughout")
     if len(row_labels) != len(cells) or any(len(row) != len(column_labels) for row in cells):
         got = f"{len(row_labels)} x {len(column_labels)} labels for rows of {[len(row) for row in cells]}"
-        _checks.refuse("matrices", "fit the labels of rows and columns", got, "Name every row and column once")
+        _validation.refuse("matrices", "fit the labels of rows and columns", got, "Name every row and column once")
     u, gap = shapes[0][0], 1
     canvas = np.full((len(cells) * (u + gap) - gap, len(column_labels) * (u + gap) - gap), np.nan)
     for i, row in enumerate(cells):

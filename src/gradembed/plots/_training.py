@@ -10,7 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.plots import _arguments, _frame
 from gradembed.training import TrainingRun
 
@@ -39,7 +39,7 @@ def history(
 
     Example:
         >>> import gradembed as ge
-        >>> run = ge.train(ge.MLP([4, 3], seed=0), ge.load_iris(), ge.TrainConfig(epochs=2, progress=False))
+        >>> run = ge.train(ge.MLP([4, 3], seed=0), ge.datasets.load_iris(), ge.TrainConfig(epochs=2, progress=False))
         >>> [ax.get_ylabel() for ax in ge.plots.history(run)]
         ['loss', 'accuracy']
     """
@@ -49,7 +49,7 @@ def history(
             "runs", run, TrainingRun, "Pass what gradembed.train returned", ("history", "test_accuracy")
         )
     if not listed:
-        _checks.refuse("runs", "hold at least one run", "none", "Pass what train returned")
+        _validation.refuse("runs", "hold at least one run", "none", "Pass what train returned")
     score = "accuracy" if listed[0].test_accuracy is not None else "r2"
     _, panels = _frame.panels(axes, 2, 4.0, source)
     for ax, quantity in zip(panels, ("loss", score), strict=True):
@@ -105,11 +105,11 @@ def confusion(
     """
     table = _arguments.numbers("counts", torch.from_numpy(counts) if isinstance(counts, np.ndarray) else counts)
     if table.ndim != 2 or table.shape[0] != table.shape[1] or len(table) == 0:
-        _checks.refuse(
+        _validation.refuse(
             "counts", "be square, [t, t], and not empty", f"shape {list(table.shape)}", "Pass a confusion matrix"
         )
     if table.min() < 0:
-        _checks.refuse("counts", "be counts", table.min(), "Pass a confusion matrix")
+        _validation.refuse("counts", "be counts", table.min(), "Pass a confusion matrix")
     named = map(str, range(len(table))) if labels is None else labels
     names = _arguments.names("labels", named, len(table), "classes")
     figure, ax = _frame.axes(ax, (5.2, 4.4), source)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.plots import _arguments, _frame
 from gradembed.tree import GradientTree
 
@@ -40,15 +40,15 @@ def tree(
 
     Example:
         >>> import gradembed as ge
-        >>> result = ge.gradient_tree(ge.MLP([4, 3, 3], seed=0), ge.load_iris().x_test)
+        >>> result = ge.gradient_tree(ge.MLP([4, 3, 3], seed=0), ge.datasets.load_iris().x_test)
         >>> ge.plots.tree(result, title="Iris").get_title()
         'Iris'
     """
     _arguments.check_result("result", result, GradientTree, REMEDY)
-    _checks.check_integer("max_nodes", max_nodes, 1)
+    _validation.check_integer("max_nodes", max_nodes, 1)
     total = sum(map(len, result.norms.values()))
     if total > max_nodes:
-        _checks.refuse(
+        _validation.refuse(
             "result",
             f"have at most {max_nodes:,} nodes to be readable",
             f"{total:,}",
@@ -95,7 +95,7 @@ def tree_similarity(
 
     Example:
         >>> import gradembed as ge
-        >>> result = ge.gradient_tree(ge.MLP([4, 8, 3], seed=0), ge.load_iris().x_test)
+        >>> result = ge.gradient_tree(ge.MLP([4, 8, 3], seed=0), ge.datasets.load_iris().x_test)
         >>> ge.plots.tree_similarity(result, "input").get_xlabel()
         "root: unit of 'output'"
     """

@@ -77,7 +77,7 @@ def report(
 
     Example:
         >>> import tempfile, gradembed as ge
-        >>> split = ge.load_iris()
+        >>> split = ge.datasets.load_iris()
         >>> run = ge.train(ge.MLP([4, 16, 3], seed=0), split, ge.TrainConfig(epochs=20, progress=False))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     page = ge.report(run.model, split.x_test, split.y_test, f"{folder}/iris.html", n_cards=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradembed import _checks, plots
+from gradembed import _validation, plots
 from gradembed.interference import Interference, interference
 from gradembed.plots._render import pictures, turn_layer_names
 from gradembed.report._page import Page, number, significant, with_interval
@@ -63,7 +63,7 @@ def _measure(request: Request) -> list[Interference]:
         missing = sorted({*first.layers} - {"input", *(name for name, _ in network.named_modules())})
         if missing:
             remedy = "Pass networks of the same architecture, or layers= that all have"
-            _checks.refuse("others", "have the layers that are compared", f"none named {missing[0]!r}", remedy)
+            _validation.refuse("others", "have the layers that are compared", f"none named {missing[0]!r}", remedy)
     rest = [interference(network, request.x, layers=first.layers, **shared) for network in request.networks[1:]]
     return [replace(result, unit_labels=request.names) for result in (first, *rest)]
 

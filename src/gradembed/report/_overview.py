@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradembed import _checks, _state
+from gradembed import _context, _validation
 from gradembed.report._page import Page, number
 from gradembed.report._request import MOST_OUTPUTS, Request, score
 
@@ -83,7 +83,7 @@ def _value(value: object) -> str:
     """
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
-    return (value or "–") if isinstance(value, str) else _checks.describe(value)
+    return (value or "–") if isinstance(value, str) else _validation.describe(value)
 
 
 def _which(request: Request) -> str:
@@ -134,7 +134,7 @@ def _shapes(model: nn.Module, x: Tensor) -> dict[str, tuple[int, ...]]:
     """
     shapes: dict[str, tuple[int, ...]] = {"input": tuple(x.shape[1:])}
     hooks: dict[nn.Module, Any] = {module: partial(_note, shapes, name) for name, module in model.named_modules()}
-    with _state.preserved(model), _state.hooked(hooks), torch.no_grad():
+    with _context.preserved(model), _context.hooked(hooks), torch.no_grad():
         model(x[:1].clone())
     return shapes
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradembed import _checks, _state
+from gradembed import _context, _validation
 
 MOST_OUTPUTS = 20  # compared if the caller chooses none
 SAMPLES_AT_A_TIME = 1024
@@ -86,24 +86,26 @@ def check_request(
     """
     _check_options(options, seed)
     beside = [] if isinstance(others, tuple | list) and not others else list(_networks(others))
-    _checks.check_module(model)
+    _validation.check_module(model)
     networks = (model, *beside)
-    _checks.check_samples(x)
+    _validation.check_samples(x)
     for network in networks:
-        _checks.check_placement(network, x)
-        _checks.check_parameters(network)
-        _checks.check_per_sample(network)
+        _validation.check_placement(network, x)
+        _validation.check_parameters(network)
+        _validation.check_per_sample(network)
     if options["unit_layer"] is not None:
-        _checks.check_layer("unit_layer", options["unit_layer"], [name for name, _ in model.named_modules() if name])
+        _validation.check_layer(
+            "unit_layer", options["unit_layer"], [name for name, _ in model.named_modules() if name]
+        )
     x = x.detach().clone() if x.is_inference() else x.detach()
     outputs = tuple(_outputs(network, x) for network in networks)
     width = outputs[0].shape[1]
     for output in outputs[1:]:
         if output.shape[1] != width:
             remedy = "Pass networks trained for the same tasks"
-            _checks.refuse("others", f"give {width} outputs, as the model does", output.shape[1], remedy)
+            _validation.refuse("others", f"give {width} outputs, as the model does", output.shape[1], remedy)
     if y is not None:
-        _checks.check_targets(y, len(x))
+        _validation.check_targets(y, len(x))
         _check_fit(y, width)
     chosen = range(min(width, MOST_OUTPUTS)) if units is None else _indices(units, width)
     return Request(networks, x, y, outputs, _names(names, width), tuple(chosen), options, seed)
@@ -117,10 +119,10 @@ def check_path(path: object) -> Path:
     """
     if not isinstance(path, str | os.PathLike):
         remedy = "Pass a string or a pathlib.Path"
-        _checks.refuse("path", "name a file", _checks.describe(path), remedy, TypeError)
+        _validation.refuse("path", "name a file", _validation.describe(path), remedy, TypeError)
     target = Path(path)
     if target.is_dir():
-        _checks.refuse("path", "name a file", f"the folder {str(target)!r}", "Add a file's name, say report.html")
+        _validation.refuse("path", "name a file", f"the folder {str(target)!r}", "Add a file's name, say report.html")
     return target
 
 
@@ -149,18 +151,22 @@ def score(output: Tensor, y: Tensor) -> tuple[str, float, float]:
 def _check_options(options: dict[str, Any], seed: object) -> None:
     """Refuse settings out of range, before anything is computed."""
     for name, least in (("n_bootstrap", 0), ("n_untrained", 0), ("n_cards", 0), ("max_samples", 2), ("max_units", 1)):
-        _checks.check_integer(name, options[name], least)
-    _checks.check_integer("seed", seed, 0)
+        _validation.check_integer(name, options[name], least)
+    _validation.check_integer("seed", seed, 0)
     if options["tolerance"] is not None:
-        _checks.check_number("tolerance", options["tolerance"], 0, 1, open_low=True)
+        _validation.check_number("tolerance", options["tolerance"], 0, 1, open_low=True)
     if not isinstance(options["title"], str):
-        _checks.refuse("title", "be a string", _checks.describe(options["title"]), "Convert it with str", TypeError)
+        _validation.refuse(
+            "title", "be a string", _validation.describe(options["title"]), "Convert it with str", TypeError
+        )
     embedder = options["embedder"]
     if embedder is not None and not all(callable(getattr(embedder, name, None)) for name in ("fit", "transform")):
         remedy = "Pass a FieldDescriptor or a GradientFieldEmbedder"
-        _checks.refuse("embedder", "have the methods fit and transform", _checks.describe(embedder), remedy, TypeError)
+        _validation.refuse(
+            "embedder", "have the methods fit and transform", _validation.describe(embedder), remedy, TypeError
+        )
     if isinstance(embedder, type):
-        _checks.refuse("embedder", "be an estimator, not its class", embedder.__name__, "Call it first", TypeError)
+        _validation.refuse("embedder", "be an estimator, not its class", embedder.__name__, "Call it first", TypeError)
 
 
 def _networks(others: object) -> Sequence[nn.Module]:
@@ -170,12 +176,14 @@ def _networks(others: object) -> Sequence[nn.Module]:
         One or more.
     """
     if isinstance(others, nn.Module):
-        _checks.refuse("others", "be a list of networks", _checks.describe(others), "Put it into a list", TypeError)
-    beside = _checks.check_sequence("others", others, "a list of networks")
+        _validation.refuse(
+            "others", "be a list of networks", _validation.describe(others), "Put it into a list", TypeError
+        )
+    beside = _validation.check_sequence("others", others, "a list of networks")
     for network in beside:
         if not isinstance(network, nn.Module):
-            got, remedy = _checks.describe(network), "Pass the networks themselves"
-            _checks.refuse("others", "be a list of torch.nn.Module", got, remedy, TypeError)
+            got, remedy = _validation.describe(network), "Pass the networks themselves"
+            _validation.refuse("others", "be a list of torch.nn.Module", got, remedy, TypeError)
     return beside
 
 
@@ -185,10 +193,10 @@ def _outputs(model: nn.Module, x: Tensor) -> Tensor:
     Returns:
         All axes after the first taken together, [n, D].
     """
-    with _state.preserved(model), torch.no_grad():
-        parts = [_checks.try_forward(model, part.clone()).flatten(1) for part in x.split(SAMPLES_AT_A_TIME)]
+    with _context.preserved(model), torch.no_grad():
+        parts = [_validation.try_forward(model, part.clone()).flatten(1) for part in x.split(SAMPLES_AT_A_TIME)]
     output = torch.cat(parts)
-    _checks.check_finite_result("values", output, "output")
+    _validation.check_finite_result("values", output, "output")
     return output
 
 
@@ -198,10 +206,10 @@ def _check_fit(y: Tensor, width: int) -> None:
     if y.is_floating_point():
         if t != width:
             remedy = "Pass as many columns, or integer classes"
-            _checks.refuse("y", f"hold a value for each of {width} outputs", _checks.describe(y), remedy)
+            _validation.refuse("y", f"hold a value for each of {width} outputs", _validation.describe(y), remedy)
     elif width % t or int(y.max()) >= width // t:
         got = f"{t} x {int(y.max()) + 1} classes for {width} outputs"
-        _checks.refuse("y", "number classes that have an output each", got, "Pass values as floats, or no targets")
+        _validation.refuse("y", "number classes that have an output each", got, "Pass values as floats, or no targets")
 
 
 def _indices(units: object, width: int) -> list[int]:
@@ -211,8 +219,8 @@ def _indices(units: object, width: int) -> list[int]:
         Their indices.
     """
     listed = units.tolist() if hasattr(units, "tolist") else units
-    indices: list[int] = _checks.check_sequence("units", listed, "a list of indices")
-    _checks.check_units(indices, width, "output")
+    indices: list[int] = _validation.check_sequence("units", listed, "a list of indices")
+    _validation.check_units(indices, width, "output")
     return indices
 
 
@@ -224,9 +232,11 @@ def _names(names: object, width: int) -> tuple[str, ...]:
     """
     if names is None:
         return tuple(map(str, range(width)))
-    given: Sequence[Any] = _checks.check_sequence("names", names, "a list of strings")
+    given: Sequence[Any] = _validation.check_sequence("names", names, "a list of strings")
     if not all(isinstance(name, str) for name in given):
-        _checks.refuse("names", "be a list of strings", _checks.describe(given), "Convert them with str", TypeError)
+        _validation.refuse(
+            "names", "be a list of strings", _validation.describe(given), "Convert them with str", TypeError
+        )
     if len(given) != width:
-        _checks.refuse("names", f"name each of {width} outputs", len(given), "Name them all")
+        _validation.refuse("names", f"name each of {width} outputs", len(given), "Name them all")
     return tuple(given)

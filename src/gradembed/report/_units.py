@@ -13,10 +13,10 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from gradembed import plots
-from gradembed.capture import unit_gradients
 from gradembed.embed import FieldDescriptor
-from gradembed.evaluate import project_2d
 from gradembed.fields import GradientFields, gradient_fields
+from gradembed.gradients import unit_gradients
+from gradembed.metrics import project_2d
 from gradembed.models import untrained
 from gradembed.plots._render import pictures
 from gradembed.report._page import Page

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.models import MLPEnsemble
 
 
@@ -55,7 +55,7 @@ def ablated(model: nn.Module, layer: str, units: Sequence[int], at: float | Tens
         handle.remove()
     if not holder.has_run:
         got, remedy = f"{layer!r}, which did not run", "Call the model in the block, or choose another layer"
-        _checks.refuse("layer", "name a layer that runs in the block", got, remedy)
+        _validation.refuse("layer", "name a layer that runs in the block", got, remedy)
 
 
 def _check_ablation(
@@ -66,24 +66,24 @@ def _check_ablation(
     Returns:
         The model's modules by name, and the units as a list.
     """
-    _checks.check_module(model)
+    _validation.check_module(model)
     if isinstance(model, MLPEnsemble):
-        _checks.refuse("model", "be one network", _checks.describe(model), "Take a member out by ensemble[i]")
+        _validation.refuse("model", "be one network", _validation.describe(model), "Take a member out by ensemble[i]")
     names = model.named_modules(remove_duplicate=False)
     modules = {name: module for name, module in names if name not in ("", "input")}
-    _checks.check_layer("layer", layer, ["input", *modules])
+    _validation.check_layer("layer", layer, ["input", *modules])
     listed = units.tolist() if hasattr(units, "tolist") else units  # tensors and arrays of indices too
-    indices = _checks.check_sequence("units", listed, "a list of indices")
+    indices = _validation.check_sequence("units", listed, "a list of indices")
     for unit in indices:
-        _checks.check_integer("units", unit, 0)
+        _validation.check_integer("units", unit, 0)
     if not isinstance(at, Tensor):
-        _checks.check_number("at", at, -3e38, 3e38)
+        _validation.check_number("at", at, -3e38, 3e38)
         return modules, indices
-    _checks.check_dense("at", at)
+    _validation.check_dense("at", at)
     if at.is_complex():
-        _checks.refuse("at", "hold real numbers", _checks.describe(at), "Take at.real")
-    if not _checks.is_finite(at):
-        _checks.refuse("at", "be finite", f"{int((~at.isfinite()).sum())} NaN or infinite values", "Clean it")
+        _validation.refuse("at", "hold real numbers", _validation.describe(at), "Take at.real")
+    if not _validation.is_finite(at):
+        _validation.refuse("at", "be finite", f"{int((~at.isfinite()).sum())} NaN or infinite values", "Clean it")
     return modules, indices
 
 
@@ -109,7 +109,7 @@ class _Holder:
         first = next(iter(inspect.signature(module.forward).parameters), "")
         if first not in named:
             remedy = "Pass the samples by position"
-            _checks.refuse("model", "be called with the samples as its first argument", list(named), remedy)
+            _validation.refuse("model", "be called with the samples as its first argument", list(named), remedy)
         return args, {**named, first: self.hold(named[first])}
 
     def after(self, _module: nn.Module, _args: object, output: object) -> Tensor:
@@ -127,14 +127,14 @@ class _Holder:
             A changed copy.
         """
         if not isinstance(values, Tensor) or values.ndim < 2 or not values.is_floating_point():
-            got, remedy = f"{self.layer!r}, which has {_checks.describe(values)}", "Choose another layer"
-            _checks.refuse("layer", "name a layer with one float tensor, a row per sample", got, remedy)
+            got, remedy = f"{self.layer!r}, which has {_validation.describe(values)}", "Choose another layer"
+            _validation.refuse("layer", "name a layer with one float tensor, a row per sample", got, remedy)
         flat = values.flatten(1).clone()
         width = flat.shape[1]
-        _checks.check_units(self.units, width, self.layer)
+        _validation.check_units(self.units, width, self.layer)
         if isinstance(self.at, Tensor) and self.at.shape != (width,):
             rule = f"be a number, or have shape [{width}], one for each unit of {self.layer!r}"
-            _checks.refuse("at", rule, _checks.describe(self.at), "Pass activations.mean(0)")
+            _validation.refuse("at", rule, _validation.describe(self.at), "Pass activations.mean(0)")
         flat[:, self.units] = self.at.to(flat)[self.units] if isinstance(self.at, Tensor) else self.at
         self.has_run = True
         return flat.reshape(values.shape)

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from gradembed import _checks
-from gradembed.capture import Session
+from gradembed import _validation
+from gradembed.gradients import Session
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,9 +77,9 @@ class TaskModules:
             ValueError: If there is no such module.
             TypeError: If ``module`` is no integer.
         """
-        _checks.check_integer("module", module)
+        _validation.check_integer("module", module)
         if not 0 <= module < self.n_modules:
-            _checks.refuse("module", f"lie between 0 and {self.n_modules - 1}", module, "Choose one of them")
+            _validation.refuse("module", f"lie between 0 and {self.n_modules - 1}", module, "Choose one of them")
         return [int(i) for i in torch.nonzero(self.unit_modules == module)[:, 0]]
 
     def to_frame(self) -> pd.DataFrame:
@@ -143,16 +143,18 @@ def task_modules(
         >>> ge.task_modules(network, torch.randn(50, 4), "hidden1").unit_modules.tolist()
         [0, 0, 0, 1, 1, 1]
     """
-    _checks.check_integer("n_modules", n_modules, 2)
+    _validation.check_integer("n_modules", n_modules, 2)
     if not isinstance(layer, str):
-        _checks.refuse("layer", "be one layer's name", _checks.describe(layer), "Call once per layer", TypeError)
+        _validation.refuse(
+            "layer", "be one layer's name", _validation.describe(layer), "Call once per layer", TypeError
+        )
     with Session.open(model, x, [layer], unit_layer, units, directions, "layer") as session:
         effects = _effects(session, layer, chunk_size)
     outputs, inner = effects.sum(1) > 0, effects.sum(0) > 0
     if min(int(outputs.sum()), int(inner.sum())) < n_modules:
         got = f"{n_modules}, for {int(outputs.sum())} outputs and {int(inner.sum())} units with an effect"
         remedy = "Lower it, or pass samples that differ at more of them"
-        _checks.refuse("n_modules", "be at most the number of outputs, and of units, with an effect", got, remedy)
+        _validation.refuse("n_modules", "be at most the number of outputs, and of units, with an effect", got, remedy)
     output_modules = torch.full((len(effects),), -1)
     output_modules[outputs] = _group(effects[outputs].numpy(), n_modules)
     shares = torch.stack([effects[output_modules == m].square().mean(0) for m in range(n_modules)])
@@ -178,13 +180,13 @@ def _effects(session: Session, layer: str, chunk_size: int | None) -> Tensor:
     squares, moments = torch.zeros(()), []
     for capture in session.captures(chunk_size):
         gradients = capture.gradients[layer].dense()
-        _checks.check_finite_result("gradients", gradients, layer)
+        _validation.check_finite_result("gradients", gradients, layer)
         squares = squares + gradients.double().square().sum(0).cpu()
         moments.append((capture.activations[layer].double().cpu(), capture.values.double().cpu()))
     inner, outer = (_spread(torch.cat(parts), session.x.dtype) for parts in zip(*moments, strict=True))
     effects = (squares / len(session.x)).sqrt() * inner
     effects = torch.where(outer > 0, effects.T / torch.where(outer > 0, outer, 1), 0).T.contiguous()
-    _checks.check_finite_result("effects", effects, layer)
+    _validation.check_finite_result("effects", effects, layer)
     return effects
 
 

@@ -14,7 +14,7 @@ import safetensors
 import torch
 from torch import nn
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.store._entries import STORABLE, Encoder, read, write
 from gradembed.store._fingerprint import fingerprint
 
@@ -38,7 +38,7 @@ class Cache:
 
     Example:
         >>> import tempfile, gradembed as ge
-        >>> cache, split = ge.Cache(tempfile.mkdtemp()), ge.load_iris()
+        >>> cache, split = ge.Cache(tempfile.mkdtemp()), ge.datasets.load_iris()
         >>> config = ge.TrainConfig(epochs=1, progress=False)
         >>> first = cache.call(ge.train, ge.MLP([4, 3], seed=0), split, config)
         >>> second = cache.call(ge.train, ge.MLP([4, 3], seed=0), split, config)  # read, not trained
@@ -47,7 +47,7 @@ class Cache:
     """
 
     def __init__(self, folder: str | Path = "data/cache") -> None:
-        _checks.check_path("folder", folder)
+        _validation.check_path("folder", folder)
         self.folder = Path(folder)
 
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

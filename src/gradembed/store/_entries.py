@@ -13,14 +13,14 @@ import pandas as pd
 import safetensors.torch
 from torch import Tensor, nn
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed._files import write_atomically
-from gradembed.capture import UnitGradients
 from gradembed.cards import UnitCard
-from gradembed.data import RandomWaves, Split, StackedSplit
-from gradembed.evaluate import Enrichment, Estimate, ProbeScore, Projection, RetrievalScore, UnitMatching
+from gradembed.datasets import RandomWaves, Split, StackedSplit
 from gradembed.fields import GradientFields
+from gradembed.gradients import UnitGradients
 from gradembed.interference import Interference
+from gradembed.metrics import Enrichment, Estimate, ProbeScore, Projection, RetrievalScore, UnitMatching
 from gradembed.models import MLPEnsemble
 from gradembed.separation import TaskModules
 from gradembed.training import TrainConfig, TrainingRun
@@ -99,7 +99,7 @@ class Encoder:
         place = next((i for i, given in enumerate(self.modules) if given is module), None)
         if place is None:
             rule, remedy = "return no network but those it was given", "Pass the network in"
-            _checks.refuse("function", rule, _checks.describe(module), remedy, TypeError)
+            _validation.refuse("function", rule, _validation.describe(module), remedy, TypeError)
         return place
 
 
@@ -125,7 +125,7 @@ def _is_plain(column: pd.Series) -> bool:
 
 def _unstorable(value: object) -> Any:
     remedy = "Return numbers, tensors, plain data frames or results of this library"
-    _checks.refuse("function", "return what can be stored", _checks.describe(value), remedy, TypeError)
+    _validation.refuse("function", "return what can be stored", _validation.describe(value), remedy, TypeError)
 
 
 def decode(tree: Any, tensors: Mapping[str, Tensor], modules: Sequence[nn.Module]) -> Any:

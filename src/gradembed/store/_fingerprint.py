@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradembed import _checks
+from gradembed import _validation
 
 _OWN_TO_EVERY_MODULE = set(vars(nn.Module()))
 
@@ -43,7 +43,7 @@ def fingerprint(value: object) -> str:
         _update(digest, value)
     except RecursionError:
         got, remedy = f"{type(value).__name__}, which contains itself", "Pass numbers, tensors or modules"
-        _checks.refuse("args", "have a content to hash", got, remedy, TypeError)
+        _validation.refuse("args", "have a content to hash", got, remedy, TypeError)
     return digest.hexdigest()
 
 
@@ -75,8 +75,8 @@ def _update(digest: Any, value: object) -> None:
         cells = [cell.cell_contents for cell in value.__closure__ or () if cell.cell_contents is not value]
         _update(digest, [_source(value), value.__defaults__, value.__kwdefaults__, cells])
     else:
-        _checks.refuse(
-            "args", "have a content to hash", _checks.describe(value), "Pass numbers, tensors or modules", TypeError
+        _validation.refuse(
+            "args", "have a content to hash", _validation.describe(value), "Pass numbers, tensors or modules", TypeError
         )
 
 

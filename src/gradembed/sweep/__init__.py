@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from gradembed import _checks, _progress
+from gradembed import _progress, _validation
 from gradembed.store import Cache
 from gradembed.sweep._jobs import Job, Outcome, limited_threads, versions
 from gradembed.sweep._result import SweepResult
@@ -77,7 +77,7 @@ def sweep(
         >>> import gradembed as ge
         >>> def accuracy(width, seed):
         ...     config = ge.TrainConfig(epochs=2, seed=seed, progress=False)
-        ...     run = ge.train(ge.MLP([4, width, 3], seed=seed), ge.load_iris(), config)
+        ...     run = ge.train(ge.MLP([4, width, 3], seed=seed), ge.datasets.load_iris(), config)
         ...     return {"accuracy": run.test_accuracy}
         >>> result = ge.sweep(accuracy, {"width": [4, 16], "seed": range(3)}, progress=False)
         >>> result.to_frame().groupby("width")["accuracy"].count().tolist()
@@ -100,18 +100,20 @@ def _check_arguments(
 ) -> None:
     """Refuse arguments of a wrong kind."""
     if not callable(function):
-        _checks.refuse("function", "be a function", _checks.describe(function), "Pass it uncalled", TypeError)
+        _validation.refuse("function", "be a function", _validation.describe(function), "Pass it uncalled", TypeError)
     if cache is not None and not isinstance(cache, Cache):
         remedy = "Pass gradembed.Cache(folder)"
-        _checks.refuse("cache", "be a Cache or None", _checks.describe(cache), remedy, TypeError)
+        _validation.refuse("cache", "be a Cache or None", _validation.describe(cache), remedy, TypeError)
     if n_jobs is not None:
-        _checks.check_integer("n_jobs", n_jobs)
+        _validation.check_integer("n_jobs", n_jobs)
         if n_jobs == 0:
-            _checks.refuse("n_jobs", "be positive, or negative to count from all cores", 0, "Use -1 for all of them")
-    _checks.check_integer("n_threads", n_threads, 1)
-    _checks.check_choice("on_error", on_error, ("raise", "keep"))
+            _validation.refuse(
+                "n_jobs", "be positive, or negative to count from all cores", 0, "Use -1 for all of them"
+            )
+    _validation.check_integer("n_threads", n_threads, 1)
+    _validation.check_choice("on_error", on_error, ("raise", "keep"))
     if not isinstance(progress, bool):
-        _checks.refuse("progress", "be True or False", _checks.describe(progress), "Pass a bool", TypeError)
+        _validation.refuse("progress", "be True or False", _validation.describe(progress), "Pass a bool", TypeError)
 
 
 class _Sweep:
@@ -151,7 +153,7 @@ class _Sweep:
                 return {i: self.cache._path(inner, arguments, "sweep") for i, (inner, arguments) in calls.items()}
             except TypeError as error:
                 got, remedy = f"{self.name!r}: {error}", "Write it with def, or do without the cache"
-                _checks.refuse("function", "be known by its content, to be cached", got, remedy, TypeError)
+                _validation.refuse("function", "be known by its content, to be cached", got, remedy, TypeError)
 
     def find(self, bar: tqdm[Any]) -> None:
         """Read what is in the cache."""
@@ -181,7 +183,7 @@ class _Sweep:
         except BrokenExecutor as error:
             got = f"a worker that died ({' '.join(str(error).split())}) after {self._done()} settings"
             remedy = "With fewer jobs each has more memory; what was done is in the cache, if there is one"
-            _checks.refuse("function", "leave its worker alive", got, remedy, RuntimeError)
+            _validation.refuse("function", "leave its worker alive", got, remedy, RuntimeError)
 
     def _keep(self, outcome: Outcome) -> None:
         """Store a result."""
@@ -192,7 +194,7 @@ class _Sweep:
         except TypeError as error:
             got = f"something else at {describe(outcome.index, self.settings[outcome.index])}: {error}"
             remedy = "Return other things, or do without the cache"
-            _checks.refuse("function", "return what the cache can store", got, remedy, TypeError)
+            _validation.refuse("function", "return what the cache can store", got, remedy, TypeError)
 
     def _count(self, index: int) -> int:
         return len(self.equal[self.seeds[index]])
@@ -215,7 +217,7 @@ class _Sweep:
         lost = "Mend it; with cache= other results would be kept, with on_error='keep' they would be returned"
         got = f"{first.error} at {describe(first.index, self.settings[first.index])}{others}"
         try:
-            _checks.refuse("function", "work at every setting", got, kept if self.cache else lost, RuntimeError)
+            _validation.refuse("function", "work at every setting", got, kept if self.cache else lost, RuntimeError)
         except RuntimeError as error:
             error.add_note(first.details)
             raise

@@ -15,7 +15,7 @@ import cloudpickle
 import torch
 from threadpoolctl import threadpool_limits
 
-from gradembed import _state
+from gradembed import _context
 
 # Thread counts and torch's random numbers belong to a process, so a process makes one call at a time.
 _ALONE = threading.RLock()
@@ -80,7 +80,7 @@ def compute(function: Callable[..., Any] | bytes, job: Job) -> Outcome:
     """
     if versions() != job.versions:
         return Outcome(job.index, error=f"a worker with {versions()}, where {job.versions} are wanted")
-    with _ALONE, _inside_a_sweep(), limited_threads(job.n_threads), _state.seeded(job.seed):
+    with _ALONE, _inside_a_sweep(), limited_threads(job.n_threads), _context.seeded(job.seed):
         try:
             if isinstance(function, bytes):
                 value = cloudpickle.loads(function)(**cloudpickle.loads(job.setting))
@@ -140,6 +140,6 @@ def limited_threads(n_threads: int) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    with _state.kept_threads(), threadpool_limits(n_threads):
+    with _context.kept_threads(), threadpool_limits(n_threads):
         torch.set_num_threads(n_threads)
         yield

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.sweep._settings import describe, label, plain
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class SweepResult:
                 if left[name] != right[name]:
                     got = f"{name!r}: {right[name]!r} at {describe(index, setting)}"
                     remedy = "Name it otherwise in the result"
-                    _checks.refuse("function", "leave the settings' names their values", got, remedy)
+                    _validation.refuse("function", "leave the settings' names their values", got, remedy)
             yield left | right
 
     def _records(self, index: int) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ class SweepResult:
             return value.to_dict("records")  # type: ignore[return-value]
         records = [value] if isinstance(value, dict) else value
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            got = f"{_checks.describe(value)} at {describe(index, self.settings[index])}"
+            got = f"{_validation.describe(value)} at {describe(index, self.settings[index])}"
             rule = "return numbers, dictionaries, lists of dictionaries or data frames, to make a table"
-            _checks.refuse("function", rule, got, "Take what you need from .results", TypeError)
+            _validation.refuse("function", rule, got, "Take what you need from .results", TypeError)
         return records

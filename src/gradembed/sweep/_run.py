@@ -14,7 +14,7 @@ import cloudpickle
 import joblib
 from joblib.parallel import get_active_backend
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.sweep._jobs import Job, Outcome, compute, failure, is_inside_a_sweep, unpacked
 
 PATIENCE = 1.0  # seconds between two looks at a cluster from which nothing comes
@@ -60,9 +60,9 @@ def _pickled(name: str, value: object) -> bytes:
     try:
         return cloudpickle.dumps(value)  # type: ignore[no-any-return]
     except Exception as error:
-        got = f"{_checks.describe(value)}, of which pickle says: {error}"
+        got = f"{_validation.describe(value)}, of which pickle says: {error}"
         remedy = "Make files, locks and generators inside the function, or use n_jobs=1"
-        _checks.refuse(name, "be something that can be sent to workers", got, remedy, TypeError)
+        _validation.refuse(name, "be something that can be sent to workers", got, remedy, TypeError)
 
 
 def _through_joblib(function: Callable[..., Any] | bytes, jobs: Sequence[Job], n_jobs: int | None) -> Iterator[Outcome]:
@@ -164,7 +164,7 @@ def _check_connected(client: Any) -> None:
     """Refuse to wait for a cluster that is no longer there."""
     if client.status in ("closing", "closed"):
         got, remedy = f"a client that is {client.status}", "Start a cluster and sweep again"
-        _checks.refuse("backend", "stay connected to its cluster", got, remedy, RuntimeError)
+        _validation.refuse("backend", "stay connected to its cluster", got, remedy, RuntimeError)
 
 
 def _outcome(future: Any, job: Job, client: Any) -> Outcome:

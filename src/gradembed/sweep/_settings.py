@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed.store import fingerprint
 
 WHAT = "a list of dictionaries, or a dictionary of lists"
@@ -24,16 +24,16 @@ def expand(settings: object) -> list[dict[str, Any]]:
         One per setting; of a grid, all combinations, the last name varying fastest.
     """
     if isinstance(settings, Mapping):
-        _checks.check_sequence("settings", settings, WHAT)
+        _validation.check_sequence("settings", settings, WHAT)
         _check_names(settings)
         columns = [_choices(name, values) for name, values in settings.items()]
         rows: list[Any] = [dict(zip(settings, row, strict=True)) for row in itertools.product(*columns)]
     else:
-        rows = _checks.check_sequence("settings", settings, WHAT)
+        rows = _validation.check_sequence("settings", settings, WHAT)
         for row in rows:
             if not isinstance(row, Mapping):
                 remedy = "Pass arguments by name, as in [{'seed': 0}, {'seed': 1}]"
-                _checks.refuse("settings", "hold dictionaries", _checks.describe(row), remedy, TypeError)
+                _validation.refuse("settings", "hold dictionaries", _validation.describe(row), remedy, TypeError)
             _check_names(row)
     return [{name: plain(value) for name, value in row.items()} for row in rows]
 
@@ -42,7 +42,7 @@ def _check_names(setting: Mapping[Any, Any]) -> None:
     for name in setting:
         if not isinstance(name, str):
             remedy = "Use the names of the function's arguments"
-            _checks.refuse("settings", "have strings as names", _checks.describe(name), remedy, TypeError)
+            _validation.refuse("settings", "have strings as names", _validation.describe(name), remedy, TypeError)
 
 
 def _choices(name: str, values: object) -> list[Any]:
@@ -53,7 +53,7 @@ def _choices(name: str, values: object) -> list[Any]:
     """
     if isinstance(values, Tensor) and values.ndim == 0:
         values = values.item()
-    return _checks.check_sequence(f"settings[{name!r}]", values, "a list of values")
+    return _validation.check_sequence(f"settings[{name!r}]", values, "a list of values")
 
 
 def plain(value: Any) -> Any:
@@ -79,7 +79,7 @@ def label(value: Any) -> Any:
         return repr(value)
     if isinstance(value, type) or inspect.isfunction(value):
         return value.__name__
-    return _checks.describe(value)
+    return _validation.describe(value)
 
 
 def describe(index: int, setting: Mapping[str, Any]) -> str:
@@ -120,7 +120,7 @@ def check_fit(function: Callable[..., object], settings: list[dict[str, Any]]) -
             taken_apart(function, setting)
         except TypeError as error:
             got, remedy = f"{describe(index, setting)}: {error}", "Name the function's arguments"
-            _checks.refuse("settings", "fit the function", got, remedy, TypeError)
+            _validation.refuse("settings", "fit the function", got, remedy, TypeError)
 
 
 def identities(settings: list[dict[str, Any]]) -> list[str]:
@@ -136,5 +136,5 @@ def identities(settings: list[dict[str, Any]]) -> list[str]:
         except TypeError as error:
             got, remedy = f"{describe(index, setting)}: {error}", "Make other things inside the function"
             rule = "hold numbers, strings, tensors, networks, or lists and dictionaries of them"
-            _checks.refuse("settings", rule, got, remedy, TypeError)
+            _validation.refuse("settings", rule, got, remedy, TypeError)
     return result

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from gradembed import _progress, _state
-from gradembed.data import Split
+from gradembed import _context, _progress
+from gradembed.datasets import Split
 from gradembed.training._arguments import check_arguments, check_outputs
 from gradembed.training._config import TrainConfig, resolve_device
 from gradembed.training._ensemble import train_ensemble
@@ -43,7 +43,7 @@ class TrainingRun:
 
     Example:
         >>> import gradembed as ge
-        >>> run = ge.train(ge.MLP([4, 3], seed=0), ge.load_iris(), ge.TrainConfig(epochs=2, progress=False))
+        >>> run = ge.train(ge.MLP([4, 3], seed=0), ge.datasets.load_iris(), ge.TrainConfig(epochs=2, progress=False))
         >>> len(run.history), run.test_r2 is None
         (2, True)
     """
@@ -91,7 +91,7 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
     Example:
         >>> import gradembed as ge
         >>> config = ge.TrainConfig(epochs=30, batch_size=16, learning_rate=0.01, progress=False)
-        >>> run = ge.train(ge.MLP([4, 32, 3], seed=0), ge.load_iris(), config)
+        >>> run = ge.train(ge.MLP([4, 32, 3], seed=0), ge.datasets.load_iris(), config)
         >>> run.test_accuracy > 0.9
         True
     """
@@ -100,7 +100,7 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
     device = resolve_device(config.device)
     start = time.perf_counter()
     rows: list[dict[str, Any]] = []
-    with _in_place_or_not_at_all(model, device), _state.seeded(config.seed, device):
+    with _in_place_or_not_at_all(model, device), _context.seeded(config.seed, device):
         task = Task(split, device)
         check_outputs(model, task)
         loop = Loop(model, task, config, device)

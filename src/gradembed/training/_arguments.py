@@ -5,50 +5,50 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gradembed import _checks, _state
-from gradembed.data import Split
+from gradembed import _context, _validation
+from gradembed.datasets import Split
 from gradembed.training._config import TrainConfig
 from gradembed.training._loop import Task
 
 
 def check_arguments(model: nn.Module, split: object, config: TrainConfig) -> None:
     """Refuse wrong types and settings that the data cannot follow."""
-    _checks.check_module(model)
-    _checks.check_parameters(model)
+    _validation.check_module(model)
+    _validation.check_parameters(model)
     if not isinstance(split, Split):
-        _checks.refuse(
+        _validation.refuse(
             "split",
             "be a gradembed.Split",
-            _checks.describe(split),
+            _validation.describe(split),
             "Build one with gradembed.Split",
             TypeError,
         )
     check_config(config)
     d = split.x_train.shape[1]
     if config.max_shift and round(d**0.5) ** 2 != d:
-        _checks.refuse(
+        _validation.refuse(
             "max_shift",
             "be 0 unless rows are square images",
             f"{config.max_shift} with {d} features",
             "Set it to 0",
         )
     if not any(p.requires_grad for p in model.parameters()):
-        _checks.refuse("model", "have parameters that require a gradient", "none", "Call model.requires_grad_()")
+        _validation.refuse("model", "have parameters that require a gradient", "none", "Call model.requires_grad_()")
 
 
 def check_config(config: object) -> None:
     """Refuse what is no configuration."""
     if not isinstance(config, TrainConfig):
-        _checks.refuse("config", "be a gradembed.TrainConfig", _checks.describe(config), "Build one", TypeError)
+        _validation.refuse("config", "be a gradembed.TrainConfig", _validation.describe(config), "Build one", TypeError)
 
 
 def check_outputs(model: nn.Module, task: Task) -> None:
     """Refuse a model whose outputs the targets do not fit, tried on two samples."""
-    with _state.preserved(model):
+    with _context.preserved(model):
         model.eval()
         with torch.no_grad():
-            output = _checks.try_forward(model, task.x_train[:2], "split")
-    check_width("model", output.shape[1] if output.ndim == 2 else 0, task, _checks.describe(output))
+            output = _validation.try_forward(model, task.x_train[:2], "split")
+    check_width("model", output.shape[1] if output.ndim == 2 else 0, task, _validation.describe(output))
 
 
 def check_width(name: str, width: int, task: Task, got: object) -> None:
@@ -57,6 +57,6 @@ def check_width(name: str, width: int, task: Task, got: object) -> None:
         classes = int(torch.maximum(task.y_train.max(), task.y_test.max())) + 1
         if width % task.n_tasks or width // task.n_tasks < classes:
             rule = f"give {task.n_tasks} x {classes} outputs, one per task and class"
-            _checks.refuse(name, rule, got, "Widen the last layer")
+            _validation.refuse(name, rule, got, "Widen the last layer")
     elif width != task.n_tasks:
-        _checks.refuse(name, f"give {task.n_tasks} outputs, one per target", got, "Change the last layer")
+        _validation.refuse(name, f"give {task.n_tasks} outputs, one per target", got, "Change the last layer")

@@ -7,7 +7,7 @@ from typing import Self
 
 import torch
 
-from gradembed import _checks
+from gradembed import _validation
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,17 @@ class TrainConfig:
     progress: bool = field(default=True, metadata={"changes_result": False})
 
     def __post_init__(self) -> None:
-        _checks.check_integer("epochs", self.epochs, 1)
-        _checks.check_integer("batch_size", self.batch_size, 1)
-        _checks.check_number("learning_rate", self.learning_rate, 0, open_low=True)
-        _checks.check_number("weight_decay", self.weight_decay, 0)
-        _checks.check_integer("max_shift", self.max_shift, 0)
-        _checks.check_integer("seed", self.seed, 0)
+        _validation.check_integer("epochs", self.epochs, 1)
+        _validation.check_integer("batch_size", self.batch_size, 1)
+        _validation.check_number("learning_rate", self.learning_rate, 0, open_low=True)
+        _validation.check_number("weight_decay", self.weight_decay, 0)
+        _validation.check_integer("max_shift", self.max_shift, 0)
+        _validation.check_integer("seed", self.seed, 0)
         resolve_device(self.device)
         if not isinstance(self.progress, bool):
-            _checks.refuse("progress", "be True or False", _checks.describe(self.progress), "Pass a bool", TypeError)
+            _validation.refuse(
+                "progress", "be True or False", _validation.describe(self.progress), "Pass a bool", TypeError
+            )
 
     @classmethod
     def for_mnist(cls, seed: int = 0) -> Self:
@@ -119,7 +121,7 @@ class TrainConfig:
             ValueError: If ``dim`` is below 1.
             TypeError: If it is no integer.
         """
-        _checks.check_integer("dim", dim, 1)
+        _validation.check_integer("dim", dim, 1)
         return cls(epochs=5 if dim <= 16 else 10, batch_size=64, learning_rate=0.01, weight_decay=0.01, seed=seed)
 
 
@@ -134,9 +136,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
-        got, remedy = _checks.describe(name), "Use 'auto' or 'cpu'"
-        _checks.refuse("device", "be 'auto' or a device that torch knows", got, remedy)
+        got, remedy = _validation.describe(name), "Use 'auto' or 'cpu'"
+        _validation.refuse("device", "be 'auto' or a device that torch knows", got, remedy)
     backend = getattr(torch, device.type, None)  # torch.cpu, torch.cuda, torch.mps, ...; there is no torch.meta
     if backend is None or not backend.is_available():
-        _checks.refuse("device", "be a device of this machine", repr(name), "Use 'auto' or 'cpu'")
+        _validation.refuse("device", "be a device of this machine", repr(name), "Use 'auto' or 'cpu'")
     return device

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gradembed import _checks, _progress
-from gradembed.data import RandomWaves, Split
+from gradembed import _progress, _validation
+from gradembed.datasets import RandomWaves, Split
 from gradembed.models import MLPEnsemble, StackedLinear
 from gradembed.training._arguments import check_config, check_width
 from gradembed.training._config import TrainConfig, resolve_device
@@ -64,14 +64,14 @@ def train_ensemble(
     Example:
         >>> import gradembed as ge
         >>> config = ge.TrainConfig(epochs=30, batch_size=16, learning_rate=0.01, progress=False)
-        >>> ensemble = ge.train_ensemble(ge.load_iris(), [4, 32, 3], n_members=5, config=config)
+        >>> ensemble = ge.train_ensemble(ge.datasets.load_iris(), [4, 32, 3], n_members=5, config=config)
         >>> len(ensemble), bool((ensemble.scores > 0.9).all())
         (5, True)
     """
     if config is not None:
         check_config(config)
     if group_size is not None:
-        _checks.check_integer("group_size", group_size, 1)
+        _validation.check_integer("group_size", group_size, 1)
     ensemble = MLPEnsemble(widths, n_members, activation, seed=0 if config is None else config.seed)
     if config is None:
         config = TrainConfig.for_waves(ensemble.widths[0]) if callable(target) else TrainConfig()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradembed.data import Split
+from gradembed.datasets import Split
 from gradembed.training._config import TrainConfig
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradembed import _checks
-from gradembed.data import RandomWaves, Split
+from gradembed import _validation
+from gradembed.datasets import RandomWaves, Split
 from gradembed.training._config import TrainConfig
 
 N_TEST = 2_000
@@ -44,20 +44,22 @@ def assign(target: object, d: int, n_members: int, seed: int, n_samples: int | N
     """
     if isinstance(target, RandomWaves):
         if target.dim != d:
-            _checks.refuse("widths", f"start with {target.dim}, the inputs of the waves", d, "Change the first width")
+            _validation.refuse(
+                "widths", f"start with {target.dim}, the inputs of the waves", d, "Change the first width"
+            )
         each, rest = divmod(n_members, target.n_functions)
         if rest:
             rule = f"be a multiple of {target.n_functions}, the number of functions"
-            _checks.refuse("n_members", rule, n_members, "Train as many networks on each function")
+            _validation.refuse("n_members", rule, n_members, "Train as many networks on each function")
         return Assignment(sampled(target, d, seed, n_samples), [i // each for i in range(n_members)])
     if callable(target):
         return Assignment(sampled(target, d, seed, n_samples), [0] * n_members)
     if n_samples is not None:
-        got, remedy = f"{n_samples} with {_checks.describe(target)}", "Leave it out, or shorten the split"
-        _checks.refuse("n_samples", "be None unless a function is sampled", got, remedy)
+        got, remedy = f"{n_samples} with {_validation.describe(target)}", "Leave it out, or shorten the split"
+        _validation.refuse("n_samples", "be None unless a function is sampled", got, remedy)
     splits = _splits(target, n_members)
     if (width := splits[0].x_train.shape[1]) != d:
-        _checks.refuse("widths", f"start with {width}, the features of the data", d, "Change the first width")
+        _validation.refuse("widths", f"start with {width}, the features of the data", d, "Change the first width")
     distinct = list({id(split): split for split in splits}.values())
     places = {id(split): i for i, split in enumerate(distinct)}
     return Assignment(distinct, [places[id(split)] for split in splits])
@@ -72,17 +74,17 @@ def sampled(
         The splits, which share their points.
     """
     n = N_SAMPLES if n_samples is None else n_samples
-    _checks.check_integer("n_samples", n, 1)
+    _validation.check_integer("n_samples", n, 1)
     x = 2 * torch.rand(n + N_TEST, d, generator=torch.Generator().manual_seed(seed)) - 1
     with torch.no_grad():
         y = function(x)
     if not isinstance(y, Tensor):
-        _checks.refuse("target", "return a torch.Tensor", _checks.describe(y), "Convert its result", TypeError)
+        _validation.refuse("target", "return a torch.Tensor", _validation.describe(y), "Convert its result", TypeError)
     waves = isinstance(function, RandomWaves)
     name = "waves" if waves else getattr(function, "__name__", type(function).__name__)
     values = y.unbind() if waves else [y]
     for value in values:
-        _checks.check_targets(value, len(x), "target")
+        _validation.check_targets(value, len(x), "target")
     source = f"{n:,} points drawn uniformly from the cube [-1, 1]^{d}, and {N_TEST:,} held out"
     return [Split(x[:n], value[:n], x[n:], value[n:], name, source) for value in values]
 
@@ -97,14 +99,14 @@ def _splits(target: object, n_members: int) -> list[Split]:
         return [target] * n_members
     if not isinstance(target, Sequence) or not all(isinstance(split, Split) for split in target):
         rule = "be a gradembed.Split, one for each member, or a function of points"
-        _checks.refuse("target", rule, _checks.describe(target), "Build one with gradembed.Split", TypeError)
+        _validation.refuse("target", rule, _validation.describe(target), "Build one with gradembed.Split", TypeError)
     if len(target) != n_members:
         got, remedy = f"{len(target)} splits for {n_members} members", "Pass as many as members, or a single one"
-        _checks.refuse("target", "hold one split for each member", got, remedy)
+        _validation.refuse("target", "hold one split for each member", got, remedy)
     for i, split in enumerate(target):
         if _shapes(split) != _shapes(target[0]):
             got, remedy = f"{_shapes(split)} for member {i} after {_shapes(target[0])}", "Cut them to equal sizes"
-            _checks.refuse("target", "hold splits of equal shapes and types", got, remedy)
+            _validation.refuse("target", "hold splits of equal shapes and types", got, remedy)
     return list(target)
 
 
@@ -117,4 +119,4 @@ def check_shift(config: TrainConfig) -> None:
     """Refuse shifts, which are drawn for one network at a time."""
     if config.max_shift:
         remedy = "Set it to 0, or train the networks one by one"
-        _checks.refuse("max_shift", "be 0 for an ensemble", config.max_shift, remedy)
+        _validation.refuse("max_shift", "be 0 for an ensemble", config.max_shift, remedy)

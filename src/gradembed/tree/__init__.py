@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gradembed import _checks
-from gradembed.capture import Chain, Session
+from gradembed import _validation
+from gradembed.gradients import Chain, Session
 from gradembed.tree._exact import exact_levels
 from gradembed.tree._merge import merged_levels
 from gradembed.tree._pieces import is_smooth
@@ -59,16 +59,16 @@ def gradient_tree(
 
     Example:
         >>> import gradembed as ge
-        >>> tree = ge.gradient_tree(ge.MLP([4, 8, 8, 3], seed=0), ge.load_iris().x_test, roots=[0, 2])
+        >>> tree = ge.gradient_tree(ge.MLP([4, 8, 8, 3], seed=0), ge.datasets.load_iris().x_test, roots=[0, 2])
         >>> tree
         GradientTree(2 roots of 'output', nodes {hidden2: 2, hidden1: 16, input: 32}, 30 samples, realised)
 
         The output layer is linear, so that each root has one gradient at ``"hidden2"``.
     """
-    _checks.check_choice("mode", mode, ("realised", "product"))
-    _checks.check_integer("max_nodes", max_nodes, 1)
+    _validation.check_choice("mode", mode, ("realised", "product"))
+    _validation.check_integer("max_nodes", max_nodes, 1)
     if tolerance is not None:
-        _checks.check_number("tolerance", tolerance, 0, 1, open_low=True)
+        _validation.check_number("tolerance", tolerance, 0, 1, open_low=True)
     with Session.open(model, x, layers, unit_layer, None, None) as session:
         session = _with_roots(session, roots)
         names = list(session.layers[::-1]) if layers is None else _from_the_top(session)
@@ -76,7 +76,7 @@ def gradient_tree(
         if isinstance(network, Chain) and not _first_smooth(network, names, unit_layer):
             if tolerance is not None:
                 remedy = "Leave it out: patterns tell gradients apart exactly"
-                _checks.refuse("tolerance", "be None for a piecewise-linear network", tolerance, remedy)
+                _validation.refuse("tolerance", "be None for a piecewise-linear network", tolerance, remedy)
             stops = {name: network.positions[name] for name in names}
             steps = network.steps[: network.positions[unit_layer]]
             levels = exact_levels(session, steps, stops, mode, max_nodes)
@@ -103,13 +103,13 @@ def _with_roots(session: Session, roots: Sequence[int] | None) -> Session:
     if roots is None:
         return session
     listed = roots.tolist() if hasattr(roots, "tolist") else roots  # tensors and arrays of indices too
-    indices = _checks.check_sequence("roots", listed, "a list of indices")
+    indices = _validation.check_sequence("roots", listed, "a list of indices")
     width = len(session.readout)
     for root in indices:
-        _checks.check_integer("roots", root)
+        _validation.check_integer("roots", root)
         if not 0 <= root < width:
             rule = f"lie between 0 and {width - 1}, the units of {session.unit_layer!r}"
-            _checks.refuse("roots", rule, root, "Drop or correct it")
+            _validation.refuse("roots", rule, root, "Drop or correct it")
     return replace(session, readout=session.readout[indices], unit_labels=tuple(map(str, indices)))
 
 
@@ -151,9 +151,11 @@ def _tolerance_for(session: Session, names: Sequence[str], mode: str, tolerance:
         else f"{type(network.model).__name__}, which is no chain of linear layers and elementwise modules"
     )
     if mode == "product":
-        _checks.refuse("mode", "be 'realised' for a network without activation patterns", what, "Pass mode='realised'")
+        _validation.refuse(
+            "mode", "be 'realised' for a network without activation patterns", what, "Pass mode='realised'"
+        )
     if tolerance is None:
-        _checks.refuse(
+        _validation.refuse(
             "tolerance",
             "be given for a network without activation patterns",
             f"None for {what}",

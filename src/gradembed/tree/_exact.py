@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradembed import _checks
-from gradembed.capture import Session, unit_rows
+from gradembed import _validation
+from gradembed.gradients import Session, unit_rows
 from gradembed.tree._level import Level, check_size, ranks
 from gradembed.tree._pieces import is_on, packed, slopes_of, splits
 
@@ -80,7 +80,7 @@ def _patterns(session: Session, steps: Sequence[nn.Module], bottom: int) -> dict
             if p >= bottom and splits(step):
                 parts[p].append(packed(is_on(step, a).numpy(force=True)))
             a = step(a if isinstance(step, nn.Linear) else a.clone())  # a copy, because it may work in place
-        _checks.check_finite_result("values", a, session.unit_layer)
+        _validation.check_finite_result("values", a, session.unit_layer)
     return {p: np.concatenate(part) for p, part in parts.items()}
 
 
@@ -89,7 +89,7 @@ def _check_product(patterns: dict[int, np.ndarray], session: Session, max_nodes:
     numbers = [len(_group(words.T)[1]) for words in patterns.values()]
     needed = r * math.prod(numbers)
     if needed > max_nodes:
-        _checks.refuse(
+        _validation.refuse(
             "max_nodes",
             f"be at least {needed:,}, one node at {lowest!r} for each of {r:,} roots and all combinations of "
             f"{' × '.join(map(str, numbers))} patterns",
@@ -175,7 +175,7 @@ class _Descent:
         Returns:
             The layer's nodes.
         """
-        _checks.check_finite_result("gradients", self.gradients, layer)
+        _validation.check_finite_result("gradients", self.gradients, layer)
         directions = self.gradients if is_last else self.gradients.clone()
         _, norms = unit_rows(directions, out=directions)
         c, above = len(self.roots), self.above

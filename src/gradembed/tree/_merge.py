@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradembed import _checks
-from gradembed.capture import Basis, Session, unit_rows
+from gradembed import _validation
+from gradembed.gradients import Basis, Session, unit_rows
 from gradembed.tree._level import Level, check_size, ranks
 
 BLOCK = 256  # samples that are compared with each other at a time
@@ -63,7 +63,7 @@ def _gradients(
     for layer in layers:
         pieces = [capture.pop(layer) for capture in captures]
         flat = torch.cat([piece.coordinates()[:, 0] for piece in pieces]).clone()
-        _checks.check_finite_result("gradients", flat, layer)
+        _validation.check_finite_result("gradients", flat, layer)
         yield layer, torch.cat([piece.factors()[:, 0] for piece in pieces]), flat, pieces[0].basis
 
 

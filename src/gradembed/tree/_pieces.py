@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradembed.capture import SKIPPED
+from gradembed.gradients import SKIPPED
 
 ONE_SLOPE = (*SKIPPED, nn.BatchNorm1d)
 TWO_SLOPES = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid)

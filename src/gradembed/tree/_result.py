@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ class GradientTree:
 
     Example:
         >>> import gradembed as ge
-        >>> tree = ge.gradient_tree(ge.MLP([4, 8, 8, 3], seed=0), ge.load_iris().x_test)
+        >>> tree = ge.gradient_tree(ge.MLP([4, 8, 8, 3], seed=0), ge.datasets.load_iris().x_test)
         >>> [int(count) for count in tree.counts["hidden1"][tree.roots["hidden1"] == 0]]
         [7, 7, 5, 4, 2, 2, 2, 1]
         >>> tree.subtree("hidden1", 0).n_samples
@@ -94,7 +94,7 @@ class GradientTree:
 
         Example:
             >>> import gradembed as ge
-            >>> tree = ge.gradient_tree(ge.MLP([4, 8, 8, 3], seed=0), ge.load_iris().x_test)
+            >>> tree = ge.gradient_tree(ge.MLP([4, 8, 8, 3], seed=0), ge.datasets.load_iris().x_test)
             >>> part = tree.subtree("hidden1", 1)
             >>> part.layers, part.samples.tolist() == tree.nodes["hidden1"][0].eq(1).nonzero().flatten().tolist()
             (('hidden1', 'input'), True)
@@ -150,14 +150,14 @@ class GradientTree:
 
         Example:
             >>> import gradembed as ge
-            >>> tree = ge.gradient_tree(ge.MLP([4, 8, 8, 3], seed=0), ge.load_iris().x_test)
+            >>> tree = ge.gradient_tree(ge.MLP([4, 8, 8, 3], seed=0), ge.datasets.load_iris().x_test)
             >>> tree.similarity("hidden2").shape
             torch.Size([3, 3])
         """
-        _checks.check_layer("layer", layer, self.layers)
+        _validation.check_layer("layer", layer, self.layers)
         directions = self.directions[layer]
         if len(directions) > MAX_SIMILARITY:
-            _checks.refuse(
+            _validation.refuse(
                 "layer",
                 f"have at most {MAX_SIMILARITY:,} nodes for a matrix of all pairs",
                 f"{len(directions):,} at {layer!r}",
@@ -182,7 +182,7 @@ class GradientTree:
 
         Example:
             >>> import gradembed as ge
-            >>> tree = ge.gradient_tree(ge.MLP([4, 8, 8, 3], seed=0), ge.load_iris().x_test)
+            >>> tree = ge.gradient_tree(ge.MLP([4, 8, 8, 3], seed=0), ge.datasets.load_iris().x_test)
             >>> tree.largest("hidden1", k=2)[["node", "root", "count", "n_children", "n_leaves"]]
                node root  count  n_children  n_leaves
             0     0    0      7           3         3
@@ -190,8 +190,8 @@ class GradientTree:
         """
         import pandas as pd
 
-        _checks.check_layer("layer", layer, self.layers)
-        _checks.check_integer("k", k, 1)
+        _validation.check_layer("layer", layer, self.layers)
+        _validation.check_integer("k", k, 1)
         counts = self.counts[layer]
         chosen = counts.argsort(descending=True, stable=True)[:k]
         children, leaves = self._descendants(layer)
@@ -232,11 +232,13 @@ class GradientTree:
         return pd.concat(parts, ignore_index=True)
 
     def _check_node(self, layer: str, node: int) -> None:
-        _checks.check_layer("layer", layer, self.layers)
-        _checks.check_integer("node", node)
+        _validation.check_layer("layer", layer, self.layers)
+        _validation.check_integer("node", node)
         last = len(self.norms[layer]) - 1
         if not 0 <= node <= last:
-            _checks.refuse("node", f"lie between 0 and {last}, the nodes of {layer!r}", node, "Look at largest(layer)")
+            _validation.refuse(
+                "node", f"lie between 0 and {last}, the nodes of {layer!r}", node, "Look at largest(layer)"
+            )
 
     def _descendants(self, layer: str) -> tuple[Tensor, Tensor]:
         """Count what hangs below each node of a layer.

@@ -7,13 +7,13 @@ unit. Embeddings are arrays or tensors [u, k], labels are integers, booleans or 
 
 from __future__ import annotations
 
-from gradembed.evaluate._decoding import field_r2
-from gradembed.evaluate._enrichment import Enrichment, enrichment, permutation_null
-from gradembed.evaluate._estimate import Estimate, spread
-from gradembed.evaluate._matching import UnitMatching, cluster_agreement, match_units
-from gradembed.evaluate._probes import ProbeScore, linear_probe, transfer_probe
-from gradembed.evaluate._projection import Projection, project_2d
-from gradembed.evaluate._retrieval import RetrievalScore, retrieval
+from gradembed.metrics._decoding import field_r2
+from gradembed.metrics._enrichment import Enrichment, enrichment, permutation_null
+from gradembed.metrics._estimate import Estimate, spread
+from gradembed.metrics._matching import UnitMatching, cluster_agreement, match_units
+from gradembed.metrics._probes import ProbeScore, linear_probe, transfer_probe
+from gradembed.metrics._projection import Projection, project_2d
+from gradembed.metrics._retrieval import RetrievalScore, retrieval
 
 __all__ = [
     "Enrichment",

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from gradembed import _checks
-from gradembed.evaluate._estimate import Estimate, bootstrap_share, check_common, share
-from gradembed.evaluate._inputs import Array, Labels, codes, mask, numbers
+from gradembed import _validation
+from gradembed.metrics._estimate import Estimate, bootstrap_share, check_common, share
+from gradembed.metrics._inputs import Array, Labels, codes, mask, numbers
 
 BLOCK = 4_000_000  # distances at a time: 32 MB
 WIDE = 64  # dimensions from which distances by matrix product are much faster
@@ -46,7 +46,7 @@ class RetrievalScore:
     Example:
         >>> import torch, gradembed as ge
         >>> y = torch.arange(40) % 2
-        >>> ge.retrieval(y[:, None] + 0.1 * torch.randn(40, 3), y, groups=torch.arange(40) // 4)
+        >>> ge.metrics.retrieval(y[:, None] + 0.1 * torch.randn(40, 3), y, groups=torch.arange(40) // 4)
         RetrievalScore(accuracy 1.00 [1.00, 1.00], chance 0.50, k=1, 40 queries, 10 networks)
     """
 
@@ -117,7 +117,7 @@ def retrieval(
         >>> y, network = torch.arange(60) % 3, torch.arange(60) // 6
         >>> task = torch.arange(60) % 6 // 3
         >>> z = torch.nn.functional.one_hot(y) + 0.1 * torch.randn(60, 3)
-        >>> ge.retrieval(z, y, groups=network, exclude=[task]).accuracy
+        >>> ge.metrics.retrieval(z, y, groups=network, exclude=[task]).accuracy
         1.0
     """
     check_common(seed, confidence)
@@ -179,7 +179,7 @@ class _Search:
             if short:
                 rule, got = f"leave every query {self.k} or more candidates", f"{short} with fewer, or more of them"
                 remedy = "Pass units of more networks, exclude less, or lower k"
-                _checks.refuse("groups", rule, got, remedy)
+                _validation.refuse("groups", rule, got, remedy)
             yield (
                 slice(start, start + len(part)),
                 np.where(allowed, _squared_distances(self.points[part], self.points[self.columns]), np.inf),
@@ -202,10 +202,12 @@ def _search(
     points = numbers("z", z)
     n = len(points)
     if not isinstance(exclude, list | tuple):
-        _checks.refuse("exclude", "be a list of labels", _checks.describe(exclude), "Put them in a list", TypeError)
+        _validation.refuse(
+            "exclude", "be a list of labels", _validation.describe(exclude), "Put them in a list", TypeError
+        )
     members = np.arange(n) if groups is None else codes("groups", groups, n)
     apart = [members, *(codes("exclude", item, n) for item in exclude)]
-    _checks.check_integer("k", k, 1)
+    _validation.check_integer("k", k, 1)
     rows = np.flatnonzero(mask("queries", queries, n))
     columns = np.flatnonzero(mask("candidates", candidates, n))
     return _Search(points - points.mean(0), rows, columns, apart, k)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gradembed import _checks
-from gradembed.data._split import Split, stratified
+from gradembed import _validation
+from gradembed.datasets._split import Split, stratified
 
 
 def load_iris(test_fraction: float = 0.2, seed: int = 42) -> Split:
@@ -23,7 +23,7 @@ def load_iris(test_fraction: float = 0.2, seed: int = 42) -> Split:
 
     Example:
         >>> import gradembed as ge
-        >>> ge.load_iris()
+        >>> ge.datasets.load_iris()
         Split('iris', 120 training and 30 test samples of 4 features, from Fisher's Iris (150 flowers, scikit-learn))
 
     References:
@@ -31,8 +31,8 @@ def load_iris(test_fraction: float = 0.2, seed: int = 42) -> Split:
     """
     from sklearn.datasets import load_iris as sklearn_iris
 
-    _checks.check_number("test_fraction", test_fraction, 0.02, 0.9)
-    _checks.check_integer("seed", seed, 0)
+    _validation.check_number("test_fraction", test_fraction, 0.02, 0.9)
+    _validation.check_integer("seed", seed, 0)
     x, y = sklearn_iris(return_X_y=True)
     x_train, x_test, y_train, y_test = stratified(x, y, test_fraction, seed)
     mean, std = x_train.mean(0), x_train.std(0)

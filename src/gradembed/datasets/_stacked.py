@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int64  # noqa: F401  the inherited fields' shapes are looked up here
 from torch import Tensor
 
-from gradembed import _checks
-from gradembed.data._split import Split
+from gradembed import _validation
+from gradembed.datasets._split import Split
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,7 +33,7 @@ class StackedSplit(Split):
 
     Example:
         >>> import gradembed as ge
-        >>> stacked = ge.stack_tasks(ge.load_iris(), n_tasks=3)
+        >>> stacked = ge.datasets.stack_tasks(ge.datasets.load_iris(), n_tasks=3)
         >>> stacked.n_tasks, stacked.base.name, stacked.features
         (3, 'iris', (0, 1, 2, 3))
     """
@@ -62,7 +62,7 @@ class StackedSplit(Split):
 
         Example:
             >>> import gradembed as ge
-            >>> stacked = ge.stack_tasks(ge.load_iris())
+            >>> stacked = ge.datasets.stack_tasks(ge.datasets.load_iris())
             >>> again = stacked.resample(1)
             >>> bool((again.y_train == stacked.y_train).all())
             False
@@ -104,16 +104,16 @@ def stack_tasks(
 
     Example:
         >>> import gradembed as ge
-        >>> stacked = ge.stack_tasks(ge.load_iris(), features=[0, 2, 3])
+        >>> stacked = ge.datasets.stack_tasks(ge.datasets.load_iris(), features=[0, 2, 3])
         >>> stacked.name, stacked.x_train.shape, stacked.y_train.shape
         ('iris x 2', torch.Size([120, 6]), torch.Size([120, 2]))
         >>> network = ge.MLP([6, 64, 64, 2 * 3], seed=0)  # three classes per copy
     """
     _check_base(split)
-    _checks.check_integer("n_tasks", n_tasks, 1)
-    _checks.check_integer("seed", seed, 0)
+    _validation.check_integer("n_tasks", n_tasks, 1)
+    _validation.check_integer("seed", seed, 0)
     if n_samples is not None:
-        _checks.check_integer("n_samples", n_samples, 1)
+        _validation.check_integer("n_samples", n_samples, 1)
     columns = _check_features(features, split.x_train.shape[1])
     rng = np.random.default_rng(seed)
     # The test part comes first, so that it does not depend on the size of the training part.
@@ -168,10 +168,10 @@ def _check_base(split: object) -> None:
     """Refuse what cannot be stacked."""
     if not isinstance(split, Split):
         remedy = "Build one with gradembed.Split"
-        _checks.refuse("split", "be a gradembed.Split", _checks.describe(split), remedy, TypeError)
+        _validation.refuse("split", "be a gradembed.Split", _validation.describe(split), remedy, TypeError)
     if split.y_train.ndim != 1:
         got, remedy = f"targets of shape {list(split.y_train.shape)}", "Choose one column, or stack the single task"
-        _checks.refuse("split", "have one target per sample, [n]", got, remedy)
+        _validation.refuse("split", "have one target per sample, [n]", got, remedy)
 
 
 def _check_features(features: Sequence[int] | None, d: int) -> tuple[int, ...]:
@@ -182,11 +182,11 @@ def _check_features(features: Sequence[int] | None, d: int) -> tuple[int, ...]:
     """
     if features is None:
         return tuple(range(d))
-    columns = _checks.check_sequence("features", features, "a sequence of column numbers")
+    columns = _validation.check_sequence("features", features, "a sequence of column numbers")
     for column in columns:
-        _checks.check_integer("features", column)
+        _validation.check_integer("features", column)
         if not 0 <= column < d:
-            _checks.refuse("features", f"lie between 0 and {d - 1}", column, "Drop or correct it")
+            _validation.refuse("features", f"lie between 0 and {d - 1}", column, "Drop or correct it")
         if columns.count(column) > 1:
-            _checks.refuse("features", "name each column once", f"{column} more than once", "Drop the repetition")
+            _validation.refuse("features", "name each column once", f"{column} more than once", "Drop the repetition")
     return tuple(columns)

@@ -15,8 +15,8 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from gradembed import _checks
-from gradembed.evaluate._inputs import Array, Labels, classes, labels, numbers
+from gradembed import _validation
+from gradembed.metrics._inputs import Array, Labels, classes, labels, numbers
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +35,7 @@ class UnitMatching:
     Example:
         >>> import torch, gradembed as ge
         >>> z = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
-        >>> matching = ge.match_units(z, z[[2, 0, 1]])
+        >>> matching = ge.metrics.match_units(z, z[[2, 0, 1]])
         >>> matching
         UnitMatching(3 pairs of 3 and 3 units, mean distance 0)
         >>> matching.accuracy(["a", "b", "c"], ["c", "a", "b"])
@@ -97,7 +97,7 @@ class UnitMatching:
         a, b = labels("labels_a", labels_a, self.n_a), labels("labels_b", labels_b, self.n_b)
         if (a.dtype.kind == "U") != (b.dtype.kind == "U"):
             got, remedy = f"{b.dtype} beside {a.dtype}", "Label both sets alike"
-            _checks.refuse("labels_b", "be strings exactly if labels_a are", got, remedy, TypeError)
+            _validation.refuse("labels_b", "be strings exactly if labels_a are", got, remedy, TypeError)
         return a, b
 
 
@@ -120,13 +120,13 @@ def match_units(z_a: Array, z_b: Array) -> UnitMatching:
 
     Example:
         >>> import torch, gradembed as ge
-        >>> ge.match_units(torch.tensor([[0.0], [5.0]]), torch.tensor([[5.1], [9.0], [0.2]])).pairs.tolist()
+        >>> ge.metrics.match_units(torch.tensor([[0.0], [5.0]]), torch.tensor([[5.1], [9.0], [0.2]])).pairs.tolist()
         [[0, 2], [1, 0]]
     """
     a, b = numbers("z_a", z_a), numbers("z_b", z_b)
     if a.shape[1] != b.shape[1]:
         rule = f"have as many columns as z_a, {a.shape[1]}"
-        _checks.refuse("z_b", rule, b.shape[1], "Embed both with the same embedder")
+        _validation.refuse("z_b", rule, b.shape[1], "Embed both with the same embedder")
     distances = cdist(a, b)
     rows, columns = linear_sum_assignment(distances)
     pairs = np.stack([rows, columns], 1).astype(np.int64)
@@ -156,15 +156,15 @@ def cluster_agreement(z: Array, y: Labels, seed: int = 0) -> float:
     Example:
         >>> import torch, gradembed as ge
         >>> y = torch.arange(40) % 2
-        >>> ge.cluster_agreement(y[:, None] + 0.1 * torch.randn(40, 3), y)
+        >>> ge.metrics.cluster_agreement(y[:, None] + 0.1 * torch.randn(40, 3), y)
         1.0
     """
     points = numbers("z", z)
     y_codes = classes("y", y, len(points))
-    _checks.check_integer("seed", seed, 0)
+    _validation.check_integer("seed", seed, 0)
     n_classes = int(y_codes.max()) + 1
     if n_classes == len(points):
-        _checks.refuse("y", "have two units in some class", "one in each", "Pass more units")
+        _validation.refuse("y", "have two units in some class", "one in each", "Pass more units")
     n_clusters = min(n_classes, len(np.unique(points, axis=0)))  # k-means cannot tell equal points apart
     clusters = KMeans(n_clusters, n_init=20, random_state=seed).fit_predict(points)
     return float(adjusted_rand_score(y_codes, clusters))

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from gradembed import _checks, _state
-from gradembed.evaluate._inputs import Array, numbers
+from gradembed import _context, _validation
+from gradembed.metrics._inputs import Array, numbers
 
 N_NEIGHBOURS = 15
 FEWEST = 4  # units that UMAP can lay out
@@ -30,7 +30,7 @@ class Projection:
 
     Example:
         >>> import torch, gradembed as ge
-        >>> ge.project_2d(torch.randn(20, 8), method="pca")
+        >>> ge.metrics.project_2d(torch.randn(20, 8), method="pca")
         Projection(20 units, pca)
     """
 
@@ -65,21 +65,21 @@ def project_2d(z: Array, seed: int = 0, method: str = "auto") -> Projection:
 
     Example:
         >>> import torch, gradembed as ge
-        >>> ge.project_2d(torch.randn(20, 8), method="pca").coordinates.shape
+        >>> ge.metrics.project_2d(torch.randn(20, 8), method="pca").coordinates.shape
         torch.Size([20, 2])
     """
     points = numbers("z", z)
-    _checks.check_integer("seed", seed, 0)
-    _checks.check_choice("method", method, ("auto", "umap", "pca"))
+    _validation.check_integer("seed", seed, 0)
+    _validation.check_choice("method", method, ("auto", "umap", "pca"))
     installed = find_spec("umap") is not None
     if method == "auto":
         method = "umap" if installed and len(points) >= FEWEST else "pca"
     least = FEWEST if method == "umap" else 2
     if len(points) < least:
-        _checks.refuse("z", f"hold {least} units or more for {method}", len(points), "Pass more units")
+        _validation.refuse("z", f"hold {least} units or more for {method}", len(points), "Pass more units")
     if method == "umap" and not installed:
         remedy = "Install umap-learn, or use method='pca'"
-        _checks.refuse("method", "be installed", "'umap' without umap-learn", remedy, ImportError)
+        _validation.refuse("method", "be installed", "'umap' without umap-learn", remedy, ImportError)
     if points.shape[1] < 2:
         points = np.pad(points, ((0, 0), (0, 1)))
     if not np.ptp(points, axis=0).any():
@@ -99,5 +99,5 @@ def _umap(points: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
         warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)  # of a part not used here
         from umap import UMAP
     reducer = UMAP(n_neighbors=min(N_NEIGHBOURS, len(points) - 1), init="pca", n_jobs=1, random_state=seed)
-    with _state.kept_threads():
+    with _context.kept_threads():
         return np.asarray(reducer.fit_transform(points))

@@ -11,11 +11,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from gradembed import _checks, _state
-from gradembed.capture._chain import Chain
-from gradembed.capture._general import General
-from gradembed.capture._rows import Capture
-from gradembed.capture._stream import Stream
+from gradembed import _context, _validation
+from gradembed.gradients._chain import Chain
+from gradembed.gradients._general import General
+from gradembed.gradients._rows import Capture
+from gradembed.gradients._stream import Stream
 
 CHUNK_BYTES = 10 * 2**20  # of gradients at a time: fewer calls than smaller chunks, and still kept by the allocator
 FEW = 8  # samples; of fewer at a time, running sums over many pairs of units cost more than the samples
@@ -74,15 +74,15 @@ class Session:
         Yields:
             The session.
         """
-        _checks.check_module(model)
+        _validation.check_module(model)
         stream = x if isinstance(x, Stream) else None
         if isinstance(x, Stream):
             x = x.start()
         else:
-            _checks.check_samples(x, x_name)
-        _checks.check_placement(model, x, x_name)
-        _checks.check_parameters(model)
-        _checks.check_per_sample(model)
+            _validation.check_samples(x, x_name)
+        _validation.check_placement(model, x, x_name)
+        _validation.check_parameters(model)
+        _validation.check_per_sample(model)
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             x = x.detach().clone() if x.is_inference() else x.detach()
@@ -91,7 +91,7 @@ class Session:
             protect: Callable[[], AbstractContextManager[None]] = nullcontext
             network: Chain | General | None = Chain.of(model, x)
             if network is None:
-                protect = partial(_state.preserved, model)
+                protect = partial(_context.preserved, model)
                 opening.enter_context(protect())
                 network = General(model, x, argument, x_name)
             _check_width(network, x, x_name)
@@ -118,7 +118,7 @@ class Session:
         for part in self.x.split(size) if self.stream is None else self.stream.chunks(size):
             with self.protect():
                 capture = self.network.capture(part, self.layers, self.unit_layer, self.readout)
-            _checks.check_finite_result("values", capture.values, self.unit_layer, self.x_name)
+            _validation.check_finite_result("values", capture.values, self.unit_layer, self.x_name)
             yield capture
 
     def samples_at_a_time(self, chunk_size: int | None = None, bytes_per_sample: int | None = None) -> int:
@@ -128,7 +128,7 @@ class Session:
             Samples.
         """
         if chunk_size is not None:
-            _checks.check_integer("chunk_size", chunk_size, 1, "Pass None to choose by memory")
+            _validation.check_integer("chunk_size", chunk_size, 1, "Pass None to choose by memory")
             return chunk_size
         each = bytes_per_sample or self._bytes_per_sample()
         size = max(1, CHUNK_BYTES // each, min(FEW, 4 * CHUNK_BYTES // each))
@@ -165,7 +165,7 @@ def keep_freed_memory() -> None:
 def _check_width(network: Chain | General, x: Tensor, x_name: str) -> None:
     if network.width is not None and x[0].numel() != network.width:
         rule = f"have {network.width} features, the width of the model's first layer"
-        _checks.refuse(x_name, rule, _checks.describe(x), "Pass samples shaped as in training")
+        _validation.refuse(x_name, rule, _validation.describe(x), "Pass samples shaped as in training")
 
 
 def _resolve_layers(
@@ -176,7 +176,7 @@ def _resolve_layers(
     Returns:
         The layers where gradients are wanted.
     """
-    given = ["input"] if layers is None else _checks.check_sequence("layers", layers, "a list of layer names")
+    given = ["input"] if layers is None else _validation.check_sequence("layers", layers, "a list of layer names")
     names = list(dict.fromkeys(given))
     check_layers(names, unit_layer, argument, network.names, network.comes_after)
     return tuple(network.default_layers(unit_layer) if layers is None else names)
@@ -198,12 +198,12 @@ def check_layers(
         known: Names of all layers.
         comes_after: Whether a layer, the first, depends on another one.
     """
-    _checks.check_layer("unit_layer", unit_layer, known)
+    _validation.check_layer("unit_layer", unit_layer, known)
     for name in layers:
-        _checks.check_layer(argument, name, known)
+        _validation.check_layer(argument, name, known)
         if not comes_after(unit_layer, name):
             remedy = "Choose a later unit layer, or an earlier layer to differentiate by"
-            _checks.refuse("unit_layer", f"come after {name!r}, and depend on it", repr(unit_layer), remedy)
+            _validation.refuse("unit_layer", f"come after {name!r}, and depend on it", repr(unit_layer), remedy)
 
 
 def resolve_units(
@@ -215,13 +215,15 @@ def resolve_units(
         The read-out [u, width] and a label per unit.
     """
     if units is not None and directions is not None:
-        _checks.refuse("directions", "be None when `units` is given", _checks.describe(directions), "Pass one of them")
+        _validation.refuse(
+            "directions", "be None when `units` is given", _validation.describe(directions), "Pass one of them"
+        )
     if directions is not None:
-        _checks.check_directions(directions, width, unit_layer)
+        _validation.check_directions(directions, width, unit_layer)
         return directions.detach(), tuple(f"direction {i}" for i in range(len(directions)))
     if units is None:
         return torch.eye(width), tuple(map(str, range(width)))
     listed = units.tolist() if hasattr(units, "tolist") else units  # tensors and arrays of indices too
-    indices = _checks.check_sequence("units", listed, "a list of indices")
-    _checks.check_units(indices, width, unit_layer)
+    indices = _validation.check_sequence("units", listed, "a list of indices")
+    _validation.check_units(indices, width, unit_layer)
     return torch.eye(width)[indices], tuple(map(str, indices))

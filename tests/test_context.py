@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
-
 from gradembed._state import hooked, preserved, seeded
+from torch import nn
 
 
 def fail_in(context):

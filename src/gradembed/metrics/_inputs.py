@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 
 Array = Tensor | NDArray[Any]
 Labels = Tensor | NDArray[Any] | Sequence[Any]
@@ -24,20 +24,20 @@ def numbers(name: str, value: object, axes: str = "u k") -> NDArray[np.float64]:
     """
     if not isinstance(value, Tensor | np.ndarray):
         remedy = f"Convert it with np.asarray({name})"
-        _checks.refuse(name, "be a tensor or an array", _checks.describe(value), remedy, TypeError)
+        _validation.refuse(name, "be a tensor or an array", _validation.describe(value), remedy, TypeError)
     array = _plain(name, value)
     if array.dtype.kind not in "fiu":
         got = f"numbers of type {array.dtype}"
-        _checks.refuse(name, "hold real numbers", got, "Convert it to float", TypeError)
+        _validation.refuse(name, "hold real numbers", got, "Convert it to float", TypeError)
     names = axes.split()
     if array.ndim != len(names) or array.size == 0:
         rule = f"have shape [{', '.join(names)}], not empty"
-        _checks.refuse(name, rule, f"shape {list(array.shape)}", "Reshape it")
+        _validation.refuse(name, rule, f"shape {list(array.shape)}", "Reshape it")
     array = array.astype(np.float64)
     bad = int((~(np.abs(array) < LARGEST)).sum())
     if bad:
         rule, got = f"be finite, below {LARGEST:g}", f"{bad} numbers of {array.size} that are not"
-        _checks.refuse(name, rule, got, "Clean or drop those units")
+        _validation.refuse(name, rule, got, "Clean or drop those units")
     return array
 
 
@@ -50,17 +50,17 @@ def labels(name: str, value: object, n: int | None) -> NDArray[Any]:
     if isinstance(value, Tensor | np.ndarray):
         array = _plain(name, value)
     else:
-        items = _checks.check_sequence(name, value, "a sequence of labels")
+        items = _validation.check_sequence(name, value, "a sequence of labels")
         kinds = {isinstance(item, str) for item in items}
         array = np.array(items) if len(kinds) == 1 and all(np.ndim(item) == 0 for item in items) else np.array(None)
     if array.dtype.kind == "O" and array.ndim == 1 and all(isinstance(item, str) for item in array):
         array = array.astype(str)  # a column of a data frame
     if array.dtype.kind not in "biuU":
         rule, remedy = "hold integers, booleans or strings", "Number the classes"
-        _checks.refuse(name, rule, _checks.describe(value), remedy, TypeError)
+        _validation.refuse(name, rule, _validation.describe(value), remedy, TypeError)
     if array.ndim != 1 or array.size == 0 or n not in (None, len(array)):
         rule, got = f"hold one label for each of {'the' if n is None else n} units", f"shape {list(array.shape)}"
-        _checks.refuse(name, rule, got, "Pair them up")
+        _validation.refuse(name, rule, got, "Pair them up")
     return array
 
 
@@ -81,7 +81,7 @@ def classes(name: str, value: object, n: int) -> NDArray[np.int64]:
     """
     numbered = codes(name, value, n)
     if numbered.max() == 0:
-        _checks.refuse(name, "name at least two classes", "one", "Pass units of several classes")
+        _validation.refuse(name, "name at least two classes", "one", "Pass units of several classes")
     return numbered
 
 
@@ -96,9 +96,9 @@ def mask(name: str, value: object, n: int) -> NDArray[np.bool_]:
     array = labels(name, value, n)
     if array.dtype.kind != "b":
         remedy = "Compare, as in task == 'a'"
-        _checks.refuse(name, "be a mask of booleans", f"labels of type {array.dtype}", remedy, TypeError)
+        _validation.refuse(name, "be a mask of booleans", f"labels of type {array.dtype}", remedy, TypeError)
     if not array.any():
-        _checks.refuse(name, "be true for at least one unit", "none", "Correct the mask, or leave it out")
+        _validation.refuse(name, "be true for at least one unit", "none", "Correct the mask, or leave it out")
     return array
 
 
@@ -110,5 +110,5 @@ def _plain(name: str, value: Tensor | NDArray[Any]) -> NDArray[Any]:
     """
     if not isinstance(value, Tensor):
         return value
-    _checks.check_dense(name, value)
+    _validation.check_dense(name, value)
     return (value.double() if value.is_floating_point() else value).numpy(force=True)

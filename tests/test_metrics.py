@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
 import gradembed as ge
-from gradembed.evaluate import _retrieval
+from gradembed.metrics import _retrieval
 
 N_NETWORKS, PER_NETWORK = 40, 6
 NETWORK = np.repeat(np.arange(N_NETWORKS), PER_NETWORK)
@@ -46,7 +46,7 @@ def near_chance(score, chance, n):
 
 @pytest.mark.parametrize("n_folds", [2, 5])
 def test_separate_classes_are_probed_perfectly(n_folds):
-    score = ge.linear_probe(separate(CLASS), CLASS, NETWORK, n_folds=n_folds)
+    score = ge.metrics.linear_probe(separate(CLASS), CLASS, NETWORK, n_folds=n_folds)
     assert score.accuracy == 1
     assert score.folds == (1.0,) * n_folds
     assert score.interval == (1, 1)
@@ -56,7 +56,7 @@ def test_separate_classes_are_probed_perfectly(n_folds):
 
 @pytest.mark.parametrize("groups", [None, NETWORK])
 def test_random_embeddings_are_probed_at_chance(groups):
-    scores = [ge.linear_probe(noise((len(CLASS), 5), seed), CLASS, groups, seed) for seed in range(4)]
+    scores = [ge.metrics.linear_probe(noise((len(CLASS), 5), seed), CLASS, groups, seed) for seed in range(4)]
     assert near_chance(np.mean([s.accuracy for s in scores]), 1 / 3, 4 * len(CLASS))
     assert all(s.interval[0] < s.accuracy < s.interval[1] for s in scores)
 
@@ -64,8 +64,8 @@ def test_random_embeddings_are_probed_at_chance(groups):
 def test_probe_that_recognises_networks_is_found_out():
     """The classes are constant within networks: without groups the score is perfect, and means nothing."""
     z = marking_networks()
-    assert ge.linear_probe(z, BY_NETWORK).accuracy > 0.95
-    scores = [ge.linear_probe(marking_networks(seed), BY_NETWORK, NETWORK, seed).accuracy for seed in range(8)]
+    assert ge.metrics.linear_probe(z, BY_NETWORK).accuracy > 0.95
+    scores = [ge.metrics.linear_probe(marking_networks(seed), BY_NETWORK, NETWORK, seed).accuracy for seed in range(8)]
     assert np.mean(scores) < 0.5 + 4 * math.sqrt(0.25 / (8 * N_NETWORKS))
     assert np.mean(scores) > 0.25
 
@@ -74,11 +74,11 @@ def test_folds_never_share_a_network_and_are_stratified():
     """A probe that has seen a network's mark names all of its units: so it names none of one held out."""
     y = NETWORK % 10
     marks = np.eye(N_NETWORKS)[NETWORK]  # no two networks have anything in common
-    score = ge.linear_probe(marks, y, NETWORK)
+    score = ge.metrics.linear_probe(marks, y, NETWORK)
     assert score.accuracy <= 0.2
-    assert ge.linear_probe(marks, y).accuracy > 0.9
+    assert ge.metrics.linear_probe(marks, y).accuracy > 0.9
     single = np.arange(160)  # one unit per network: every class is halved
-    halves = ge.linear_probe(np.eye(10)[single % 10], single % 10, single)
+    halves = ge.metrics.linear_probe(np.eye(10)[single % 10], single % 10, single)
     assert halves.folds == (1.0, 1.0)
 
 
@@ -87,7 +87,7 @@ def test_probe_equals_a_loop_over_its_folds():
     from sklearn.model_selection import StratifiedGroupKFold
 
     z = (noise((len(CLASS), 4)) + CLASS[:, None]) * [1, 100, 0.01, 1]
-    score = ge.linear_probe(z, CLASS, NETWORK, seed=3, n_folds=4)
+    score = ge.metrics.linear_probe(z, CLASS, NETWORK, seed=3, n_folds=4)
     correct, shares = np.zeros(len(z), bool), []
     for train, test in StratifiedGroupKFold(4, shuffle=True, random_state=3).split(z, CLASS, NETWORK):
         mean, std = z[train].mean(0), z[train].std(0)
@@ -101,20 +101,20 @@ def test_probe_equals_a_loop_over_its_folds():
 
 def test_scale_and_kind_of_input_change_no_probe():
     z = noise((len(CLASS), 4)) + CLASS[:, None]
-    score = ge.linear_probe(z, CLASS, NETWORK)
+    score = ge.metrics.linear_probe(z, CLASS, NETWORK)
     names, homes = np.array(["a", "b", "c"])[CLASS], [f"network {i:02}" for i in NETWORK]
     frame = pd.DataFrame({"class": names})
     for y in (torch.from_numpy(CLASS), names, names.tolist(), frame["class"], frame["class"].to_numpy()):
-        again = ge.linear_probe(torch.from_numpy(z * [1, 10, 1e4, 1e-3] + 5), y, homes)
+        again = ge.metrics.linear_probe(torch.from_numpy(z * [1, 10, 1e4, 1e-3] + 5), y, homes)
         assert (again.accuracy, again.interval) == (score.accuracy, score.interval)
     half = torch.from_numpy(CLASS)[:, None].bfloat16().requires_grad_()
-    assert ge.linear_probe(half, CLASS, NETWORK).accuracy == 1
+    assert ge.metrics.linear_probe(half, CLASS, NETWORK).accuracy == 1
 
 
 def test_seed_fixes_the_probe_and_chance_is_the_commonest_class():
     y = (np.random.default_rng(0).random(len(NETWORK)) < 0.2).astype(int)
     z = noise((len(y), 3))
-    one, two, other = (ge.linear_probe(z, y, NETWORK, seed) for seed in (0, 0, 1))
+    one, two, other = (ge.metrics.linear_probe(z, y, NETWORK, seed) for seed in (0, 0, 1))
     assert (one.folds, one.interval) == (two.folds, two.interval) != (other.folds, other.interval)
     assert one.chance == pytest.approx(1 - y.mean())
 
@@ -123,15 +123,15 @@ def test_transfer_probe_trains_here_and_tests_there():
     z, here = separate(CLASS), TASK == 0
     halves = NETWORK % 2 == 0
     train, test = here & halves, ~here & ~halves
-    score = ge.transfer_probe(
+    score = ge.metrics.transfer_probe(
         z[train], CLASS[train], z[test], CLASS[test], groups_train=NETWORK[train], groups_test=NETWORK[test]
     )
     assert (score.accuracy, score.chance, score.n_groups) == (1, 1 / 3, N_NETWORKS // 2)
-    turned = ge.transfer_probe(z[train], CLASS[train], z[test][:, [1, 2, 0]], CLASS[test])  # other coordinates
+    turned = ge.metrics.transfer_probe(z[train], CLASS[train], z[test][:, [1, 2, 0]], CLASS[test])  # other coordinates
     assert turned.accuracy == 0
     assert not turned.grouped
     one = test & (CLASS == 2)
-    only = ge.transfer_probe(z[train], CLASS[train], z[one], CLASS[one])
+    only = ge.metrics.transfer_probe(z[train], CLASS[train], z[one], CLASS[one])
     assert (only.chance, only.n_classes) == (1.0, 3)
 
 
@@ -139,7 +139,7 @@ def test_transfer_of_noise_is_at_chance():
     scores = []
     for seed in range(4):
         z = noise((2, len(CLASS), 5), seed)
-        scores.append(ge.transfer_probe(z[0], CLASS, z[1], CLASS).accuracy)
+        scores.append(ge.metrics.transfer_probe(z[0], CLASS, z[1], CLASS).accuracy)
     assert near_chance(np.mean(scores), 1 / 3, 4 * len(CLASS))
 
 
@@ -152,18 +152,20 @@ def test_interval_is_over_networks_not_units():
     y = np.tile([0, 1], 3 * N_NETWORKS)
     z = np.where(right[NETWORK], y, 1 - y)[:, None].astype(float)
     train = np.array([0.0, 1.0])[:, None]
-    grouped = ge.transfer_probe(train, [0, 1], z, y, groups_test=NETWORK)
-    single = ge.transfer_probe(train, [0, 1], z, y)
+    grouped = ge.metrics.transfer_probe(train, [0, 1], z, y, groups_test=NETWORK)
+    single = ge.metrics.transfer_probe(train, [0, 1], z, y)
     share, width = right.mean(), 2 * 1.96 * math.sqrt(right.mean() * (1 - right.mean()))
     assert grouped.accuracy == single.accuracy == pytest.approx(share)
     assert grouped.interval[1] - grouped.interval[0] == pytest.approx(width / math.sqrt(N_NETWORKS), rel=0.15)
     assert single.interval[1] - single.interval[0] == pytest.approx(width / math.sqrt(len(y)), rel=0.15)
-    wide = ge.transfer_probe(train, [0, 1], z, y, groups_test=NETWORK, confidence=0.99)
+    wide = ge.metrics.transfer_probe(train, [0, 1], z, y, groups_test=NETWORK, confidence=0.99)
     assert wide.interval[0] < grouped.interval[0] < grouped.interval[1] < wide.interval[1]
 
 
 def test_one_network_has_no_interval():
-    score = ge.transfer_probe([[0.0], [1.0]] * np.ones((2, 1)), [0, 1], np.ones((5, 1)), [1] * 5, groups_test=[7] * 5)
+    score = ge.metrics.transfer_probe(
+        [[0.0], [1.0]] * np.ones((2, 1)), [0, 1], np.ones((5, 1)), [1] * 5, groups_test=[7] * 5
+    )
     assert (score.accuracy, score.interval) == (1, (0, 1))
     assert str(score.estimate) == "1.00 (n=1)"
 
@@ -173,30 +175,30 @@ def test_spread_is_students_interval(confidence):
     values = [0.91, 0.97, 0.94, 0.99]
     low, high = scipy.stats.t.interval(confidence, 3, np.mean(values), scipy.stats.sem(values))
     for given_values in (values, tuple(values), np.array(values), torch.tensor(values).double(), pd.Series(values)):
-        estimate = ge.spread(given_values, confidence)
+        estimate = ge.metrics.spread(given_values, confidence)
         np.testing.assert_allclose([estimate.mean, estimate.low, estimate.high], [np.mean(values), low, high])
         assert (estimate.n, estimate.confidence) == (4, confidence)
 
 
 def test_spread_covers_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    covered = [(e := ge.spread(rng.normal(size=3))).low < 0 < e.high for _ in range(1000)]
+    covered = [(e := ge.metrics.spread(rng.normal(size=3))).low < 0 < e.high for _ in range(1000)]
     assert 0.93 < np.mean(covered) < 0.97
 
 
 def test_bounds_cut_the_interval():
-    free, cut = ge.spread([0.9, 1.0, 1.0]), ge.spread([0.9, 1.0, 1.0], bounds=(0, 1))
+    free, cut = ge.metrics.spread([0.9, 1.0, 1.0]), ge.metrics.spread([0.9, 1.0, 1.0], bounds=(0, 1))
     assert free.high > 1
     assert (cut.high, cut.low, cut.mean) == (1, free.low, free.mean)
 
 
 def test_estimates_are_printed_with_their_interval():
-    estimate = ge.Estimate(0.9712, 0.9467, 0.9911, 5)
+    estimate = ge.metrics.Estimate(0.9712, 0.9467, 0.9911, 5)
     assert str(estimate) == f"{estimate}" == "0.97 [0.95, 0.99]"
     assert f"{estimate:.1%}" == "97.1% [94.7%, 99.1%]"
     assert repr(estimate) == "Estimate(0.97 [0.95, 0.99], n=5, 95%)"
     assert float(estimate) == 0.9712
-    single = ge.spread([0.5])
+    single = ge.metrics.spread([0.5])
     assert (single.low, single.high) == (-math.inf, math.inf)
     assert str(single) == "0.50 (n=1)"
     assert repr(single) == "Estimate(0.50 (n=1))"
@@ -223,39 +225,39 @@ def retrieval_loop(z, y, apart, k):
 def test_retrieval_equals_a_loop_with_ties_broken_every_way(places, k):
     z, y, groups = np.array(places, dtype=float), np.array([0, 1, 0, 1, 1, 0]), np.array([0, 0, 1, 1, 2, 3])
     hits, chances = retrieval_loop(z, y, [groups], k)
-    score = ge.retrieval(z, y, groups, k=k)
+    score = ge.metrics.retrieval(z, y, groups, k=k)
     np.testing.assert_allclose(score.hits, hits)
     assert score.accuracy == pytest.approx(np.mean(hits))
     assert score.chance == pytest.approx(np.mean(chances))
-    wide = ge.retrieval(np.hstack([z, np.zeros((6, 100))]), y, groups, k=1)  # distances by matrix products
+    wide = ge.metrics.retrieval(np.hstack([z, np.zeros((6, 100))]), y, groups, k=1)  # distances by matrix products
     np.testing.assert_allclose(wide.hits, retrieval_loop(z, y, [groups], 1)[0])
 
 
 def test_separate_classes_are_retrieved_and_noise_is_not():
-    score = ge.retrieval(separate(CLASS), CLASS, NETWORK, exclude=[TASK])
+    score = ge.metrics.retrieval(separate(CLASS), CLASS, NETWORK, exclude=[TASK])
     assert (score.accuracy, score.n_groups, score.grouped) == (1, N_NETWORKS, True)
     assert score.chance == pytest.approx(1 / 3)
-    scores = [ge.retrieval(noise((len(CLASS), 5), seed), CLASS, NETWORK).accuracy for seed in range(4)]
+    scores = [ge.metrics.retrieval(noise((len(CLASS), 5), seed), CLASS, NETWORK).accuracy for seed in range(4)]
     assert near_chance(np.mean(scores), 1 / 3, 4 * len(CLASS))
 
 
 def test_neighbour_is_never_of_the_own_network_or_task():
     """The nearest units of all are the network's own, then the other networks' of the same task."""
     z = np.stack([TASK * 100.0, NETWORK * 1.0, CLASS * 0.01], 1)
-    free = ge.retrieval(z, CLASS)
+    free = ge.metrics.retrieval(z, CLASS)
     assert (NETWORK[free.neighbours[:, 0]] == NETWORK).all()
-    apart = ge.retrieval(z, CLASS, NETWORK, k=3)
+    apart = ge.metrics.retrieval(z, CLASS, NETWORK, k=3)
     assert (NETWORK[apart.neighbours] != NETWORK[:, None]).all()
     assert (TASK[apart.neighbours[:, 0]] == TASK).all()
-    both = ge.retrieval(z, CLASS, NETWORK, exclude=[TASK], k=3)
+    both = ge.metrics.retrieval(z, CLASS, NETWORK, exclude=[TASK], k=3)
     assert (NETWORK[both.neighbours] != NETWORK[:, None]).all()
     assert (TASK[both.neighbours] != TASK[:, None]).all()
-    assert both.accuracy < 1 == ge.retrieval(z, CLASS, NETWORK, exclude=[TASK]).accuracy
+    assert both.accuracy < 1 == ge.metrics.retrieval(z, CLASS, NETWORK, exclude=[TASK]).accuracy
 
 
 def test_retrieval_of_networks_marks_is_at_chance_across_networks():
-    assert ge.retrieval(marking_networks(), BY_NETWORK).accuracy == 1
-    scores = [ge.retrieval(marking_networks(seed), BY_NETWORK, NETWORK) for seed in range(8)]
+    assert ge.metrics.retrieval(marking_networks(), BY_NETWORK).accuracy == 1
+    scores = [ge.metrics.retrieval(marking_networks(seed), BY_NETWORK, NETWORK) for seed in range(8)]
     chance = scores[0].chance
     assert near_chance(np.mean([s.accuracy for s in scores]), chance, 2 * N_NETWORKS)
 
@@ -263,13 +265,13 @@ def test_retrieval_of_networks_marks_is_at_chance_across_networks():
 def test_constant_embeddings_are_exactly_at_chance():
     y = np.where(NETWORK < 10, CLASS, 0)
     for k, width in itertools.product((1, 5), (3, 100)):
-        score = ge.retrieval(np.full((len(y), width), 0.1), y, NETWORK, k=k)
+        score = ge.metrics.retrieval(np.full((len(y), width), 0.1), y, NETWORK, k=k)
         assert score.accuracy == pytest.approx(score.chance, abs=1e-12)
 
 
 def test_neighbours_are_sorted_with_their_distances():
     z = noise((30, 4))
-    score = ge.retrieval(z, np.arange(30) % 3, k=5)
+    score = ge.metrics.retrieval(z, np.arange(30) % 3, k=5)
     distances = torch.cdist(torch.from_numpy(z), torch.from_numpy(z)).fill_diagonal_(math.inf)
     expected, places = distances.sort(1)
     assert score.neighbours.tolist() == places[:, :5].tolist()
@@ -278,27 +280,27 @@ def test_neighbours_are_sorted_with_their_distances():
 
 def test_queries_and_candidates_are_those_of_the_masks():
     z, asked, open_to = noise((len(CLASS), 4)), TASK == 0, torch.from_numpy((TASK == 1) & (CLASS != 2))
-    score = ge.retrieval(z, CLASS, NETWORK, queries=asked, candidates=open_to, k=2)
+    score = ge.metrics.retrieval(z, CLASS, NETWORK, queries=asked, candidates=open_to, k=2)
     assert score.queries.tolist() == np.flatnonzero(asked).tolist()
     assert bool(open_to[score.neighbours].all())
     assert score.chance == pytest.approx(1 / 3)  # a third of the queries has none of its class to find
-    assert ge.retrieval(separate(CLASS), CLASS, NETWORK, candidates=open_to).accuracy == pytest.approx(2 / 3)
+    assert ge.metrics.retrieval(separate(CLASS), CLASS, NETWORK, candidates=open_to).accuracy == pytest.approx(2 / 3)
 
 
 def test_copies_far_from_the_origin_tie_in_many_dimensions(monkeypatch):
     """Distances by matrix products: of copies 0, not what rounding leaves of 1e10 - 1e10."""
     z = (noise((4, 200)) + 1e4)[np.tile(np.arange(4), 15)]
     y, groups = np.repeat([0, 0, 1], 20), np.arange(60) // 4
-    wide = ge.retrieval(z, y, groups, k=2)
+    wide = ge.metrics.retrieval(z, y, groups, k=2)
     assert bool((wide.distances == 0).all())
     monkeypatch.setattr(_retrieval, "WIDE", 1000)
-    assert_close(wide.hits, ge.retrieval(z, y, groups, k=2).hits)
+    assert_close(wide.hits, ge.metrics.retrieval(z, y, groups, k=2).hits)
     assert_close(wide.hits, torch.tensor([9 / 14] * 40 + [4 / 14] * 20).double(), rtol=1e-6)
 
 
 def test_distance_from_the_origin_changes_no_neighbour():
     z = noise((60, 200), size=1e-3)
-    near, far = ge.retrieval(z, CLASS[:60], k=3), ge.retrieval(z + 1e5, CLASS[:60], k=3)
+    near, far = ge.metrics.retrieval(z, CLASS[:60], k=3), ge.metrics.retrieval(z + 1e5, CLASS[:60], k=3)
     assert far.neighbours.tolist() == near.neighbours.tolist()
     assert_close(far.distances, near.distances, rtol=1e-6)
 
@@ -306,9 +308,9 @@ def test_distance_from_the_origin_changes_no_neighbour():
 @pytest.mark.parametrize("width", [4, 100])
 def test_blocks_change_no_retrieval(monkeypatch, width):
     z = noise((60, width))
-    whole = ge.retrieval(z, CLASS[:60], NETWORK[:60], k=3)
+    whole = ge.metrics.retrieval(z, CLASS[:60], NETWORK[:60], k=3)
     monkeypatch.setattr(_retrieval, "BLOCK", 7 * 60)
-    parts = ge.retrieval(z, CLASS[:60], NETWORK[:60], k=3)
+    parts = ge.metrics.retrieval(z, CLASS[:60], NETWORK[:60], k=3)
     assert parts.neighbours.tolist() == whole.neighbours.tolist()
     assert_close(parts.distances, whole.distances)
     assert (parts.accuracy, parts.chance, parts.interval) == (whole.accuracy, whole.chance, whole.interval)
@@ -326,29 +328,31 @@ def rand_loop(a, b):
 
 
 def test_clusters_agree_with_classes_as_pairs_do():
-    assert ge.cluster_agreement(separate(CLASS), CLASS) == 1
-    assert ge.cluster_agreement(separate(CLASS), ["b", "c", "a"] * (2 * N_NETWORKS)) == 1
-    assert abs(ge.cluster_agreement(noise((len(CLASS), 4)), CLASS)) < 0.05
+    assert ge.metrics.cluster_agreement(separate(CLASS), CLASS) == 1
+    assert ge.metrics.cluster_agreement(separate(CLASS), ["b", "c", "a"] * (2 * N_NETWORKS)) == 1
+    assert abs(ge.metrics.cluster_agreement(noise((len(CLASS), 4)), CLASS)) < 0.05
     line, y = np.array([0.0, 0.1, 0.2, 5.0, 5.1, 5.2])[:, None], [0, 0, 1, 1, 1, 1]
-    assert ge.cluster_agreement(line, y) == pytest.approx(rand_loop([0, 0, 0, 1, 1, 1], y))
+    assert ge.metrics.cluster_agreement(line, y) == pytest.approx(rand_loop([0, 0, 0, 1, 1, 1], y))
 
 
 def test_collapsed_embeddings_agree_with_nothing():
-    assert ge.cluster_agreement(np.ones((12, 2)), CLASS[:12]) == 0
-    assert ge.cluster_agreement(np.repeat([[0.0], [1.0]], 6, 0), CLASS[:12]) < 0.2  # two places for three classes
+    assert ge.metrics.cluster_agreement(np.ones((12, 2)), CLASS[:12]) == 0
+    assert (
+        ge.metrics.cluster_agreement(np.repeat([[0.0], [1.0]], 6, 0), CLASS[:12]) < 0.2
+    )  # two places for three classes
 
 
 def test_clusters_are_of_the_embedding_as_given():
     z = np.stack([CLASS * 1.0, noise(len(CLASS)) * 100], 1)
-    assert ge.cluster_agreement(z, CLASS) < 0.1
-    assert ge.cluster_agreement(z / z.std(0) * [3, 1], CLASS) > 0.9
+    assert ge.metrics.cluster_agreement(z, CLASS) < 0.1
+    assert ge.metrics.cluster_agreement(z / z.std(0) * [3, 1], CLASS) > 0.9
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_permuted_copy_is_matched_exactly(seed):
     rng = np.random.default_rng(seed)
     z, order = rng.normal(size=(64, 8)), rng.permutation(64)
-    matching = ge.match_units(z, torch.from_numpy(z[order]).float())
+    matching = ge.metrics.match_units(z, torch.from_numpy(z[order]).float())
     assert order[matching.pairs[:, 1]].tolist() == matching.pairs[:, 0].tolist() == list(range(64))
     assert matching.accuracy(np.arange(64), order) == 1
     assert matching.chance(np.arange(64), order) == pytest.approx(1 / 64)
@@ -358,7 +362,7 @@ def test_permuted_copy_is_matched_exactly(seed):
 @pytest.mark.parametrize(("a", "b"), [(4, 4), (3, 5), (5, 2)])
 def test_matching_is_the_shortest_of_all(a, b):
     z_a, z_b = noise((a, 3)), noise((b, 3), 1)
-    matching = ge.match_units(z_a, z_b)
+    matching = ge.metrics.match_units(z_a, z_b)
     lengths = np.linalg.norm(z_a[:, None] - z_b, axis=-1)
     table = lengths if a <= b else lengths.T
     best = min(
@@ -375,14 +379,14 @@ def test_chance_of_a_matching_is_its_mean_over_all():
     share = np.mean(
         [np.mean([labels_a[i] == labels_b[j] for i, j in enumerate(o)]) for o in itertools.permutations(range(4), 3)]
     )
-    matching = ge.match_units(noise((3, 2)), noise((4, 2)))
+    matching = ge.metrics.match_units(noise((3, 2)), noise((4, 2)))
     assert matching.chance(labels_a, labels_b) == pytest.approx(share)
 
 
 def test_matching_of_noise_is_at_chance():
     shares = []
     for seed in range(30):
-        matching = ge.match_units(noise((30, 4), seed), noise((30, 4), seed + 100))
+        matching = ge.metrics.match_units(noise((30, 4), seed), noise((30, 4), seed + 100))
         shares.append(matching.accuracy(np.arange(30) % 3, np.arange(30) % 3))
     assert near_chance(np.mean(shares), 1 / 3, 900)
 
@@ -392,13 +396,13 @@ def test_matching_of_noise_is_at_chance():
 
 def test_p_values_are_uniform_where_nothing_is_there_and_small_where_it_is():
     null = [
-        ge.enrichment(noise((60, 3), seed), CLASS[:60], NETWORK[:60], n_permutations=59, seed=seed).p_value
+        ge.metrics.enrichment(noise((60, 3), seed), CLASS[:60], NETWORK[:60], n_permutations=59, seed=seed).p_value
         for seed in range(100)
     ]
     assert 0.4 < np.mean(null) < 0.65  # ties make p a little greater
     assert np.mean(np.array(null) <= 0.1) < 0.22
     assert np.mean(np.array(null) <= 0.5) > 0.3
-    found = ge.enrichment(separate(CLASS), CLASS, NETWORK, exclude=[TASK], n_permutations=99)
+    found = ge.metrics.enrichment(separate(CLASS), CLASS, NETWORK, exclude=[TASK], n_permutations=99)
     assert (found.observed, found.p_value) == (1, 0.01)
     assert found.null_mean == pytest.approx(1 / 3, abs=0.05)
     assert found.ratio == pytest.approx(3, rel=0.2)
@@ -413,8 +417,8 @@ def test_networks_alike_are_no_enrichment():
     for seed in range(20):
         y = (rng.random(len(NETWORK)) < np.where(kind, 0.8, 0.2)).astype(int)
         z = kind[:, None] * 10 + rng.normal(size=(len(NETWORK), 2))
-        within.append(ge.enrichment(z, y, NETWORK, n_permutations=39, seed=seed).p_value)
-        across.append(ge.enrichment(z, y, NETWORK, n_permutations=39, seed=seed, within=0 * NETWORK).p_value)
+        within.append(ge.metrics.enrichment(z, y, NETWORK, n_permutations=39, seed=seed).p_value)
+        across.append(ge.metrics.enrichment(z, y, NETWORK, n_permutations=39, seed=seed, within=0 * NETWORK).p_value)
     assert np.median(across) == 1 / 40  # the control: labels dealt among all networks
     assert 0.2 < np.median(within) < 0.9
 
@@ -422,7 +426,7 @@ def test_networks_alike_are_no_enrichment():
 def test_permutations_stay_within_groups_and_keep_the_labels():
     y, seen = np.array(list("aabbcdef")), []
     groups = [0, 1, 0, 1, 2, 2, 2, 0]
-    ge.permutation_null(lambda labels: float(seen.append(labels) or 0), y, groups, n_permutations=200)
+    ge.metrics.permutation_null(lambda labels: float(seen.append(labels) or 0), y, groups, n_permutations=200)
     assert "".join(seen[0]) == "aabbcdef"
     members = [np.flatnonzero(np.array(groups) == g) for g in range(3)]
     orders = [{"".join(labels[m]) for labels in seen[1:]} for m in members]
@@ -433,7 +437,7 @@ def test_permutations_stay_within_groups_and_keep_the_labels():
 
 def test_null_is_summed_up_by_hand():
     values = iter([5.0, *range(1, 21)])
-    result = ge.permutation_null(lambda _: next(values), [0, 1], n_permutations=20)
+    result = ge.metrics.permutation_null(lambda _: next(values), [0, 1], n_permutations=20)
     assert result.observed == 5
     assert result.null_mean == 10.5
     assert result.null_std == pytest.approx(np.std(range(1, 21)))
@@ -449,7 +453,7 @@ def test_null_is_summed_up_by_hand():
 )
 def test_null_without_spread_gives_no_nan(observed, null, effect, p, ratio):
     values = iter([observed, *[null] * 19])
-    result = ge.permutation_null(lambda _: next(values), [0, 1], n_permutations=19)
+    result = ge.metrics.permutation_null(lambda _: next(values), [0, 1], n_permutations=19)
     assert (result.effect_size, result.p_value, result.null_std) == (effect, p, 0)
     assert result.ratio == pytest.approx(ratio)
     assert "nan" not in repr(result)
@@ -461,21 +465,21 @@ def test_null_without_spread_gives_no_nan(observed, null, effect, p, ratio):
 def test_r2_of_fields_equals_that_of_their_components():
     gradients, predicted = noise((3, 20, 4)), noise((3, 20, 4), 1, 0.3)
     predicted[0] += gradients[0]
-    score = ge.field_r2(torch.from_numpy(predicted), gradients)
+    score = ge.metrics.field_r2(torch.from_numpy(predicted), gradients)
     expected = [r2_score(g, p, multioutput="variance_weighted") for g, p in zip(gradients, predicted, strict=True)]
     np.testing.assert_allclose(score, expected)
     assert score[0] > 0.8 > 0.1 > score[1]
-    zero = ge.field_r2(predicted, gradients, baseline="zero")
+    zero = ge.metrics.field_r2(predicted, gradients, baseline="zero")
     np.testing.assert_allclose(zero, 1 - ((predicted - gradients) ** 2).sum((1, 2)) / (gradients**2).sum((1, 2)))
 
 
 def test_baselines_score_zero_and_fields_themselves_one():
     gradients = noise((2, 30, 3)) + 5
     mean = np.broadcast_to(gradients.mean(1, keepdims=True), gradients.shape)
-    np.testing.assert_allclose(ge.field_r2(mean, gradients), 0, atol=1e-12)
-    np.testing.assert_allclose(ge.field_r2(0 * gradients, gradients, baseline="zero"), 0, atol=1e-12)
-    assert bool((ge.field_r2(mean, gradients, baseline="zero") > 0.9).all())
-    assert ge.field_r2(gradients, gradients).tolist() == [1, 1]
+    np.testing.assert_allclose(ge.metrics.field_r2(mean, gradients), 0, atol=1e-12)
+    np.testing.assert_allclose(ge.metrics.field_r2(0 * gradients, gradients, baseline="zero"), 0, atol=1e-12)
+    assert bool((ge.metrics.field_r2(mean, gradients, baseline="zero") > 0.9).all())
+    assert ge.metrics.field_r2(gradients, gradients).tolist() == [1, 1]
 
 
 def test_constant_fields_are_right_or_wrong():
@@ -484,11 +488,11 @@ def test_constant_fields_are_right_or_wrong():
     gradients[0, ::2] = torch.nextafter(gradients[0, ::2], torch.tensor(1.0))
     gradients[2] = 0
     predicted = gradients[:, 1:2].expand(-1, 70, -1).clone()
-    assert ge.field_r2(predicted, gradients).tolist() == [1, 1, 1]
+    assert ge.metrics.field_r2(predicted, gradients).tolist() == [1, 1, 1]
     predicted[1:] += 0.01
     for baseline in ("mean", "zero"):
-        assert ge.field_r2(predicted, gradients, baseline=baseline)[2] == 0
-    assert ge.field_r2(predicted, gradients)[1] == 0
+        assert ge.metrics.field_r2(predicted, gradients, baseline=baseline)[2] == 0
+    assert ge.metrics.field_r2(predicted, gradients)[1] == 0
 
 
 # Pictures
@@ -496,36 +500,36 @@ def test_constant_fields_are_right_or_wrong():
 
 def test_pca_projects_on_the_directions_of_greatest_variance():
     z = noise((50, 6)) * [1, 5, 1, 20, 1, 1]
-    projection = ge.project_2d(z, method="pca")
+    projection = ge.metrics.project_2d(z, method="pca")
     vectors = np.linalg.eigh(np.cov(z.T)).eigenvectors
     expected = (z - z.mean(0)) @ vectors[:, [-1, -2]]
     np.testing.assert_allclose(projection.coordinates.abs(), np.abs(expected), atol=1e-9)
     assert repr(projection) == "Projection(50 units, pca)"
-    assert ge.project_2d(z[:3]).method == "pca"  # too few units for UMAP
-    assert not ge.project_2d(np.ones((5, 3)), method="pca").coordinates.any()
-    line = ge.project_2d(z[:, :1], method="pca").coordinates
+    assert ge.metrics.project_2d(z[:3]).method == "pca"  # too few units for UMAP
+    assert not ge.metrics.project_2d(np.ones((5, 3)), method="pca").coordinates.any()
+    line = ge.metrics.project_2d(z[:, :1], method="pca").coordinates
     assert bool((line[:, 1] == 0).all())
     assert_close(line[:, 0].abs(), torch.from_numpy(np.abs(z[:, 0] - z[:, 0].mean())))
 
 
 def test_pca_takes_the_place_of_a_missing_umap(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "umap", None)
-    assert ge.project_2d(noise((20, 3))).method == "pca"
+    assert ge.metrics.project_2d(noise((20, 3))).method == "pca"
     message = r"`method` should be installed\. Got 'umap' without umap-learn\. Install umap-learn, or use method='pca'"
     with pytest.raises(ImportError, match=message):
-        ge.project_2d(noise((20, 3)), method="umap")
+        ge.metrics.project_2d(noise((20, 3)), method="umap")
 
 
 @pytest.mark.slow
 def test_umap_keeps_neighbours_together_quietly_and_by_the_seed():
     z = separate(CLASS[:60])
-    one, two, other = (ge.project_2d(z, seed) for seed in (0, 0, 1))
+    one, two, other = (ge.metrics.project_2d(z, seed) for seed in (0, 0, 1))
     assert one.method == "umap"
     assert torch.equal(one.coordinates, two.coordinates)
     assert not torch.equal(one.coordinates, other.coordinates)
-    assert ge.retrieval(one.coordinates, CLASS[:60]).accuracy == 1
+    assert ge.metrics.retrieval(one.coordinates, CLASS[:60]).accuracy == 1
     for few in (z[:4], z[:20, :1], np.repeat(z[:3], 10, 0), np.ones((10, 3))):
-        assert bool(ge.project_2d(few, method="umap").coordinates.isfinite().all())
+        assert bool(ge.metrics.project_2d(few, method="umap").coordinates.isfinite().all())
 
 
 @pytest.mark.slow
@@ -533,7 +537,7 @@ def test_umap_leaves_torch_its_number_of_threads(run_python):
     found = run_python(
         "import numpy, torch, gradembed as ge\n"
         "torch.set_num_threads(1)\n"
-        "picture = ge.project_2d(numpy.random.default_rng(0).normal(size=(30, 4)), method='umap')\n"
+        "picture = ge.metrics.project_2d(numpy.random.default_rng(0).normal(size=(30, 4)), method='umap')\n"
         "print(picture.method, torch.get_num_threads())"
     )
     assert found.split() == ["umap", "1"]
@@ -545,12 +549,12 @@ def test_umap_leaves_torch_its_number_of_threads(run_python):
 def test_results_are_stored_and_read_again(tmp_path):
     cache, z = ge.Cache(tmp_path), noise((60, 3))
     for function, arguments in (
-        (ge.linear_probe, (z, CLASS[:60], NETWORK[:60])),
-        (ge.retrieval, (z, CLASS[:60], NETWORK[:60])),
-        (ge.match_units, (z[:20], z[20:])),
-        (ge.enrichment, (z, CLASS[:60], NETWORK[:60], 19)),
-        (ge.spread, ([0.5],)),
-        (ge.project_2d, (z, 0, "pca")),
+        (ge.metrics.linear_probe, (z, CLASS[:60], NETWORK[:60])),
+        (ge.metrics.retrieval, (z, CLASS[:60], NETWORK[:60])),
+        (ge.metrics.match_units, (z[:20], z[20:])),
+        (ge.metrics.enrichment, (z, CLASS[:60], NETWORK[:60], 19)),
+        (ge.metrics.spread, ([0.5],)),
+        (ge.metrics.project_2d, (z, 0, "pca")),
     ):
         fresh, read = cache.call(function, *arguments), cache.call(function, *arguments)
         assert type(read) is type(fresh)
@@ -563,23 +567,23 @@ def test_results_are_stored_and_read_again(tmp_path):
 def test_no_global_random_state_is_touched():
     before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
     z = noise((60, 3))
-    ge.linear_probe(z, CLASS[:60], NETWORK[:60])
-    ge.enrichment(z, CLASS[:60], NETWORK[:60], 19)
-    ge.cluster_agreement(z, CLASS[:60])
-    ge.project_2d(z, method="pca")
+    ge.metrics.linear_probe(z, CLASS[:60], NETWORK[:60])
+    ge.metrics.enrichment(z, CLASS[:60], NETWORK[:60], 19)
+    ge.metrics.cluster_agreement(z, CLASS[:60])
+    ge.metrics.project_2d(z, method="pca")
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), torch_before)
 
 
 def test_reprs_tell_what_was_done():
     z = separate(CLASS)
-    assert repr(ge.linear_probe(z, CLASS)) == (
+    assert repr(ge.metrics.linear_probe(z, CLASS)) == (
         "ProbeScore(accuracy 1.00 [1.00, 1.00], chance 0.33, 2 folds, not split by network, held-out units: 240)"
     )
-    assert repr(ge.transfer_probe(z, CLASS, z[:60], CLASS[:60], groups_test=NETWORK[:60])).endswith(
+    assert repr(ge.metrics.transfer_probe(z, CLASS, z[:60], CLASS[:60], groups_test=NETWORK[:60])).endswith(
         "chance 0.33, 1 fold, held-out networks: 10)"
     )
-    assert repr(ge.retrieval(z, CLASS)).endswith("k=1, 240 queries, networks not kept apart)")
+    assert repr(ge.metrics.retrieval(z, CLASS)).endswith("k=1, 240 queries, networks not kept apart)")
 
 
 # Refusals
@@ -593,107 +597,107 @@ def nothing(labels):
 
 
 REFUSALS = {
-    "z a list": (lambda: ge.linear_probe(Z.tolist(), Y), TypeError, "`z` should be a tensor or an array. Got list"),
-    "z complex": (lambda: ge.linear_probe(Z * 1j, Y), TypeError, "`z` should hold real numbers. Got numbers of type c"),
-    "z flat": (lambda: ge.linear_probe(Z[:, 0], Y), ValueError, r"`z` should have shape \[u, k\].* Got shape \[12\]"),
-    "z empty": (lambda: ge.retrieval(Z[:0], []), ValueError, r"`z` should have shape .* Got shape \[0, 2\]"),
-    "z NaN": (lambda: ge.linear_probe(NAN, Y), ValueError, "`z` should be finite.* Got 1 numbers of 24"),
-    "z huge": (lambda: ge.retrieval(Z * 1e150, Y), ValueError, "`z` should be finite, below 1e"),
-    "y short": (lambda: ge.linear_probe(Z, Y[:5]), ValueError, r"`y` should hold one label for each of 12 units.*\[5"),
-    "y two-dimensional": (lambda: ge.linear_probe(Z, Y[:, None]), ValueError, r"`y` should hold one label .*\[12, 1\]"),
-    "y floats": (lambda: ge.linear_probe(Z, Y * 0.5), TypeError, "`y` should hold integers, booleans or strings"),
-    "y mixed": (lambda: ge.linear_probe(Z, ["a", 1] * 6), TypeError, "`y` should hold integers, booleans or strings"),
-    "y nested": (lambda: ge.linear_probe(Z, [[1], [1, 2]]), TypeError, "`y` should hold integers, booleans or str"),
-    "y a string": (lambda: ge.linear_probe(Z, "a" * 12), TypeError, "`y` should be a sequence of labels"),
-    "y empty": (lambda: ge.linear_probe(Z, []), ValueError, "`y` should be a sequence of labels, not empty"),
-    "one class": (lambda: ge.linear_probe(Z, Y * 0), ValueError, "`y` should name at least two classes. Got one"),
-    "groups short": (lambda: ge.linear_probe(Z, Y, G[:5]), ValueError, "`groups` should hold one label for each of 12"),
-    "one group": (lambda: ge.linear_probe(Z, Y, G * 0), ValueError, "`groups` should name as many networks as folds"),
-    "few groups": (lambda: ge.linear_probe(Z, Y, G, n_folds=5), ValueError, "Got 4 for 5 folds. Add networks"),
-    "one fold": (lambda: ge.linear_probe(Z, Y, G, n_folds=1), ValueError, "`n_folds` should be at least 2"),
-    "many folds": (lambda: ge.linear_probe(Z, Y, G, n_folds=11), ValueError, "`n_folds` should be .* at most 10"),
+    "z a list": (lambda: ge.metrics.linear_probe(Z.tolist(), Y), TypeError, "`z` should be a tensor or an array. Got list"),
+    "z complex": (lambda: ge.metrics.linear_probe(Z * 1j, Y), TypeError, "`z` should hold real numbers. Got numbers of type c"),
+    "z flat": (lambda: ge.metrics.linear_probe(Z[:, 0], Y), ValueError, r"`z` should have shape \[u, k\].* Got shape \[12\]"),
+    "z empty": (lambda: ge.metrics.retrieval(Z[:0], []), ValueError, r"`z` should have shape .* Got shape \[0, 2\]"),
+    "z NaN": (lambda: ge.metrics.linear_probe(NAN, Y), ValueError, "`z` should be finite.* Got 1 numbers of 24"),
+    "z huge": (lambda: ge.metrics.retrieval(Z * 1e150, Y), ValueError, "`z` should be finite, below 1e"),
+    "y short": (lambda: ge.metrics.linear_probe(Z, Y[:5]), ValueError, r"`y` should hold one label for each of 12 units.*\[5"),
+    "y two-dimensional": (lambda: ge.metrics.linear_probe(Z, Y[:, None]), ValueError, r"`y` should hold one label .*\[12, 1\]"),
+    "y floats": (lambda: ge.metrics.linear_probe(Z, Y * 0.5), TypeError, "`y` should hold integers, booleans or strings"),
+    "y mixed": (lambda: ge.metrics.linear_probe(Z, ["a", 1] * 6), TypeError, "`y` should hold integers, booleans or strings"),
+    "y nested": (lambda: ge.metrics.linear_probe(Z, [[1], [1, 2]]), TypeError, "`y` should hold integers, booleans or str"),
+    "y a string": (lambda: ge.metrics.linear_probe(Z, "a" * 12), TypeError, "`y` should be a sequence of labels"),
+    "y empty": (lambda: ge.metrics.linear_probe(Z, []), ValueError, "`y` should be a sequence of labels, not empty"),
+    "one class": (lambda: ge.metrics.linear_probe(Z, Y * 0), ValueError, "`y` should name at least two classes. Got one"),
+    "groups short": (lambda: ge.metrics.linear_probe(Z, Y, G[:5]), ValueError, "`groups` should hold one label for each of 12"),
+    "one group": (lambda: ge.metrics.linear_probe(Z, Y, G * 0), ValueError, "`groups` should name as many networks as folds"),
+    "few groups": (lambda: ge.metrics.linear_probe(Z, Y, G, n_folds=5), ValueError, "Got 4 for 5 folds. Add networks"),
+    "one fold": (lambda: ge.metrics.linear_probe(Z, Y, G, n_folds=1), ValueError, "`n_folds` should be at least 2"),
+    "many folds": (lambda: ge.metrics.linear_probe(Z, Y, G, n_folds=11), ValueError, "`n_folds` should be .* at most 10"),
     "rare class": (
-        lambda: ge.linear_probe(Z, np.where(G == 0, 3, Y), G),
+        lambda: ge.metrics.linear_probe(Z, np.where(G == 0, 3, Y), G),
         ValueError,
         "`y` should have every class in at least 2 networks. Got one in 1. Leave rare classes out",
     ),
-    "rare class, units": (lambda: ge.linear_probe(Z, [0] * 11 + [1]), ValueError, "in at least 2 units. Got one in 1"),
-    "seed": (lambda: ge.linear_probe(Z, Y, G, seed=-1), ValueError, "`seed` should be at least 0"),
-    "confidence": (lambda: ge.linear_probe(Z, Y, G, confidence=95), ValueError, "`confidence` should be finite, at le"),
-    "transfer columns": (lambda: ge.transfer_probe(Z, Y, Z[:, :1], Y), ValueError, "`z_test` should have as many colu"),
-    "transfer one class": (lambda: ge.transfer_probe(Z, Y * 0, Z, Y), ValueError, "`y_train` should name at least two"),
-    "transfer classes": (lambda: ge.transfer_probe(Z, Y, Z, Y + 1), ValueError, "`y_test` should hold classes .* Got"),
+    "rare class, units": (lambda: ge.metrics.linear_probe(Z, [0] * 11 + [1]), ValueError, "in at least 2 units. Got one in 1"),
+    "seed": (lambda: ge.metrics.linear_probe(Z, Y, G, seed=-1), ValueError, "`seed` should be at least 0"),
+    "confidence": (lambda: ge.metrics.linear_probe(Z, Y, G, confidence=95), ValueError, "`confidence` should be finite, at le"),
+    "transfer columns": (lambda: ge.metrics.transfer_probe(Z, Y, Z[:, :1], Y), ValueError, "`z_test` should have as many colu"),
+    "transfer one class": (lambda: ge.metrics.transfer_probe(Z, Y * 0, Z, Y), ValueError, "`y_train` should name at least two"),
+    "transfer classes": (lambda: ge.metrics.transfer_probe(Z, Y, Z, Y + 1), ValueError, "`y_test` should hold classes .* Got"),
     "transfer types": (
-        lambda: ge.transfer_probe(Z, Y, Z, list("abcdef") * 2),
+        lambda: ge.metrics.transfer_probe(Z, Y, Z, list("abcdef") * 2),
         ValueError,
         "`y_test` should hold classes of y_train only. Got 'a', 'b', 'c', .... Leave those units out",
     ),
     "transfer networks": (
-        lambda: ge.transfer_probe(Z, Y, Z, Y, groups_train=G, groups_test=G + 2),
+        lambda: ge.metrics.transfer_probe(Z, Y, Z, Y, groups_train=G, groups_test=G + 2),
         ValueError,
         "`groups_test` should share no network with groups_train. Got 2 on both sides",
     ),
-    "transfer groups": (lambda: ge.transfer_probe(Z, Y, Z, Y, groups_train=[1]), ValueError, "`groups_train` should h"),
-    "transfer seed": (lambda: ge.transfer_probe(Z, Y, Z, Y, seed=0.5), TypeError, "`seed` should be an integer"),
+    "transfer groups": (lambda: ge.metrics.transfer_probe(Z, Y, Z, Y, groups_train=[1]), ValueError, "`groups_train` should h"),
+    "transfer seed": (lambda: ge.metrics.transfer_probe(Z, Y, Z, Y, seed=0.5), TypeError, "`seed` should be an integer"),
     "retrieval, one group": (
-        lambda: ge.retrieval(Z, Y, G * 0),
+        lambda: ge.metrics.retrieval(Z, Y, G * 0),
         ValueError,
         "`groups` should leave every query 1 or more candidates. Got 12 with fewer",
     ),
-    "retrieval, excluded": (lambda: ge.retrieval(Z, Y, G, exclude=[Y * 0]), ValueError, "`groups` should leave every"),
-    "retrieval, k": (lambda: ge.retrieval(Z, Y, G, k=10), ValueError, "`groups` should leave every query 10 or more"),
-    "retrieval, k = 0": (lambda: ge.retrieval(Z, Y, G, k=0), ValueError, "`k` should be at least 1"),
-    "exclude": (lambda: ge.retrieval(Z, Y, G, exclude=Y), TypeError, "`exclude` should be a list of labels"),
-    "exclude, short": (lambda: ge.retrieval(Z, Y, G, exclude=[Y[:3]]), ValueError, "`exclude` should hold one label"),
-    "mask": (lambda: ge.retrieval(Z, Y, G, queries=Y), TypeError, "`queries` should be a mask of booleans. Got labels"),
-    "mask, empty": (lambda: ge.retrieval(Z, Y, G, candidates=Y > 5), ValueError, "`candidates` should be true for at"),
-    "clusters, one class": (lambda: ge.cluster_agreement(Z, Y * 0), ValueError, "`y` should name at least two classes"),
+    "retrieval, excluded": (lambda: ge.metrics.retrieval(Z, Y, G, exclude=[Y * 0]), ValueError, "`groups` should leave every"),
+    "retrieval, k": (lambda: ge.metrics.retrieval(Z, Y, G, k=10), ValueError, "`groups` should leave every query 10 or more"),
+    "retrieval, k = 0": (lambda: ge.metrics.retrieval(Z, Y, G, k=0), ValueError, "`k` should be at least 1"),
+    "exclude": (lambda: ge.metrics.retrieval(Z, Y, G, exclude=Y), TypeError, "`exclude` should be a list of labels"),
+    "exclude, short": (lambda: ge.metrics.retrieval(Z, Y, G, exclude=[Y[:3]]), ValueError, "`exclude` should hold one label"),
+    "mask": (lambda: ge.metrics.retrieval(Z, Y, G, queries=Y), TypeError, "`queries` should be a mask of booleans. Got labels"),
+    "mask, empty": (lambda: ge.metrics.retrieval(Z, Y, G, candidates=Y > 5), ValueError, "`candidates` should be true for at"),
+    "clusters, one class": (lambda: ge.metrics.cluster_agreement(Z, Y * 0), ValueError, "`y` should name at least two classes"),
     "clusters, all classes": (
-        lambda: ge.cluster_agreement(Z, np.arange(12)),
+        lambda: ge.metrics.cluster_agreement(Z, np.arange(12)),
         ValueError,
         "`y` should have two units in some class. Got one in each",
     ),
-    "clusters, seed": (lambda: ge.cluster_agreement(Z, Y, "0"), TypeError, "`seed` should be an integer"),
-    "matching, columns": (lambda: ge.match_units(Z, Z[:, :1]), ValueError, "`z_b` should have as many columns as z_a,"),
-    "matching, NaN": (lambda: ge.match_units(Z, NAN), ValueError, "`z_b` should be finite"),
-    "matching, labels": (lambda: ge.match_units(Z, Z).accuracy(Y, Y[:3]), ValueError, "`labels_b` should hold one lab"),
-    "chance, labels": (lambda: ge.match_units(Z, Z).chance(Y[:3], Y), ValueError, "`labels_a` should hold one label"),
-    "statistic": (lambda: ge.permutation_null(3, Y), TypeError, "`statistic` should be a function. Got 3"),
-    "statistic, NaN": (lambda: ge.permutation_null(lambda _: np.nan, Y), ValueError, "`statistic` should give a finit"),
-    "statistic, array": (lambda: ge.permutation_null(lambda y: y, Y), ValueError, "`statistic` should give a finite n"),
-    "permutations": (lambda: ge.permutation_null(nothing, Y, n_permutations=18), ValueError, "at least 19. Got 18. Wi"),
-    "permutations, labels": (lambda: ge.permutation_null(nothing, np.array(1)), ValueError, "`y` should hold one labe"),
-    "permutations, groups": (lambda: ge.permutation_null(nothing, Y, G[:3]), ValueError, "`groups` should hold one la"),
-    "permutations, seed": (lambda: ge.permutation_null(nothing, Y, seed=-1), ValueError, "`seed` should be at least 0"),
+    "clusters, seed": (lambda: ge.metrics.cluster_agreement(Z, Y, "0"), TypeError, "`seed` should be an integer"),
+    "matching, columns": (lambda: ge.metrics.match_units(Z, Z[:, :1]), ValueError, "`z_b` should have as many columns as z_a,"),
+    "matching, NaN": (lambda: ge.metrics.match_units(Z, NAN), ValueError, "`z_b` should be finite"),
+    "matching, labels": (lambda: ge.metrics.match_units(Z, Z).accuracy(Y, Y[:3]), ValueError, "`labels_b` should hold one lab"),
+    "chance, labels": (lambda: ge.metrics.match_units(Z, Z).chance(Y[:3], Y), ValueError, "`labels_a` should hold one label"),
+    "statistic": (lambda: ge.metrics.permutation_null(3, Y), TypeError, "`statistic` should be a function. Got 3"),
+    "statistic, NaN": (lambda: ge.metrics.permutation_null(lambda _: np.nan, Y), ValueError, "`statistic` should give a finit"),
+    "statistic, array": (lambda: ge.metrics.permutation_null(lambda y: y, Y), ValueError, "`statistic` should give a finite n"),
+    "permutations": (lambda: ge.metrics.permutation_null(nothing, Y, n_permutations=18), ValueError, "at least 19. Got 18. Wi"),
+    "permutations, labels": (lambda: ge.metrics.permutation_null(nothing, np.array(1)), ValueError, "`y` should hold one labe"),
+    "permutations, groups": (lambda: ge.metrics.permutation_null(nothing, Y, G[:3]), ValueError, "`groups` should hold one la"),
+    "permutations, seed": (lambda: ge.metrics.permutation_null(nothing, Y, seed=-1), ValueError, "`seed` should be at least 0"),
     "enrichment, constant": (
-        lambda: ge.enrichment(Z, G, G),
+        lambda: ge.metrics.enrichment(Z, G, G),
         ValueError,
         "`y` should differ within some group. Got one label in each. Permute within larger groups",
     ),
-    "enrichment, one network": (lambda: ge.enrichment(Z, Y, G * 0), ValueError, "`groups` should leave every query"),
+    "enrichment, one network": (lambda: ge.metrics.enrichment(Z, Y, G * 0), ValueError, "`groups` should leave every query"),
     "R², shapes": (
-        lambda: ge.field_r2(noise((2, 5, 3)), noise((2, 4, 3))),
+        lambda: ge.metrics.field_r2(noise((2, 5, 3)), noise((2, 4, 3))),
         ValueError,
         r"`predicted` should have the shape of gradients, \[2, 4, 3\]. Got \[2, 5, 3\]",
     ),
-    "R², axes": (lambda: ge.field_r2(Z, Z), ValueError, r"`predicted` should have shape \[u, m, d\], not empty"),
-    "R², NaN": (lambda: ge.field_r2(Z[None], NAN[None]), ValueError, "`gradients` should be finite"),
-    "R², baseline": (lambda: ge.field_r2(Z[None], Z[None], baseline="median"), ValueError, "`baseline` should be one"),
-    "R², one point": (lambda: ge.field_r2(Z[:, None], Z[:, None]), ValueError, "`gradients` should be taken at two po"),
-    "spread, nothing": (lambda: ge.spread([]), ValueError, "`values` should be a sequence of numbers, not empty"),
-    "spread, a number": (lambda: ge.spread(0.5), TypeError, "`values` should be a sequence of numbers. Got 0.5"),
-    "spread, nested": (lambda: ge.spread([[1.0], [1.0, 2.0]]), ValueError, r"`values` should have shape \[n\]"),
-    "spread, words": (lambda: ge.spread(["a"]), TypeError, "`values` should hold real numbers"),
-    "spread, NaN": (lambda: ge.spread([0.5, math.nan]), ValueError, "`values` should be finite"),
-    "spread, confidence": (lambda: ge.spread([0.5], confidence=1), ValueError, "`confidence` should be .* at most 0.9"),
-    "bounds": (lambda: ge.spread([0.5], bounds=(1, 0)), ValueError, "`bounds` should be a lower and an upper bound"),
-    "bounds, kind": (lambda: ge.spread([0.5], bounds=1), TypeError, "`bounds` should be a pair of numbers"),
-    "bounds, words": (lambda: ge.spread([0.5], bounds=("a", 1)), TypeError, "`bounds` should be a number"),
-    "bounds, narrow": (lambda: ge.spread([0.5, 2], bounds=(0, 1)), ValueError, "`bounds` should hold all values .* Go"),
-    "projection, one unit": (lambda: ge.project_2d(Z[:1]), ValueError, "`z` should hold 2 units or more for pca. Got"),
-    "projection, method": (lambda: ge.project_2d(Z, method="tsne"), ValueError, "`method` should be one of 'auto', 'u"),
-    "projection, seed": (lambda: ge.project_2d(Z, seed=-1), ValueError, "`seed` should be at least 0"),
-    "umap, three units": (lambda: ge.project_2d(Z[:3], method="umap"), ValueError, "`z` should hold 4 units or more f"),
+    "R², axes": (lambda: ge.metrics.field_r2(Z, Z), ValueError, r"`predicted` should have shape \[u, m, d\], not empty"),
+    "R², NaN": (lambda: ge.metrics.field_r2(Z[None], NAN[None]), ValueError, "`gradients` should be finite"),
+    "R², baseline": (lambda: ge.metrics.field_r2(Z[None], Z[None], baseline="median"), ValueError, "`baseline` should be one"),
+    "R², one point": (lambda: ge.metrics.field_r2(Z[:, None], Z[:, None]), ValueError, "`gradients` should be taken at two po"),
+    "spread, nothing": (lambda: ge.metrics.spread([]), ValueError, "`values` should be a sequence of numbers, not empty"),
+    "spread, a number": (lambda: ge.metrics.spread(0.5), TypeError, "`values` should be a sequence of numbers. Got 0.5"),
+    "spread, nested": (lambda: ge.metrics.spread([[1.0], [1.0, 2.0]]), ValueError, r"`values` should have shape \[n\]"),
+    "spread, words": (lambda: ge.metrics.spread(["a"]), TypeError, "`values` should hold real numbers"),
+    "spread, NaN": (lambda: ge.metrics.spread([0.5, math.nan]), ValueError, "`values` should be finite"),
+    "spread, confidence": (lambda: ge.metrics.spread([0.5], confidence=1), ValueError, "`confidence` should be .* at most 0.9"),
+    "bounds": (lambda: ge.metrics.spread([0.5], bounds=(1, 0)), ValueError, "`bounds` should be a lower and an upper bound"),
+    "bounds, kind": (lambda: ge.metrics.spread([0.5], bounds=1), TypeError, "`bounds` should be a pair of numbers"),
+    "bounds, words": (lambda: ge.metrics.spread([0.5], bounds=("a", 1)), TypeError, "`bounds` should be a number"),
+    "bounds, narrow": (lambda: ge.metrics.spread([0.5, 2], bounds=(0, 1)), ValueError, "`bounds` should hold all values .* Go"),
+    "projection, one unit": (lambda: ge.metrics.project_2d(Z[:1]), ValueError, "`z` should hold 2 units or more for pca. Got"),
+    "projection, method": (lambda: ge.metrics.project_2d(Z, method="tsne"), ValueError, "`method` should be one of 'auto', 'u"),
+    "projection, seed": (lambda: ge.metrics.project_2d(Z, seed=-1), ValueError, "`seed` should be at least 0"),
+    "umap, three units": (lambda: ge.metrics.project_2d(Z[:3], method="umap"), ValueError, "`z` should hold 4 units or more f"),
 }  # fmt: skip
 
 
@@ -709,4 +713,4 @@ def test_classes_that_no_split_can_keep_in_training_are_refused():
     y = np.concatenate([np.repeat(np.arange(3), row) for row in counts])
     groups = np.repeat(np.arange(4), np.sum(counts, 1))
     with pytest.raises(ValueError, match=r"`y` should leave every class in every training part\. Got .* another seed"):
-        ge.linear_probe(np.eye(3)[y], y, groups)
+        ge.metrics.linear_probe(np.eye(3)[y], y, groups)

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gradembed import _checks, _state
-from gradembed.capture._rows import Capture, Rows
+from gradembed import _context, _validation
+from gradembed.gradients._rows import Capture, Rows
 
 
 class General:
@@ -40,8 +40,8 @@ class General:
         candidates = [name for name in _children(self.model) if name in self.modules]
         calls: list[str] = []
         hooks = {self.modules[name]: partial(_count, calls, name) for name in candidates}
-        with _state.hooked(hooks), torch.no_grad():
-            _checks.try_forward(self.model, self._probe, self.x_name)
+        with _context.hooked(hooks), torch.no_grad():
+            _validation.try_forward(self.model, self._probe, self.x_name)
         once = [name for name in calls if calls.count(name) == 1 and name != unit_layer]
         return ["input", *(name for name in once if self._feeds(name, unit_layer))]
 
@@ -105,15 +105,15 @@ class General:
             for name in {*layers, unit_layer}
             if name in self.modules
         }
-        with torch.enable_grad(), _state.hooked(hooks):
+        with torch.enable_grad(), _context.hooked(hooks):
             tape["input"] = x.detach().clone().requires_grad_()
             # a copy: the model may work in place
-            result = _checks.try_forward(self.model, tape["input"].clone(), self.x_name)
+            result = _validation.try_forward(self.model, tape["input"].clone(), self.x_name)
         if "output" not in self.modules:
             tape["output"] = result
         for name in (*layers, unit_layer):
             if name not in tape:
-                _checks.refuse(
+                _validation.refuse(
                     self.argument if name != unit_layer else "unit_layer",
                     "name a layer that the forward pass runs",
                     repr(name),
@@ -124,18 +124,18 @@ class General:
     @torch.no_grad()
     def _check_alone(self, x: Tensor) -> None:
         """Refuse models that draw random numbers or let one sample change another's output."""
-        same = [_checks.try_forward(self.model, torch.cat([x, x]), self.x_name)[0] for _ in range(2)]
-        other = _checks.try_forward(self.model, torch.cat([x, x + 1]), self.x_name)[0]
+        same = [_validation.try_forward(self.model, torch.cat([x, x]), self.x_name)[0] for _ in range(2)]
+        other = _validation.try_forward(self.model, torch.cat([x, x + 1]), self.x_name)[0]
         close = partial(torch.allclose, rtol=1e-4, atol=1e-6, equal_nan=True)
         if not close(same[0], same[1]):
-            _checks.refuse(
+            _validation.refuse(
                 "model",
                 "give the same output twice",
                 "two different ones for the same samples",
                 "Call model.eval(), or take the randomness out",
             )
         if not close(same[0], other):
-            _checks.refuse(
+            _validation.refuse(
                 "model",
                 "treat every sample by itself",
                 "an output that changed with the other sample",
@@ -164,17 +164,17 @@ def _record(
         The copy.
     """
     if name in tape:
-        _checks.refuse(
+        _validation.refuse(
             argument,
             "name a module that runs once in a forward pass",
             f"{name!r}, which runs more often",
             "Give each use a module of its own, or choose another layer",
         )
     if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != n or not output.is_floating_point():
-        _checks.refuse(
+        _validation.refuse(
             argument,
             "name a module that returns one float tensor with a row per sample",
-            f"{name!r}, which returned {_checks.describe(output)}",
+            f"{name!r}, which returned {_validation.describe(output)}",
             "Choose another layer",
         )
     tape[name] = output if output.requires_grad else output.detach().requires_grad_()

@@ -15,9 +15,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from gradembed import _checks
-from gradembed.evaluate._estimate import Estimate, bootstrap_share, check_common, share
-from gradembed.evaluate._inputs import Array, Labels, classes, codes, labels, numbers
+from gradembed import _validation
+from gradembed.metrics._estimate import Estimate, bootstrap_share, check_common, share
+from gradembed.metrics._inputs import Array, Labels, classes, codes, labels, numbers
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +41,7 @@ class ProbeScore:
     Example:
         >>> import torch, gradembed as ge
         >>> y = torch.arange(40) % 2
-        >>> ge.linear_probe(y[:, None] + 0.1 * torch.randn(40, 3), y, groups=torch.arange(40) // 4)
+        >>> ge.metrics.linear_probe(y[:, None] + 0.1 * torch.randn(40, 3), y, groups=torch.arange(40) // 4)
         ProbeScore(accuracy 1.00 [1.00, 1.00], chance 0.50, 2 folds, held-out networks: 10)
     """
 
@@ -104,17 +104,17 @@ def linear_probe(
         >>> import torch, gradembed as ge
         >>> y, network = torch.arange(60) % 3, torch.arange(60) // 6
         >>> z = torch.nn.functional.one_hot(y) + 0.1 * torch.randn(60, 3)
-        >>> ge.linear_probe(z, y, groups=network).accuracy
+        >>> ge.metrics.linear_probe(z, y, groups=network).accuracy
         1.0
-        >>> ge.linear_probe(torch.randn(60, 3), y, groups=network).accuracy < 0.7
+        >>> ge.metrics.linear_probe(torch.randn(60, 3), y, groups=network).accuracy < 0.7
         True
     """
     points = numbers("z", z)
     y_codes = classes("y", y, len(points))
     members = np.arange(len(points)) if groups is None else codes("groups", groups, len(points))
     check_common(seed, confidence)
-    _checks.check_integer("n_folds", n_folds, 2)
-    _checks.check_number("n_folds", n_folds, 2, 10)
+    _validation.check_integer("n_folds", n_folds, 2)
+    _validation.check_number("n_folds", n_folds, 2, 10)
     correct, folds = np.zeros(len(points), dtype=bool), []
     for train, test in _folds(y_codes, members, groups is not None, n_folds, seed):
         correct[test] = _probe().fit(points[train], y_codes[train]).predict(points[test]) == y_codes[test]
@@ -162,13 +162,13 @@ def transfer_probe(
         >>> import torch, gradembed as ge
         >>> y = torch.arange(40) % 2
         >>> z = y[:, None] + 0.1 * torch.randn(40, 3)
-        >>> ge.transfer_probe(z[:20], y[:20], z[20:], y[20:]).accuracy
+        >>> ge.metrics.transfer_probe(z[:20], y[:20], z[20:], y[20:]).accuracy
         1.0
     """
     points, tested = numbers("z_train", z_train), numbers("z_test", z_test)
     if points.shape[1] != tested.shape[1]:
         rule = f"have as many columns as z_train, {points.shape[1]}"
-        _checks.refuse("z_test", rule, tested.shape[1], "Embed both with the same embedder")
+        _validation.refuse("z_test", rule, tested.shape[1], "Embed both with the same embedder")
     check_common(seed, confidence)
     trained, y_codes = _common_classes(y_train, len(points), y_test, len(tested))
     members = np.arange(len(tested)) if groups_test is None else codes("groups_test", groups_test, len(tested))
@@ -206,16 +206,16 @@ def _folds(
     what = "networks" if grouped else "units"
     if groups.max() + 1 < n_folds:
         got = f"{groups.max() + 1} for {n_folds} folds"
-        _checks.refuse("groups", "name as many networks as folds", got, "Add networks, or lower n_folds")
+        _validation.refuse("groups", "name as many networks as folds", got, "Add networks, or lower n_folds")
     homes = np.bincount(np.unique(np.stack([y, groups]), axis=1)[0])
     remedy = "Leave rare classes out, add networks, or try another seed"
     if homes.min() < n_folds:
         got = f"one in {homes.min()}"
-        _checks.refuse("y", f"have every class in at least {n_folds} {what}", got, remedy)
+        _validation.refuse("y", f"have every class in at least {n_folds} {what}", got, remedy)
     kind = StratifiedGroupKFold if grouped else StratifiedKFold
     for train, test in kind(n_folds, shuffle=True, random_state=seed).split(y, y, groups if grouped else None):
         if len(np.unique(y[train])) < y.max() + 1:
-            _checks.refuse("y", "leave every class in every training part", "a part without one", remedy)
+            _validation.refuse("y", "leave every class in every training part", "a part without one", remedy)
         yield train, test
 
 
@@ -260,7 +260,7 @@ def _common_classes(
     foreign = set(asked.tolist()) - set(known.tolist())
     if foreign:
         got = ", ".join(sorted(map(repr, foreign))[:3]) + (", ..." if len(foreign) > 3 else "")
-        _checks.refuse("y_test", "hold classes of y_train only", got, "Leave those units out, or train on them too")
+        _validation.refuse("y_test", "hold classes of y_train only", got, "Leave those units out, or train on them too")
     return trained, np.searchsorted(known, asked).astype(np.int64)
 
 
@@ -273,4 +273,4 @@ def _check_apart(groups_train: object, n_train: int, groups_test: object, n_test
     shared = len(sides[0] & sides[1])
     if shared:
         rule, got = "share no network with groups_train", f"{shared} on both sides"
-        _checks.refuse("groups_test", rule, got, "Train and test on different networks")
+        _validation.refuse("groups_test", rule, got, "Train and test on different networks")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gradembed as ge
-from gradembed.capture import Chain, unit_rows
+from gradembed.gradients import Chain, unit_rows
 
 ACTIVATIONS = [
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.ELU, nn.SELU, nn.CELU,

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from gradembed import _checks
-from gradembed.evaluate._inputs import Array, numbers
+from gradembed import _validation
+from gradembed.metrics._inputs import Array, numbers
 
 CONSTANT = 1e-12  # variation below this, relative to the squared length, is float32 rounding
 
@@ -38,19 +38,19 @@ def field_r2(predicted: Array, gradients: Array, *, baseline: str = "mean") -> F
     Example:
         >>> import torch, gradembed as ge
         >>> gradients = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0))
-        >>> ge.field_r2(gradients, gradients)
+        >>> ge.metrics.field_r2(gradients, gradients)
         tensor([1., 1.], dtype=torch.float64)
-        >>> ge.field_r2(gradients.mean(1, keepdim=True).expand(-1, 50, -1), gradients).abs() < 1e-6
+        >>> ge.metrics.field_r2(gradients.mean(1, keepdim=True).expand(-1, 50, -1), gradients).abs() < 1e-6
         tensor([True, True])
     """
-    _checks.check_choice("baseline", baseline, ("mean", "zero"))
+    _validation.check_choice("baseline", baseline, ("mean", "zero"))
     guess, truth = numbers("predicted", predicted, "u m d"), numbers("gradients", gradients, "u m d")
     if guess.shape != truth.shape:
         rule = f"have the shape of gradients, {list(truth.shape)}"
-        _checks.refuse("predicted", rule, list(guess.shape), "Decode at the points of the gradients")
+        _validation.refuse("predicted", rule, list(guess.shape), "Decode at the points of the gradients")
     if baseline == "mean" and truth.shape[1] < 2:
         remedy = "Sample more points, or use baseline='zero'"
-        _checks.refuse("gradients", "be taken at two points or more", "one", remedy)
+        _validation.refuse("gradients", "be taken at two points or more", "one", remedy)
     error = ((guess - truth) ** 2).sum((1, 2))
     centre = truth.mean(1, keepdims=True) if baseline == "mean" else 0.0
     total = ((truth - centre) ** 2).sum((1, 2))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradembed import _checks
-from gradembed.evaluate._inputs import Array, Labels, codes, labels
-from gradembed.evaluate._retrieval import retrieval
+from gradembed import _validation
+from gradembed.metrics._inputs import Array, Labels, codes, labels
+from gradembed.metrics._retrieval import retrieval
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,7 +32,7 @@ class Enrichment:
     Example:
         >>> import torch, gradembed as ge
         >>> y, network = torch.arange(60) % 3, torch.arange(60) // 6
-        >>> ge.enrichment(y[:, None] + 0.1 * torch.randn(60, 2), y, network, n_permutations=99)
+        >>> ge.metrics.enrichment(y[:, None] + 0.1 * torch.randn(60, 2), y, network, n_permutations=99)
         Enrichment(observed 1.00, null 0.3... ± ..., ratio ..., effect size ..., p ≤ 0.01, 99 permutations)
     """
 
@@ -91,7 +91,7 @@ def permutation_null(
     Example:
         >>> import torch, gradembed as ge
         >>> y = torch.arange(30) % 3
-        >>> result = ge.permutation_null(lambda labels: float((labels == y.numpy()).mean()), y)
+        >>> result = ge.metrics.permutation_null(lambda labels: float((labels == y.numpy()).mean()), y)
         >>> result.observed, round(result.null_mean, 1)
         (1.0, 0.3)
     """
@@ -99,12 +99,12 @@ def permutation_null(
     true = labels("y", y, None)
     n = len(true)
     places = np.zeros(n, dtype=np.int64) if groups is None else codes("groups", groups, n)
-    _checks.check_integer("n_permutations", n_permutations, 19, "With fewer, no p-value reaches 0.05")
-    _checks.check_integer("seed", seed, 0)
+    _validation.check_integer("n_permutations", n_permutations, 19, "With fewer, no p-value reaches 0.05")
+    _validation.check_integer("seed", seed, 0)
     kinds = np.unique(np.stack([places, codes("y", true, n)]), axis=1)
     if kinds.shape[1] == places.max() + 1:
         got, remedy = "one label in each", "Permute within larger groups, or among all with groups=None"
-        _checks.refuse("y", "differ within some group", got, remedy)
+        _validation.refuse("y", "differ within some group", got, remedy)
     rng, order = np.random.default_rng(seed), np.argsort(places, kind="stable")
     observed, null = _number(statistic(true)), np.empty(n_permutations)
     for i in range(n_permutations):
@@ -152,7 +152,7 @@ def enrichment(
         >>> import torch, gradembed as ge
         >>> y, network = torch.arange(60) % 3, torch.arange(60) // 6
         >>> z = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
-        >>> ge.enrichment(z, y, network, n_permutations=99).p_value > 0.05
+        >>> ge.metrics.enrichment(z, y, network, n_permutations=99).p_value > 0.05
         True
     """
     found = retrieval(z, y, groups, exclude=exclude, k=k)
@@ -175,7 +175,7 @@ def _check_function(statistic: object) -> None:
     """Refuse what cannot be called."""
     if not callable(statistic):
         remedy = "Pass a function of labels"
-        _checks.refuse("statistic", "be a function", _checks.describe(statistic), remedy, TypeError)
+        _validation.refuse("statistic", "be a function", _validation.describe(statistic), remedy, TypeError)
 
 
 def _number(value: Any) -> float:
@@ -186,7 +186,7 @@ def _number(value: Any) -> float:
     """
     number = float(value) if np.ndim(value) == 0 and not isinstance(value, str | type(None)) else math.nan
     if not math.isfinite(number):
-        _checks.refuse("statistic", "give a finite number", _checks.describe(value), "Correct the function")
+        _validation.refuse("statistic", "give a finite number", _validation.describe(value), "Correct the function")
     return number
 
 

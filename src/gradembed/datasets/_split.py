@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,7 +28,7 @@ class Split:
     Example:
         >>> import torch, gradembed as ge
         >>> x, y = torch.randn(8, 3), torch.arange(8) % 2
-        >>> ge.Split(x[:6], y[:6], x[6:], y[6:], name="noise", source="drawn by hand")
+        >>> ge.datasets.Split(x[:6], y[:6], x[6:], y[6:], name="noise", source="drawn by hand")
         Split('noise', 6 training and 2 test samples of 3 features, from drawn by hand)
     """
 
@@ -42,14 +42,16 @@ class Split:
     def __post_init__(self) -> None:
         for part in ("train", "test"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            _checks.check_samples(x, f"x_{part}")
-            _checks.check_targets(y, len(x), f"y_{part}")
+            _validation.check_samples(x, f"x_{part}")
+            _validation.check_targets(y, len(x), f"y_{part}")
             if x.ndim != 2:
-                _checks.refuse(f"x_{part}", "have shape [n, d]", _checks.describe(x), f"Use x_{part}.flatten(1)")
+                _validation.refuse(
+                    f"x_{part}", "have shape [n, d]", _validation.describe(x), f"Use x_{part}.flatten(1)"
+                )
         for name, train, test in (("x_test", self.x_train, self.x_test), ("y_test", self.y_train, self.y_test)):
             if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
-                rule = f"have the row shape and type of the training part, {_checks.describe(train)}"
-                _checks.refuse(name, rule, _checks.describe(test), "Cut both from one data set")
+                rule = f"have the row shape and type of the training part, {_validation.describe(train)}"
+                _validation.refuse(name, rule, _validation.describe(test), "Cut both from one data set")
 
     def __repr__(self) -> str:
         sizes = f"{len(self.x_train):,} training and {len(self.x_test):,} test samples"

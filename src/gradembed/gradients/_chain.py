@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from gradembed.capture._rows import Basis, Capture, Rows, product
+from gradembed.gradients._rows import Basis, Capture, Rows, product
 from gradembed.models import MLP
 from gradembed.models._stacked import ACTIVATIONS
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 
 
 class Stream:
@@ -35,7 +35,7 @@ class Stream:
         begin = list(islice(self._items, 1))
         if not begin:
             remedy = "Pass one with samples; an iterator that was used up gives no more"
-            _checks.refuse("x", "give at least one batch", "none", remedy)
+            _validation.refuse("x", "give at least one batch", "none", remedy)
         self.first = self._checked(begin[0][1], "x[0]")
         return self.first
 
@@ -82,7 +82,7 @@ class Stream:
         if not isinstance(batch, Tensor):
             rule = "be a torch.Tensor of samples, or a tuple or list that begins with one"
             remedy = "Have the iterable give batches, as a DataLoader does"
-            _checks.refuse(name, rule, _checks.describe(item), remedy, TypeError)
+            _validation.refuse(name, rule, _validation.describe(item), remedy, TypeError)
         first = batch if first is None else first
         for rule, value, expected in (
             ("have the precision", batch.dtype, first.dtype),
@@ -91,8 +91,8 @@ class Stream:
         ):
             if value != expected:
                 remedy = "Make all batches alike; only their numbers of samples may differ"
-                _checks.refuse(name, f"{rule} of the first batch, {expected}", value, remedy)
-        _checks.check_samples(batch, name)
+                _validation.refuse(name, f"{rule} of the first batch, {expected}", value, remedy)
+        _validation.check_samples(batch, name)
         return batch.detach().clone() if batch.is_inference() else batch.detach()
 
 

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradembed import _checks
-from gradembed.capture._chain import SKIPPED, Chain, apply_with_slope
-from gradembed.capture._rows import Basis, Capture, Rows, unit_rows
-from gradembed.capture._session import Session, check_layers, keep_freed_memory, resolve_units
-from gradembed.capture._stream import Stream, streamed
+from gradembed import _validation
+from gradembed.gradients._chain import SKIPPED, Chain, apply_with_slope
+from gradembed.gradients._rows import Basis, Capture, Rows, unit_rows
+from gradembed.gradients._session import Session, check_layers, keep_freed_memory, resolve_units
+from gradembed.gradients._stream import Stream, streamed
 
 __all__ = [
     "SKIPPED", "Basis", "Capture", "Chain", "Rows", "Session", "Stream", "UnitGradients", "apply_with_slope",
@@ -109,12 +109,12 @@ def unit_gradients(
         True
     """
     if not isinstance(wrt, str):
-        _checks.refuse("wrt", "be one layer's name", _checks.describe(wrt), "Call once per layer", TypeError)
+        _validation.refuse("wrt", "be one layer's name", _validation.describe(wrt), "Call once per layer", TypeError)
     with Session.open(model, x, [wrt], unit_layer, units, directions, "wrt") as session:
         parts = []
         for capture in session.captures(chunk_size):
             gradients = capture.gradients[wrt].dense()
-            _checks.check_finite_result("gradients", gradients, wrt)
+            _validation.check_finite_result("gradients", gradients, wrt)
             parts.append((gradients, capture.activations[wrt], capture.values))
         gradients, activations, values = (torch.cat(part).clone() for part in zip(*parts, strict=True))
     return UnitGradients(gradients, activations, values, unit_layer, wrt, session.unit_labels)

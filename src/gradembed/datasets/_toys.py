@@ -7,8 +7,8 @@ import math
 import numpy as np
 import torch
 
-from gradembed import _checks
-from gradembed.data._split import Split
+from gradembed import _validation
+from gradembed.datasets._split import Split
 
 
 def soft_mixing(mixing: float, n_samples: int = 10_000, seed: int = 0) -> Split:
@@ -36,13 +36,13 @@ def soft_mixing(mixing: float, n_samples: int = 10_000, seed: int = 0) -> Split:
 
     Example:
         >>> import gradembed as ge
-        >>> ge.soft_mixing(0.25)
+        >>> ge.datasets.soft_mixing(0.25)
         Split('soft mixing 0.25', 8,000 training and 2,000 test samples of 4 features,
               from products of inputs, drawn with seed 0)
     """
-    _checks.check_number("mixing", mixing, 0, 0.5)
-    _checks.check_integer("n_samples", n_samples, 5)
-    _checks.check_integer("seed", seed, 0)
+    _validation.check_number("mixing", mixing, 0, 0.5)
+    _validation.check_integer("n_samples", n_samples, 5)
+    _validation.check_integer("seed", seed, 0)
     drawn = np.random.default_rng(seed).uniform(-math.sqrt(3), math.sqrt(3), (n_samples, 4))
     x = torch.from_numpy(drawn).float()
     products = torch.stack([x[:, 0] * x[:, 1], x[:, 2] * x[:, 3]], 1)

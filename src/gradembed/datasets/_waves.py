@@ -12,7 +12,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 
 SPREAD = (0.75, 1.75)  # bounds of the standard deviation of w·x over the cube, at roughness 1
 AMPLITUDES = (0.5, 1.5)  # bounds before scaling: no wave of a sum is negligible
@@ -37,7 +37,7 @@ class RandomWaves:
 
     Example:
         >>> import torch, gradembed as ge
-        >>> waves = ge.random_waves(10, dim=3)
+        >>> waves = ge.datasets.random_waves(10, dim=3)
         >>> waves[2:5]
         RandomWaves(functions 2, 3, 4 of 3 inputs, 4 waves each, roughness 1, seed 0)
         >>> waves[2:5](torch.rand(100, 3)).shape
@@ -98,7 +98,7 @@ class RandomWaves:
 
         Example:
             >>> import torch, gradembed as ge
-            >>> ge.random_waves(10, dim=3).gradient(torch.rand(100, 3)).shape
+            >>> ge.datasets.random_waves(10, dim=3).gradient(torch.rand(100, 3)).shape
             torch.Size([10, 100, 3])
         """
         slopes = self._angles(x).cos() * self.amplitudes.to(x)[:, None]
@@ -120,15 +120,15 @@ class RandomWaves:
 
         Example:
             >>> import gradembed as ge
-            >>> ge.random_waves(10, dim=3).subset([7, -1]).indices
+            >>> ge.datasets.random_waves(10, dim=3).subset([7, -1]).indices
             (7, 9)
         """
-        chosen = _checks.check_sequence("indices", indices, "a sequence of positions")
+        chosen = _validation.check_sequence("indices", indices, "a sequence of positions")
         n = self.n_functions
         for i in chosen:
-            _checks.check_integer("indices", i)
+            _validation.check_integer("indices", i)
             if not -n <= i < n:
-                _checks.refuse("indices", f"lie between {-n} and {n - 1}", i, "Drop or correct it", IndexError)
+                _validation.refuse("indices", f"lie between {-n} and {n - 1}", i, "Drop or correct it", IndexError)
         return replace(
             self,
             wave_vectors=self.wave_vectors[chosen],
@@ -159,9 +159,9 @@ class RandomWaves:
         Returns:
             wₖ·x + φₖ, [f, n, w].
         """
-        _checks.check_samples(x)
+        _validation.check_samples(x)
         if x.ndim != 2 or x.shape[1] != self.dim:
-            _checks.refuse("x", f"have shape [n, {self.dim}]", _checks.describe(x), "Pass one point per row")
+            _validation.refuse("x", f"have shape [n, {self.dim}]", _validation.describe(x), "Pass one point per row")
         return torch.einsum("nd,fwd->fnw", x, self.wave_vectors.to(x)) + self.phases.to(x)[:, None]
 
 
@@ -193,7 +193,7 @@ def random_waves(n_functions: int, dim: int, seed: int = 0, n_waves: int = 4, ro
 
     Example:
         >>> import torch, gradembed as ge
-        >>> waves = ge.random_waves(10, dim=64)
+        >>> waves = ge.datasets.random_waves(10, dim=64)
         >>> waves
         RandomWaves(10 functions of 64 inputs, 4 waves each, roughness 1, seed 0)
         >>> x = 2 * torch.rand(100, 64) - 1
@@ -201,9 +201,9 @@ def random_waves(n_functions: int, dim: int, seed: int = 0, n_waves: int = 4, ro
         (torch.Size([10, 100]), torch.Size([10, 100, 64]))
     """
     for name, value, minimum in (("n_functions", n_functions, 1), ("dim", dim, 1), ("seed", seed, 0)):
-        _checks.check_integer(name, value, minimum)
-    _checks.check_integer("n_waves", n_waves, 1)
-    _checks.check_number("roughness", roughness, 0.1, 100)
+        _validation.check_integer(name, value, minimum)
+    _validation.check_integer("n_waves", n_waves, 1)
+    _validation.check_number("roughness", roughness, 0.1, 100)
     drawn = [_draw(np.random.default_rng([seed, i]), dim, n_waves, roughness) for i in range(n_functions)]
     vectors, phases, amplitudes, offsets = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
     return RandomWaves(vectors, phases, amplitudes, offsets, tuple(range(n_functions)), float(roughness), seed)

