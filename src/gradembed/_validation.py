@@ -32,7 +32,9 @@ def refuse(name: str, rule: str, got: object, remedy: str, error: type[Exception
     Raises:
         error: Always.
     """
-    raise error(f"`{name}` should {rule}. Got {got}. {remedy}.")
+    refusal = error(f"`{name}` should {rule}. Got {got}. {remedy}.")
+    refusal.is_refusal = True  # type: ignore[attr-defined]  # tells it from what a caller's model raises
+    raise refusal
 
 
 def describe(value: object) -> str:
