@@ -126,6 +126,8 @@ class Autograd:
             shapes = ", ".join(describe(tensor) for tensor in tensors_in(batch)[:3])
             got = f"{shapes}, on which {type(self.model).__name__} stopped with: {_first_line(error)}"
             remedy = "Pass samples as in training: the same shape, type and keys, or say with `forward=` how to call it"
+            if isinstance(batch, Tensor) and not batch.is_floating_point() and "dtype" in str(error):
+                remedy = f"Convert them with {self.x_name}.float()"
             try:
                 refuse(self.x_name, "fit the model", got, remedy)
             except ValueError as refusal:
@@ -200,7 +202,9 @@ class Autograd:
                     f"{site.name!r}, which runs {runs} times",
                     remedy,
                 )
-        run = self._run(joined([probe, probe]) if n == 1 and self.pads else probe, sites, unit_site)
+        run = self._run(
+            joined([probe, probe]) if n == 1 else probe, sites, unit_site
+        )  # two at least, to tell them apart
         for name, part in run.units.items():
             if not _same(part.detach()[:n].double(), units[name].double(), part.dtype):
                 got, remedy = (
@@ -220,7 +224,7 @@ class Autograd:
             zip(keys, self._backward(live, edges, weights, True) if live and edges else [None] * len(keys), strict=True)
         )
         for key, gradient in found.items():
-            if gradient is not None and n > 1:
+            if gradient is not None:
                 others, own = gradient[1:].abs().amax(), gradient.abs().amax()
                 if not others <= 8 * torch.finfo(gradient.dtype).eps * own:
                     self._refuse_mixing(f"a gradient that flows from one sample to others at {key[0]!r}")
@@ -256,7 +260,7 @@ class Autograd:
 
 
 def _read_out(heads: Sequence[Tensor], row: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """What to differentiate, and with which weights, for one unit: its number, or a direction over all heads."""
+    """Say what to differentiate, and with which weights, for one unit: its number, or a direction over all heads."""
     sizes = [head.shape[1] for head in heads]
     if row.ndim:
         parts = row.to(heads[0]).split(sizes)

@@ -82,6 +82,9 @@ def read_batch(batch: Any, name: str) -> Batch:
         )
     batch = each(_arrays_read(batch), _detached)
     found = tensors_in(batch)
+    if isinstance(batch, Tensor) and batch.ndim == 1 and batch.is_floating_point():
+        remedy = f"Use {name}[None] for one sample, {name}[:, None] for one feature"
+        refuse(name, "have a sample axis and a feature axis, [n, d]", describe(batch), remedy)
     if not found:
         rule = "hold samples: a tensor, or a mapping or tuple with tensors"
         refuse(name, rule, describe(batch), "Pass what the model is called with", TypeError)
@@ -89,7 +92,9 @@ def read_batch(batch: Any, name: str) -> Batch:
         check_dense(name, tensor)
         if tensor.is_complex() or tensor.is_quantized:
             refuse(name, "hold real numbers", describe(tensor), "Convert it to a float type")
-        if tensor.ndim == 0 or len(tensor) != len(found[0]) or not len(tensor):
+        if tensor.numel() == 0:
+            refuse(name, "hold at least one sample and one feature", describe(tensor), "Pass a non-empty tensor")
+        if tensor.ndim == 0 or len(tensor) != len(found[0]):
             got = f"shapes {[list(other.shape) for other in found]}"
             remedy = (
                 "Give every tensor a first axis for at least one sample, the same for all; the rest with `forward=`"
@@ -106,8 +111,6 @@ def read_batch(batch: Any, name: str) -> Batch:
                     f"{bad} NaN or infinite values of {tensor.numel()}",
                     "Clean or drop those samples",
                 )
-    if found[0].numel() == 0:
-        refuse(name, "hold at least one sample and one feature", describe(found[0]), "Pass a non-empty tensor")
     return batch
 
 

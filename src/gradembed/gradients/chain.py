@@ -175,10 +175,8 @@ class Chain:
         states: dict[int, Tensor],
         n: int,
     ) -> tuple[dict[int, LowRank], np.ndarray | None]:
-        """Go back, keeping what is common to all samples common, and products unmade, as long as that can be.
-
-        The gradient at any time is (rows * slope) @ basis, rows [*e, u, n, r] or, common, [*e, u, 1, r].
-        """
+        """Go back, keeping what is common to all samples common, and products unmade, as long as that can be."""
+        # the gradient at any time is (rows * slope) @ basis, with rows [*e, u, n, r] or, common, [*e, u, 1, r]
         gradients: dict[int, LowRank] = {}
         words: list[np.ndarray] = []
         slope, basis, common = None, None, True

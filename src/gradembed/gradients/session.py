@@ -128,7 +128,7 @@ class Session:
             unit_site = _unit_site(unit_layer, model, names)
             sites = None if layers is None else find_sites(argument, layers, names, several=several)
             if chain and all(site.is_plain for site in [unit_site, *(sites or [])]):
-                _check_chain(chain, batch, sites or [], unit_site, x_name)
+                _check_chain(chain, batch, sites or [Site("input")], unit_site, x_name)
                 network: Chain | Autograd = chain
                 sites = _default_sites(chain, unit_site) if sites is None else sites
                 widths = {"": chain.width_of(unit_site, batch)}

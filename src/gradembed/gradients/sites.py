@@ -156,19 +156,15 @@ def find_sites(argument: str, given: Any, known: Sequence[str], *, several: bool
     found: dict[str, Site] = {}
     for item in items:
         if not isinstance(item, str | Site):
-            one = "" if several else " Call once per layer."
-            remedy = f"Use 'input', a name out of model.named_modules(), or a gradembed.Site.{one}".rstrip(".")
-            refuse(argument, "be a layer's name or Site", describe(item), remedy, TypeError)
+            remedy = "Use 'input', a name out of model.named_modules(), or a gradembed.Site"
+            rule = "be layers' names or Sites" if several else "be one layer's name or Site"
+            refuse(argument, rule, describe(item), remedy, TypeError)
         site = item if isinstance(item, Site) else Site(item)
         names = _matches(site.name, known)
         if not names or (len(names) > 1 and not several):
-            shown = ", ".join(map(repr, names or known[:12])) + (", ..." if len(names or known) > 12 else "")
-            refuse(
-                argument,
-                f"name {'a' if names else 'a known'} layer of the model",
-                repr(site.name),
-                f"Choose one of {shown}",
-            )
+            shown = ", ".join(map(repr, (names or known)[:12])) + (", ..." if len(names or known) > 12 else "")
+            rule = "match one layer only" if names else "name a layer of the model"
+            refuse(argument, rule, repr(site.name), f"Choose one of {shown}")
         for name in names:
             found.setdefault(str(exact := replace(site, name=name)), exact)
     return list(found.values())
