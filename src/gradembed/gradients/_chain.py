@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradembed.gradients._rows import Basis, Capture, Rows, product
-from gradembed.models import MLP
-from gradembed.models._stacked import ACTIVATIONS
+from gradembed.models import ACTIVATIONS, MLP
 
 # Exact types only: a subclass may compute something else.
 ELEMENTWISE = (*ACTIVATIONS.values(), nn.PReLU, nn.Dropout, nn.BatchNorm1d)
