@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-import math
+import itertools
 
 import numpy as np
 import pytest
@@ -158,7 +158,12 @@ def test_one_member_by_any_integer(index):
     assert torch.equal(weights_of(ensemble[index]), weights_of(ge.MLP([4, 8, 3], seed=2)).double())
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, lambda: nn.LeakyReLU(0.3), lambda: nn.Hardtanh(-2, 3), nn.ReLU6])
+MIXED = itertools.cycle([nn.Tanh, nn.ReLU])
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU, lambda: nn.LeakyReLU(0.3), lambda: nn.Hardtanh(-2, 3), lambda: next(MIXED)()]
+)
 def test_networks_are_stacked_and_taken_apart_again(activation):
     networks = [ge.MLP([4, 8, 6, 3], activation, seed=seed).double() for seed in (3, 1, 4)]
     ensemble, x = ge.MLPEnsemble.from_members(networks), 5 * torch.randn(7, 4, dtype=torch.float64)
@@ -167,21 +172,9 @@ def test_networks_are_stacked_and_taken_apart_again(activation):
         assert torch.allclose(network(x), member(x), atol=1e-12)
         assert repr(network) == repr(member)
     again = ge.MLPEnsemble.from_members(list(ge.MLPEnsemble.from_parts(ensemble.parts())))
-    assert torch.equal(again(x), ensemble(x))
     with torch.no_grad():
         networks[0].output.bias.add_(1)
     assert torch.equal(again(x), ensemble(x))
-
-
-def test_hidden_layers_may_have_different_activations():
-    kinds = [nn.Tanh(), nn.ReLU()]
-    network = ge.MLP([4, 8, 8, 3], iter(copy.deepcopy(kinds)).__next__, seed=0)
-    ensemble, x = ge.MLPEnsemble.from_members([network, network]), torch.randn(5, 4)
-    assert torch.allclose(ensemble(x)[1], network(x), atol=1e-6)
-    assert [type(module) for module in ensemble[0].modules() if type(module) in ACTIVATIONS.values()] == [
-        nn.Tanh,
-        nn.ReLU,
-    ]
 
 
 class Cubed(nn.ReLU):
@@ -300,13 +293,6 @@ def test_members_learn_their_own_data():
     assert far_apart(ensemble[1], alone(1, splits[0], [8, 8, 6], config).model)
 
 
-def test_members_do_not_feel_each_other():
-    a, b, c = (values_split(seed=seed) for seed in (1, 2, 3))
-    one, other = (ge.train_ensemble(splits, [5, 8, 1], 3, quick()) for splits in ([a, b, c], [c, b, a]))
-    assert torch.allclose(weights_of(one[1]), weights_of(other[1]), atol=1e-9, rtol=0)
-    assert far_apart(one[0], other[0])
-
-
 def test_waves_are_learned_function_by_function():
     seed, config = 3, quick(seed=3, epochs=8)
     ensemble = ge.train_ensemble(WAVES, [2, 16, 1], 6, config, n_samples=500)
@@ -363,14 +349,9 @@ def test_defaults_depend_on_what_is_learned(monkeypatch):
 @pytest.mark.parametrize("dim", [1, 8, 64])
 def test_ready_made_settings_learn_waves(dim):
     config = dataclasses.replace(ge.TrainConfig.for_waves(dim), progress=False)
-    ensemble = ge.train_ensemble(ge.datasets.random_waves(10, dim), [dim, 64, 64, 1], 10, config)
+    ensemble = ge.train_ensemble(ge.datasets.random_waves(4, dim), [dim, 64, 64, 1], 4, config)
     assert float(ensemble.scores.median()) > 0.98
     assert float(ensemble.scores.min()) > 0.95
-
-
-def test_ready_made_settings_take_the_seed():
-    assert ge.TrainConfig.for_waves(8, seed=7) == dataclasses.replace(ge.TrainConfig.for_waves(8), seed=7)
-    assert ge.TrainConfig.for_waves(64).epochs > ge.TrainConfig.for_waves(1).epochs
 
 
 def test_same_seed_same_result():
@@ -381,39 +362,30 @@ def test_same_seed_same_result():
     assert torch.allclose(weights_of(one[1]), weights_of(other[0]), atol=1e-4)  # the same seed in another place
 
 
-@pytest.mark.parametrize("group_size", [1, 2, 64])
+@pytest.mark.parametrize(("group_size", "chunk"), [(1, 2048), (2, 7), (64, 2048)])
 @pytest.mark.parametrize(
     "target", [double(IRIS), [double(ge.datasets.stack_tasks(IRIS, 1).resample(i)) for i in range(5)]]
 )
-def test_size_of_groups_does_not_matter(target, group_size):
+def test_size_of_groups_and_of_pieces_does_not_matter(target, group_size, chunk, monkeypatch):
     whole = ge.train_ensemble(target, [4, 8, 3], 5, quick())
+    monkeypatch.setattr(training, "ENSEMBLE_CHUNK", chunk)
     ensemble = ge.train_ensemble(target, [4, 8, 3], 5, quick(), group_size=group_size)
     assert torch.allclose(weights_of(ensemble), weights_of(whole), atol=1e-9, rtol=0)
     assert torch.allclose(ensemble.losses, whole.losses, atol=1e-9)
     assert torch.equal(ensemble.scores, whole.scores)
 
 
+WIDE = [784, 512, 512, 10]
+
+
 @pytest.mark.parametrize(
     ("widths", "batch_size", "n_members", "expected"),
-    [
-        ([1, 4, 1], 1, 1000, 63),  # 16 groups of at most 64
-        ([784, 512, 512, 10], 256, 160, 16),
-        ([784, 512, 512, 10], 256, 20, 20),  # rather one group than 16 and 4
-        ([784, 512, 512, 10], 256, 25, 13),
-        ([1, 4, 1], 1, 70, 35),
-        ([1, 4, 1], 1, 3, 3),
-    ],
+    # 16 groups of at most 64; rather one group of 20 than 16 and 4
+    [([1, 4, 1], 1, 1000, 63), ([1, 4, 1], 1, 70, 35), ([1, 4, 1], 1, 3, 3), (WIDE, 256, 160, 16), (WIDE, 256, 20, 20)],
 )
 def test_groups_are_about_equal_and_not_too_large(widths, batch_size, n_members, expected):
     ensemble = ge.MLPEnsemble(widths, 1)[[0] * n_members]
     assert training._group_size(ensemble, quick(batch_size=batch_size)) == expected
-
-
-def test_test_part_is_evaluated_whole_in_pieces(monkeypatch):
-    whole = ge.train_ensemble(IRIS, [4, 8, 3], 2, quick())
-    monkeypatch.setattr(training, "ENSEMBLE_CHUNK", 7)
-    monkeypatch.setattr(training, "CHUNK", 5)
-    assert torch.equal(ge.train_ensemble(IRIS, [4, 8, 3], 2, quick()).scores, whole.scores)
 
 
 def test_history_tells_of_all_members():
@@ -460,10 +432,6 @@ def test_divergence_in_the_last_step_is_seen_on_the_test_part():
         ge.train_ensemble(far, [5, 8, 1], 2, quick())
 
 
-def undefined(x):
-    return x[:, 0] / 0
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -472,7 +440,7 @@ def undefined(x):
         ({"target": [IRIS, ge.datasets.load_iris(0.3)]}, "`target` should hold splits of equal shapes and types"),
         ({"target": [IRIS, double(IRIS)]}, "`target` should hold splits of equal .*float64.* for member 1"),
         ({"target": lambda _: "waves"}, "`target` should be a tensor, or an array or list of numbers. Got 'waves'"),
-        ({"target": undefined}, "`target` should be finite. Got .* NaN or infinite"),
+        ({"target": lambda x: x[:, 0] / 0}, "`target` should be finite. Got .* NaN or infinite"),
         ({"target": lambda x: x.T}, r"`target` should have shape \[2050\] or \[2050, t\]"),
         ({"target": lambda x: x[:, 0] > 0}, "`target` should hold integers. Got a bool tensor"),
         ({"target": WAVES, "widths": [3, 1]}, "`widths` should start with 2, the inputs of the waves"),
@@ -526,16 +494,6 @@ def test_untrained_and_uncommon_ensembles_are_stored_too(tmp_path):
             x = torch.randn(5, 4, dtype=torch.float64)
             assert torch.equal(again(x), ensemble(x))
             assert again.scores is None
-
-
-def test_damaged_entry_is_computed_again(tmp_path):
-    cache = ge.Cache(tmp_path)
-    cache.call(ge.train_ensemble, IRIS, [4, 3], 2, quick())
-    (path,) = tmp_path.glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    with pytest.warns(UserWarning, match="is damaged"):
-        again = cache.call(ge.train_ensemble, IRIS, [4, 3], 2, quick())
-    assert math.isfinite(float(again.scores.sum()))
 
 
 def test_ensembles_are_hashed_by_content():
