@@ -357,7 +357,7 @@ class MLPEnsemble(_Chain):
     def _spread(self, x: object) -> Tensor:
         """Return samples for every member, [e, n, d]."""
         e, d = len(self), self.widths[0]
-        x = x if isinstance(x, Tensor) else as_tensor("x", x, "...")
+        x = x if isinstance(x, Tensor) else as_tensor("x", x, "...").to(next(self.parameters()))
         if x.ndim not in (2, 3) or x.shape[-1] != d or (x.ndim == 3 and len(x) != e):
             refuse("x", f"have shape [n, {d}] or [{e}, n, {d}]", describe(x), "Reshape it")
         check_placement(self, x)
