@@ -183,6 +183,7 @@ def _sampled(function: Callable[[Tensor], Tensor], d: int, seed: int, n_samples:
         refuse("widths", f"start with {function.dim}, the inputs of the waves", d, "Change the first width")
     n = N_SAMPLES if n_samples is None else as_integer("n_samples", n_samples, 1)
     x = 2 * torch.rand(n + N_TEST, d, generator=torch.Generator().manual_seed(seed)) - 1
+    x_train, x_test = x.split([n, N_TEST])  # the same for all, told by identity
     with torch.no_grad():
         given = function(x)
     name = "waves" if waves else getattr(function, "__name__", type(function).__name__)
@@ -191,7 +192,7 @@ def _sampled(function: Callable[[Tensor], Tensor], d: int, seed: int, n_samples:
     for values in given if waves else [given]:
         y = as_tensor("target", values, "n|n t", kind="any", n=len(x))
         y = y.to(x) if y.is_floating_point() else as_tensor("target", y, "n|n t", kind="int")
-        splits.append(Split(x[:n], y[:n], x[n:], y[n:], name, source))
+        splits.append(Split(x_train, y[:n], x_test, y[n:], name, source))
     return splits
 
 

@@ -36,9 +36,8 @@ class Stack:
         self.weight_grads, self.bias_grads = _views(numbers.grad, parts)
         self.activations = ensemble.activation_modules()
         self.optimizer, self.schedule = optimizer_and_schedule([numbers], config, n)
-        self._spaces: dict[
-            int, list[Tensor]
-        ] = {}  # by batch size: memory for what leaves each layer, and for gradients
+        # by batch size: memory for what leaves each layer, and for gradients there
+        self._spaces: dict[int, list[Tensor]] = {}
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor, *, is_classes: bool) -> Tensor:
@@ -72,9 +71,7 @@ class Stack:
         inputs, graphs = [], []
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             inputs.append(a)  # [e, in, n]
-            product = (
-                torch.addcmul if weight.shape[1] == 1 else torch.baddbmm
-            )  # with a single column the latter is slow
+            product = torch.addcmul if weight.shape[1] == 1 else torch.baddbmm  # slow with a single column
             a = product(bias, weight.transpose(1, 2), a, out=self._spaces[n][i])  # [e, out, n]
             if i < len(self.activations):
                 a, graph = _activate(self.activations[i], a)
