@@ -43,11 +43,7 @@ class _Chain(nn.Module):
                 self.add_module(f"hidden{i}", nn.Sequential(OrderedDict(linear=linear, activation=activation)))
 
     def activation_modules(self) -> list[nn.Module]:
-        """List the activations.
-
-        Returns:
-            One per hidden layer.
-        """
+        """Return the activations, one per hidden layer."""
         return [layer.activation for layer in self.children() if isinstance(layer, nn.Sequential)]  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,11 +132,7 @@ class StackedLinear(nn.Module):
         return torch.baddbmm(self.bias[:, None], x, self.weight.transpose(1, 2))
 
     def extra_repr(self) -> str:
-        """Describe the layer.
-
-        Returns:
-            Members and widths.
-        """
+        """Return how many members it has, and its widths."""
         e, fan_out, fan_in = self.weight.shape
         return f"{e} members, {fan_in} to {fan_out}"
 
@@ -357,7 +349,7 @@ class MLPEnsemble(_Chain):
     def _spread(self, x: object) -> Tensor:
         """Return samples for every member, [e, n, d]."""
         e, d = len(self), self.widths[0]
-        x = x if isinstance(x, Tensor) else as_tensor("x", x, "...")
+        x = x if isinstance(x, Tensor) else as_tensor("x", x, "...").to(next(self.parameters()))
         if x.ndim not in (2, 3) or x.shape[-1] != d or (x.ndim == 3 and len(x) != e):
             refuse("x", f"have shape [n, {d}] or [{e}, n, {d}]", describe(x), "Reshape it")
         check_placement(self, x)
