@@ -69,7 +69,7 @@ def nearest(a, b):
     return ((a[:, None] - b[None]) ** 2).sum(-1).argmin(1)
 
 
-def neighbour_accuracy(z, labels, groups):
+def neighbor_accuracy(z, labels, groups):
     distance = ((z[:, None] - z[None]) ** 2).sum(-1)
     distance[(groups[:, None] == groups[None]).numpy()] = np.inf
     return float((labels[distance.argmin(1)] == labels).double().mean())
@@ -253,7 +253,7 @@ def test_degenerate_fields_are_described_all_the_same(invariance, function):
 def test_fields_without_values_are_described_by_their_gradients():
     fields = dataclasses.replace(wave_fields(m=300), values=None)
     rows = ge.FieldDescriptor().fit_transform(fields)
-    assert neighbour_accuracy(rows, fields.labels, fields.groups) > 0.9
+    assert neighbor_accuracy(rows, fields.labels, fields.groups) > 0.9
 
 
 @pytest.mark.parametrize("settings", [{}, {"invariance": "none", "shared": True}, {"invariance": "none"}])
@@ -284,7 +284,7 @@ def test_only_what_is_seen_reaches_the_encoder():
     changed = dataclasses.replace(fields, gradients=other)
     for invariance in INVARIANCES:
         coordinates = Coordinates(fields, invariance)
-        features = Features.draw(invariance, is_flat=False, dim=fields.dim, has_values=True, n=64, seed=0)
+        features = Features(invariance, fields, is_flat=False, n=64, seed=0)
         one, two = (coordinates.transform(f) for f in (fields, changed))
         assert torch.equal(features.transform(one, ~mask), features.transform(two, ~mask))
         assert not torch.equal(features.transform(one), features.transform(two))
@@ -333,8 +333,8 @@ def test_embeddings_find_the_function_where_raw_gradients_do_not():
     probe = ge.metrics.linear_probe(fitted.embedding_, fields.labels, groups=fields.groups)
     raw_probe = ge.metrics.linear_probe(raw, fields.labels, groups=fields.groups)
     assert probe.accuracy > 0.9 > raw_probe.accuracy + 0.3
-    assert neighbour_accuracy(fitted.embedding_, fields.labels, fields.groups) > 0.9
-    assert neighbour_accuracy(ge.FieldDescriptor().fit_transform(seen), fields.labels, fields.groups) > 0.9
+    assert neighbor_accuracy(fitted.embedding_, fields.labels, fields.groups) > 0.9
+    assert neighbor_accuracy(ge.FieldDescriptor().fit_transform(seen), fields.labels, fields.groups) > 0.9
     assert float(ge.metrics.field_r2(fitted.predict_gradients(seen, kept), asked).median()) > 0.4
     assert np.mean(fitted.loss_curve_[-20:]) < 0.7 * np.mean(fitted.loss_curve_[:20])
 
@@ -408,27 +408,15 @@ def test_diverging_training_is_refused_and_leaves_the_estimator_as_it_was(estima
 
 
 SHARED = wave_fields(2, 2, dim=3, m=20, rotate=False, shared=True)
-OWN = wave_fields(2, 2, dim=3, m=20)
+OWN, WIDER = wave_fields(2, 2, dim=3, m=20), wave_fields(2, 2, dim=4, m=20)
+CONSTANT = dataclasses.replace(SHARED, values=torch.ones(4, 20))
 REFUSED = {  # with a word of their own; the rest is in the table of abuses
-    "`encoder` should be 'set' or 'auto' with an invariance or own points. Got 'flat'": (
-        lambda _: embedder(encoder="flat").fit(SHARED)
-    ),
-    "or own points. Got 'flat'. Use encoder='set', or invariance='none' and fields at the same points": (
-        lambda _: embedder(encoder="flat", invariance="none").fit(OWN)
-    ),
-    "`fields` should have 3 dimensions and values, as in fit. Got 4 dimensions and values": (
-        lambda estimator: estimator.transform(wave_fields(2, 2, dim=4, m=20))
-    ),
-    "`fields` should have 3 dimensions and values, as in fit. Got 3 dimensions and no values": (
-        lambda estimator: estimator.transform(dataclasses.replace(SHARED, values=None))
-    ),
-    "`fields` should have the shared points of fit. Got other points": lambda estimator: estimator.transform(OWN),
-    "`fields` should vary at the points of every unit. Got constant units 0, 1, 2, 3": (
-        lambda estimator: estimator.transform(dataclasses.replace(SHARED, values=torch.ones(4, 20)))
-    ),
-    "`points` should have shape [m, 3] or [4, m, 3]. Got a float32 tensor of shape [2, 5, 3]": (
-        lambda _: embedder(max_steps=1).fit(OWN).predict_gradients(OWN, torch.ones(2, 5, 3))
-    ),
+    "`encoder` should be 'set' or 'auto' with an invariance": lambda _: embedder(encoder="flat").fit(SHARED),
+    "or own points. Got 'flat'": lambda _: embedder(encoder="flat", invariance="none").fit(OWN),
+    "have 3 dimensions and values, as in fit. Got 4 dimensions and values": lambda fitted: fitted.transform(WIDER),
+    "Got 3 dimensions and no values": lambda fitted: fitted.transform(dataclasses.replace(SHARED, values=None)),
+    "`fields` should have the shared points of fit. Got other points": lambda fitted: fitted.transform(OWN),
+    "should vary at the points of every unit. Got constant units 0, 1": lambda fitted: fitted.transform(CONSTANT),
 }
 
 

@@ -294,15 +294,6 @@ def test_saved_fields_come_back(tmp_path, own):
     assert [p.name for p in path.parent.iterdir()] == ["fields.safetensors"]
 
 
-def test_fields_can_be_cached(tmp_path):
-    cache, network, x = ge.Cache(tmp_path), ge.MLP([4, 8, 3], seed=0), torch.randn(10, 4)
-    for take in (ge.gradient_fields, lambda network, x: ge.gradient_fields(network, x, labels=torch.arange(3))):
-        assert_same(cache.call(take, network, x), take(network, x))  # written
-        files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-        assert_same(cache.call(take, network, x), take(network, x))  # read
-        assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == files
-
-
 # points
 
 
@@ -390,55 +381,29 @@ def test_masked_regions_may_have_any_numbers():
 # refused with a word of their own; the rest is in the table of abuses
 
 
-def one_region_in_unit_0():
-    return make_fields(regions=torch.arange(3)[:, None] * (torch.arange(10) > 4))
-
-
+ONE_REGION = {"regions": torch.arange(3)[:, None] * (torch.arange(10) > 4)}  # in unit 0
+join = ge.GradientFields.concatenate
 REFUSED = {
     "`points` should have shape [10, 4] or [3, 10, 4]": lambda: ge.GradientFields(X[:9], G),
-    "`points` should be float32 or float64": lambda: ge.GradientFields(X.long(), G),
-    "`gradients` should have shape [u, m, d]. Got a float32 tensor of shape [10, 4]. Use gradients[None]": (
-        lambda: ge.GradientFields(X, X)
-    ),
-    "`points` should be finite. Got 40 NaN or infinite values of 40": lambda: ge.GradientFields(X + torch.nan, G),
-    "`groups` should have shape [3]": lambda: ge.GradientFields(X, G, groups=[0, 1]),
+    "`gradients` should have shape [u, m, d]. Got a float32 tensor of": lambda: ge.GradientFields(X, X),
     "`index` should lie between -5 and 4, or be a mask of 5 units. Got 5": lambda: make_fields(u=5)[5],
-    "`index` should lie between -5 and 4, or be a mask of 5 units. Got list [True, False]": (
-        lambda: make_fields(u=5)[[True, False]]
-    ),
+    "or be a mask of 3 units. Got list [True, False]": lambda: make_fields()[[True, False]],
     "`index` should pick at least one unit. Got none. There are 5": lambda: make_fields(u=5)[9:],
-    "`index` should pick at least one unit. Got none.": lambda: make_fields()[torch.zeros(3, dtype=torch.bool)],
-    "`index` should be an integer, a slice, a list of positions or a mask. Got True": lambda: make_fields()[True],
-    "`index` should be an integer, a slice, a list of positions or a mask. Got list [[0], [1, 2]]": (
-        lambda: make_fields()[[[0], [1, 2]]]
-    ),
-    "`parts` should all have 10 points of 4 dimensions, torch.float64 on cpu. Got 9 points of 4": (
-        lambda: ge.GradientFields.concatenate([bare(), bare(m=9)])
-    ),
-    "torch.float64 on cpu. Got 10 points of 4 dimensions, torch.float32 on cpu.": (
-        lambda: ge.GradientFields.concatenate([bare(), bare(dtype=torch.float32)])
-    ),
-    "`parts` should all have values, or none. Got 1 of 2 without": (
-        lambda: ge.GradientFields.concatenate([make_fields(), make_fields(values=None)])
-    ),
-    "`parts` should all have groups, or none": (
-        lambda: ge.GradientFields.concatenate([make_fields(groups=None), make_fields()])
-    ),
-    "`m` should be at least 1 and at most 10. Got 11": lambda: make_fields().subsample(11),
-    "`rotations` should have shape [4, 4] or [3, 4, 4]": lambda: make_fields().rotated(torch.eye(4).expand(2, 4, 4)),
-    "`rotations` should be orthogonal. Got R'R that differs from the identity by 3.0e+00": (
-        lambda: make_fields().rotated(2 * torch.eye(4))
-    ),
-    "`matrices` should be invertible. Got a singular one": lambda: make_fields().transformed(torch.ones(4, 4)),
-    "`m` should be a number of points to the power of dim=2. Got 10. Pass 9 or 16": lambda: ge.grid_points(10, 2),
+    "`index` should pick at least one": lambda: make_fields()[torch.zeros(3, dtype=torch.bool)],
+    "a list of positions or a mask. Got True": lambda: make_fields()[True],
+    "a list of positions or a mask. Got list [[0], [1, 2]]": lambda: make_fields()[[[0], [1, 2]]],
+    "`parts` should all have 10 points of 4 dimensions, torch.float64": lambda: join([bare(), bare(m=9)]),
+    "Got 10 points of 4 dimensions, torch.float32 on": lambda: join([bare(), bare(dtype=torch.float32)]),
+    "all have values, or none. Got 1 of 2 without": lambda: join([make_fields(), make_fields(values=None)]),
+    "all have groups, or none. Got 1 of 2": lambda: join([make_fields(groups=None), make_fields()]),
+    "have shape [4, 4] or [3, 4, 4]": lambda: make_fields().rotated(torch.eye(4).expand(2, 4, 4)),
+    "Got R'R that differs from the identity by 3.0e+00": lambda: make_fields().rotated(2 * torch.eye(4)),
+    "should be invertible. Got a singular one": lambda: make_fields().transformed(torch.ones(4, 4)),
+    "a number of points to the power of dim=2. Got 10. Pass 9 or 16": lambda: ge.grid_points(10, 2),
     "Got 3. Pass 4 or 9, or use sobol_points": lambda: ge.grid_points(3, 2),
-    "`dim` should be at least 1 and at most 21201. Got 1000000": lambda: ge.sobol_points(4, 10**6),
-    "`fraction` should be below 1": lambda: ge.field_mask(make_fields(), 1.0),
-    "`fields` should have at least 2 points of each unit. Got 1": lambda: ge.field_mask(make_fields(m=1), 0.5),
-    "`fields` should have regions with kind='regions'": lambda: ge.field_mask(bare(), 0.5, kind="regions"),
-    "`fields` should have at least two regions in every unit. Got one in units 0. ": (
-        lambda: ge.field_mask(one_region_in_unit_0(), 0.5, kind="regions")
-    ),
+    "`fraction` should be below 1. Got 1.0. Keep something": lambda: ge.field_mask(make_fields(), 1.0),
+    "have regions with kind='regions'. Got None": lambda: ge.field_mask(bare(), 0.5, kind="regions"),
+    "Got one in units 0. ": lambda: ge.field_mask(make_fields(**ONE_REGION), 0.5, kind="regions"),
 }
 
 

@@ -70,16 +70,15 @@ class Encoder(nn.Module):
 
     def __init__(self, n_rows: int, n_extra: int, settings: Settings) -> None:
         super().__init__()
-        self.n_rows, self.n_components = n_rows, settings.n_components
-        self.first = nn.Linear(n_rows + n_extra, settings.width)
-        self.norm = nn.LayerNorm(settings.width)
-        self.last = nn.Linear(settings.width, settings.n_components)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.n_rows, self.n_components, width = n_rows, settings.n_components, settings.width
+        first, last = nn.Linear(n_rows + n_extra, width), nn.Linear(width, self.n_components)
+        self.correction = nn.Sequential(first, nn.LayerNorm(width), nn.SiLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the embedding of inputs, [u, rows and extras], [u, k], and the correction in it."""
-        correction = self.last(nn.functional.silu(self.norm(self.first(inputs))))
+        correction = self.correction(inputs)
         straight = nn.functional.pad(inputs[:, : self.n_rows], (0, self.n_components - self.n_rows))  # or cut off
         return straight + correction, correction
 

@@ -78,7 +78,7 @@ class Coordinates:
         """Return the fields in these coordinates, computed in float64, a few units at a time; refuses constant ones."""
         amplitudes = varying_amplitudes(fields).double().cpu()
         u, m, d = fields.gradients.shape
-        points, gradients = torch.empty(u, m, d), torch.empty(u, m, d)
+        points, gradients = (torch.empty(u, m, d, dtype=torch.float32) for _ in range(2))
         frames: list[tuple[Tensor, Basis]] = []
         for part in slices(u, UNITS_AT_A_TIME):
             if not fields.is_shared or not frames:

@@ -27,12 +27,10 @@ class FieldEstimator(BaseEstimator):
     def _fit_features(self, fields: GradientFields, *, is_flat: bool) -> None:
         check_choice("invariance", self.invariance, INVARIANCES)
         n, seed = as_integer("n_features", self.n_features, 2), as_integer("random_state", self.random_state, 0)
-        self.n_features_in_, self.kind_, has_values = fields.dim, _kind(fields), fields.values is not None
+        self.n_features_in_, self.kind_ = fields.dim, _kind(fields)
         self.points_ = fields.points.double().cpu() if is_flat else None
         self.coordinates_ = Coordinates(fields, self.invariance)
-        self.features_ = Features.draw(
-            self.invariance, is_flat=is_flat, dim=fields.dim, has_values=has_values, n=n, seed=seed
-        )
+        self.features_ = Features(self.invariance, fields, is_flat=is_flat, n=n, seed=seed)
 
     def _canonical(self, fields: GradientFields) -> Canonical:
         """Return fields in the coordinates of the fit, refusing those that are of another kind."""
@@ -40,8 +38,7 @@ class FieldEstimator(BaseEstimator):
         check_fields("fields", fields, least_points=2)
         if (kind := _kind(fields)) != self.kind_:
             refuse("fields", f"have {self.kind_}, as in fit", kind, "Match them, or fit again")
-        same = self.points_ is None or (fields.is_shared and torch.equal(fields.points.double().cpu(), self.points_))
-        if not same:
+        if not (self.points_ is None or (fields.is_shared and torch.equal(fields.points.double().cpu(), self.points_))):
             remedy = "Take fields at those points, or fit again to fields with own points"
             refuse("fields", "have the shared points of fit", "other points", remedy)
         return self.coordinates_.transform(fields)
@@ -98,9 +95,7 @@ class FieldDescriptor(FieldEstimator):
     """
 
     def __init__(self, invariance: str = "linear", *, n_features: int = 512, random_state: int = 0) -> None:
-        self.invariance = invariance
-        self.n_features = n_features
-        self.random_state = random_state
+        self.invariance, self.n_features, self.random_state = invariance, n_features, random_state
 
     def fit(self, fields: GradientFields, y: Any = None) -> Self:  # noqa: ARG002
         """Measure the common scale of the points, and draw the waves.

@@ -57,7 +57,7 @@ class GradientFieldEmbedder(FieldEstimator):
         progress: Whether to draw a progress bar on standard error.
 
     Attributes:
-        embedding_: Of the units of the fit, [u, k]: centred, in principal axes, not rescaled.
+        embedding_: Of the units of the fit, [u, k]: centered, in principal axes, not rescaled.
         loss_curve_: Training loss of each step: mean squared error in units of each unit's own spread of gradients.
         held_out_curve_: Steps and the loss on what is held out there, [checks, 2].
         n_features_in_: Dimension d of the fields.
@@ -126,12 +126,10 @@ class GradientFieldEmbedder(FieldEstimator):
             self.n_axes_ = None if axes is None else axes.shape[1]
             seeds = range(seed * n_views, (seed + 1) * n_views)
             masks = [field_mask(fields, settings.mask_fraction, s, self.mask_kind).cpu() for s in seeds]
-            rows = self.features_.transform(canonical)
-            self.components_ = PrincipalComponents(rows, 2 * settings.n_components)
+            self.components_ = PrincipalComponents(self.features_.transform(canonical), 2 * settings.n_components)
             inputs = torch.stack([self._inputs(canonical, mask) for mask in masks])  # [v, u, p]
             with _context.seeded(seed):
-                n_rows = self.components_.matrix.shape[1]
-                cloze = Cloze(inputs, n_rows, torch.stack(masks), canonical, axes, settings)
+                cloze = Cloze(inputs, self.components_.n, torch.stack(masks), canonical, axes, settings)
                 cloze.train(progress=self.progress)
             self.encoder_, self.decoder_ = cloze.encoder, cloze.decoder
             self.loss_curve_, self.held_out_curve_ = np.array(cloze.losses), np.array(cloze.checks)
@@ -307,7 +305,7 @@ class RowEmbedder(TransformerMixin, BaseEstimator):
 
     def _train(self, rows: Tensor, settings: Settings) -> None:
         p, k, width = rows.shape[1], settings.n_components, settings.width
-        self.encoder_ = Encoder(self.components_.matrix.shape[1], p, settings).double()
+        self.encoder_ = Encoder(self.components_.n, p, settings).double()
         decoder = nn.Sequential(nn.Linear(k, width), nn.SiLU(), nn.Linear(width, p)).double()
         centered = rows - self.components_.center
         size = centered.square().mean().clamp_min(torch.finfo(torch.float64).tiny)

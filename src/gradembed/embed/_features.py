@@ -7,7 +7,6 @@ up to 1 for each unit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from sklearn.utils.extmath import svd_flip
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from gradembed._validation import is_finite, refuse
 from gradembed.embed._coordinates import Canonical, slices
+from gradembed.fields._fields import GradientFields
 
 SOFTNESS = 0.5  # vectors of a frame much shorter than this are noise and are not blown up
 TOKEN_SCALE = 0.5  # length scale of half of the waves; the others' is twice that
@@ -117,24 +117,28 @@ def _heights(a: Tensor, g: Tensor, f: Tensor | None) -> Tensor:
     return centered / centered.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
 
 
-@dataclass(frozen=True, eq=False)
 class Features:
-    """A map from canonical fields to one row of features per unit, fixed before it sees them: blocks, side by side."""
+    """A map from canonical fields to one row of features per unit, fixed before it sees them: blocks, side by side.
 
-    blocks: tuple[tuple[Block, Waves], ...]
+    Args:
+        invariance: As for `FieldDescriptor`.
+        fields: Of the fit; only their dimension counts, and whether they have values.
+        is_flat: Whether the units share their points, and gradients are just put in line.
+        n: Random waves of each kind of token.
+        seed: Of the waves.
+    """
 
-    @classmethod
-    def draw(cls, invariance: str, *, is_flat: bool, dim: int, has_values: bool, n: int, seed: int) -> Features:
-        """Return the blocks that an invariance asks for, with n random waves of each kind of token."""
-        generator = torch.Generator().manual_seed(seed)
+    def __init__(self, invariance: str, fields: GradientFields, *, is_flat: bool, n: int, seed: int) -> None:
+        generator, d = torch.Generator().manual_seed(seed), fields.dim
+        self.blocks: list[tuple[Block, Waves]] = []
         if is_flat:
-            return cls(((flat_block, Waves(0, 0, 1, generator)),))
-        if invariance == "none":
-            return cls(((kernel_block, Waves(dim, max(n // 8, 8), 0.5 * dim**0.5, generator)),))
-        frame = (frame_block, Waves(13 + has_values, n, TOKEN_SCALE, generator))
-        if invariance != "permutation":
-            return cls((frame,))
-        return cls((frame, (coordinate_block, Waves(9, n, TOKEN_SCALE, generator))))
+            self.blocks += [(flat_block, Waves(0, 0, 1, generator))]
+        elif invariance == "none":
+            self.blocks += [(kernel_block, Waves(d, max(n // 8, 8), 0.5 * d**0.5, generator))]
+        else:
+            self.blocks += [(frame_block, Waves(13 + (fields.values is not None), n, TOKEN_SCALE, generator))]
+        if invariance == "permutation":
+            self.blocks += [(coordinate_block, Waves(9, n, TOKEN_SCALE, generator))]
 
     def transform(self, fields: Canonical, visible: Tensor | None = None) -> Tensor:
         """Return averages over the points that are seen, [u, m] of True, or over all: [u, p]."""
@@ -162,21 +166,22 @@ class PrincipalComponents:
         k: How many; fewer if the rows have fewer.
 
     Attributes:
+        n: How many there are.
         center: Mean row, [p].
-        matrix: [p, k].
+        matrix: [p, n].
     """
 
     def __init__(self, rows: Tensor, k: int) -> None:
         center = rows.double().mean(0)
         centered = rows.double() - center
         _, spreads, vectors = torch.linalg.svd(centered, full_matrices=False)
-        n = max(int((spreads > FLOOR * spreads[0]).sum()), 1)
-        basis = flipped(vectors[: min(n, k)]).T
+        self.n = min(max(int((spreads > FLOOR * spreads[0]).sum()), 1), k)
+        basis = flipped(vectors[: self.n]).T
         size = (centered @ basis).square().mean().sqrt()
         self.center, self.matrix = center.to(rows), (basis / torch.where(size > 0, size, 1)).to(rows)
 
     def transform(self, rows: Tensor) -> Tensor:
-        """Return rows, [..., p], projected, [..., k]."""
+        """Return rows, [..., p], projected, [..., n]."""
         return (rows - self.center) @ self.matrix
 
 
