@@ -9,9 +9,8 @@ from _oracle import gradient_loop
 from torch import nn
 
 import gradembed as ge
-from gradembed.fields import _stack
-from gradembed.fields._regions import numbered
-from gradembed.tree._pieces import packed
+from gradembed.gradients import session
+from gradembed.gradients.patterns import distinct, packed
 
 # taken of networks
 
@@ -82,7 +81,7 @@ CASES = [
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_ensemble_equals_its_members(case, activation, group_bytes, monkeypatch):
-    monkeypatch.setattr(_stack, "GROUP_BYTES", group_bytes)  # one member at a time, all at once
+    monkeypatch.setattr(session, "GROUP_BYTES", group_bytes)  # one member at a time, all at once
     ensemble, case = ensemble_of(activation=activation), dict(case)
     width = {"hidden2": 6}.get(case.get("unit_layer"), 3)
     directions = torch.randn(5, 2, width).double()
@@ -299,10 +298,10 @@ def test_colliding_numbers_do_not_merge_patterns():
     flags[..., :100] = flags[:, :, :1, :100]  # of 30 units that differ
     flags[:, :, 20:] = flags[:, :, :20]  # every pattern twice
     words = np.concatenate([packed(flags.numpy()), packed(flags.numpy()[..., 50:])], axis=-1)
-    exact = numbered(words)
+    words = words.reshape(6, 40, -1)
+    exact = torch.from_numpy(distinct(words))
     for mix in (lambda keys: keys[..., 0] * 0, lambda keys: keys[..., -1] % 3):
-        other = numbered(words, mix)
-        for one, two in zip(exact.flatten(0, 1), other.flatten(0, 1), strict=True):
+        for one, two in zip(exact, torch.from_numpy(distinct(words, mix)), strict=True):
             assert torch.equal(one[:, None] == one, two[:, None] == two)
-    for row, bits in zip(exact.flatten(0, 1), flags.flatten(0, 1), strict=True):
+    for row, bits in zip(exact, flags.flatten(0, 1), strict=True):
         assert torch.equal(row[:, None] == row, (bits[:, None] == bits).all(-1))

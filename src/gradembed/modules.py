@@ -267,6 +267,7 @@ def ablated(
     indices = [as_integer("units", unit, 0) for unit in as_list("units", units, "a list of indices")]
     is_one = isinstance(at, int | float | np.number) or np.ndim(at) == 0
     held = as_number("at", at, -3e38, 3e38) if is_one else as_tensor("at", at, "d")
+    held = at if isinstance(at, Tensor) and at.requires_grad else held  # a constant can be learned
     holder = _Holder(site, indices, held)
     module, is_before = (model, True) if site.name == "input" else (modules[site.name], site.input)
     hook = module.register_forward_pre_hook(holder.before, with_kwargs=True)
@@ -278,7 +279,8 @@ def ablated(
         for handle in handles:
             handle.remove()
     if not holder.has_run:
-        got, remedy = f"{layer!r}, which did not run", "Call the model in the block, or choose another layer"
+        run = "did not run" if site.call is None else f"ran {holder.runs} times"
+        got, remedy = f"{str(site)!r}, which {run}", "Call the model in the block, or choose another layer"
         refuse("layer", "name a layer that runs in the block", got, remedy)
 
 
@@ -315,8 +317,8 @@ class _Holder:
             refuse("layer", "name a layer with one float tensor, a row per sample", got, "Choose another layer")
         changed = values.clone()
         index = self.site.index or (slice(None),)
-        part = changed[index]
         flat = self.site.part(values).clone()
+        part = changed[index]
         width = flat.shape[1]
         for unit in self.units:
             if unit >= width:

@@ -44,11 +44,11 @@ class Autograd:
     ) -> None:
         self.model, self.forward, self.argument, self.x_name = model, forward, argument, x_name
         self.modules = dict(model.named_modules(remove_duplicate=False))
-        self.pads = False
         n = size_of(batch)
+        self.pads = n == 1  # whether a sample alone is given twice over: the model may squeeze a batch of one
         self.probed = sorted({i * (n - 1) // max(1, PROBES - 1) for i in range(PROBES)})
         probe = chosen(batch, self.probed)
-        with recorded(self.modules, size_of(probe)) as calls:
+        with recorded(self.modules, max(2, size_of(probe))) as calls:
             units = self._values(probe, unit_site)
         self.alone = units
         self.heads = {name: part.shape[1] for name, part in units.items()}
@@ -85,7 +85,7 @@ class Autograd:
             for site in sites:
                 gradient = found[place_of(site)]
                 rows[str(site)][k] = 0 if gradient is None else site.part(gradient, pool=torch.sum)[:n]
-        activations = {str(site): site.part(run.values[place_of(site)])[:n] for site in sites}
+        activations = {str(site): site.part(run.values[place_of(site)])[:n].to(kind) for site in sites}
         return Capture(values.to(kind), activations, {layer: LowRank(part, n) for layer, part in rows.items()})
 
     def _backward(self, outputs: Any, inputs: Any, weights: Any, keep: bool) -> Sequence[Tensor | None]:

@@ -65,21 +65,22 @@ def size_of(batch: Batch) -> int:
     return len(tensors_in(batch)[0])
 
 
-def read_batch(batch: Any, name: str) -> Batch:
+def read_batch(batch: Any, name: str, kind: torch.dtype | None = None) -> Batch:
     """Check one batch: tensors that hold numbers, each with the samples along axis 0. Arrays become tensors.
 
     Args:
         batch: A tensor, an array, a list of numbers, or a mapping, tuple or list of tensors.
         name: Of the argument that it comes from.
+        kind: The model's precision, if it has one.
 
     Returns:
         The batch, of detached tensors.
     """
     if not isinstance(batch, Tensor | Mapping | tuple | list) or _is_numbers(batch):
+        is_list = isinstance(batch, list)
         batch = as_tensor(name, batch, "...", kind="any")
-        batch = (
-            batch.to(torch.get_default_dtype()) if batch.dtype == torch.float64 and isinstance(batch, list) else batch
-        )
+        if is_list and batch.is_floating_point() and kind is not None:
+            batch = batch.to(kind)  # Python's numbers have no precision of their own
     batch = each(_arrays_read(batch), _detached)
     found = tensors_in(batch)
     if isinstance(batch, Tensor) and batch.ndim == 1 and batch.is_floating_point():
@@ -234,7 +235,8 @@ def read(x: Any, model: nn.Module, forward: Callable[..., Any] | None, name: str
         A batch or a stream.
     """
     if isinstance(x, Tensor | Mapping | tuple | np.ndarray) or _is_numbers(x) or not isinstance(x, Iterable):
-        return read_batch(x, name)
+        kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        return read_batch(x, name, kind)
     if isinstance(x, str | bytes) or hasattr(x, "__array__"):
         return read_batch(np.asarray(x) if hasattr(x, "__array__") else x, name)
     takes_one = forward is None and not may_take_more(model)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gradembed._validation import FLOAT_TYPES
 from gradembed.gradients.lowrank import Basis, Capture, LowRank, product
 from gradembed.gradients.patterns import SKIPPED, pattern_words, splits
 from gradembed.gradients.sites import OUTPUT, Site
@@ -73,7 +74,7 @@ class Chain:
         Returns:
             The chain, or ``None`` if the model, or these samples, need the general path.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
+        if not isinstance(x, Tensor) or x.dtype not in FLOAT_TYPES:
             return None
         steps: list[Step] = []
         positions = {"input": 0}

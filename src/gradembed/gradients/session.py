@@ -113,6 +113,9 @@ class Session:
         if forward is not None and not callable(forward):
             refuse("forward", "be callable with model and batch", describe(forward), "Pass a function", TypeError)
         samples = read(x, model, forward, x_name)
+        if isinstance(model, MLPEnsemble) and (forward is not None or not isinstance(samples, Tensor)):
+            rule = "be one tensor, and `forward` None, for an ensemble"
+            refuse(x_name, rule, describe(x), "Take a member out by ensemble[i]")
         batch = samples.first if isinstance(samples, Stream) else samples
         check_fits(model, batch, x_name)
         check_parameters(model)
@@ -127,7 +130,15 @@ class Session:
             names = chain.names if chain else _names(model)
             unit_site = _unit_site(unit_layer, model, names)
             sites = None if layers is None else find_sites(argument, layers, names, several=several)
-            if chain and all(site.is_plain for site in [unit_site, *(sites or [])]):
+            partial_site = next((site for site in [*(sites or []), unit_site] if not site.is_plain), None)
+            if partial_site and isinstance(model, MLPEnsemble):
+                refuse(
+                    argument,
+                    "be whole layers for an ensemble",
+                    repr(str(partial_site)),
+                    "Take a member out by ensemble[i]",
+                )
+            if chain and not partial_site:
                 _check_chain(chain, batch, sites or [Site("input")], unit_site, x_name)
                 network: Chain | Autograd = chain
                 sites = _default_sites(chain, unit_site) if sites is None else sites
@@ -322,7 +333,12 @@ def resolve_units(
     chosen = []
     for item in as_list(argument, units, "a list of indices"):
         if isinstance(item, str) and item not in labels:
-            refuse(argument, f"name units of {str(unit_site)!r}", item, f"Choose labels like {labels[0]!r}, or indices")
+            refuse(
+                argument,
+                f"name units of {str(unit_site)!r}",
+                repr(item),
+                f"Choose labels like {labels[0]!r}, or indices",
+            )
         chosen.append(labels.index(item) if isinstance(item, str) else as_integer(argument, item))
         if not 0 <= chosen[-1] < width:
             refuse(argument, where, item, "Drop or correct it")

@@ -57,6 +57,17 @@ class Site:
     input: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.input, bool):
+            refuse(
+                "input", "be True or False", describe(self.input), "Pass input=True for what a module takes", TypeError
+            )
+        if self.name == "input" and (self.input or self.call is not None):
+            refuse(
+                "name",
+                "be a module's with `input` or `call`",
+                "'input'",
+                "Leave them out: it is what the model is given",
+            )
         if not isinstance(self.name, str):
             refuse("name", "be a module's name", describe(self.name), "Use one out of model.named_modules()", TypeError)
         if self.element is not None and not isinstance(self.element, str):
@@ -66,7 +77,7 @@ class Site:
         if self.index is not None:
             items = self.index if isinstance(self.index, tuple) else (self.index,)
             object.__setattr__(self, "index", tuple(map(_index_item, items)))
-            if items[0] is not Ellipsis and items[0] != slice(None):
+            if not items or not isinstance(items[0], slice) or items[0] != slice(None):
                 rule = "keep all samples, which are axis 0: begin with slice(None)"
                 refuse("index", rule, describe(self.index), "Pass (slice(None), ...)")
         if self.mean is not None:
@@ -92,34 +103,33 @@ class Site:
         """Whether a name says all there is to say."""
         return str(self) == self.name
 
-    def part(self, a: Tensor, lead: int = 0, *, pool: Callable[..., Tensor] = torch.mean) -> Tensor:
+    def part(
+        self, a: Tensor, lead: int = 0, *, pool: Callable[..., Tensor] = torch.mean, argument: str = "layer"
+    ) -> Tensor:
         """Take the part out of what stands at the site.
 
         Args:
             a: [n, ...], or with ``lead`` axes before.
             lead: How many.
             pool: What becomes of the axes of ``mean``: their average, or for gradients the sum.
+            argument: What the caller's users call the site.
 
         Returns:
             [n, d], with the same axes before.
         """
-        if self.index is not None:
-            a = a[(slice(None),) * lead + self.index]  # type: ignore[operator]
-        if self.mean is not None:
-            rank = a.ndim - lead
-            a = pool(a, dim=[lead + axis % rank for axis in self.mean])  # type: ignore[union-attr]
-        return a.reshape(*a.shape[: lead + 1], -1)
-
-    def part_gradient(self, gradient: Tensor) -> Tensor:
-        """Take the gradient with respect to the part out of that with respect to the whole.
-
-        Args:
-            gradient: [u, n, ...].
-
-        Returns:
-            [u, n, d].
-        """
-        return self.part(gradient, 1, pool=torch.sum)
+        try:
+            part = a if self.index is None else a[(slice(None),) * lead + self.index]  # type: ignore[operator]
+            axes = [lead + axis if axis > 0 else part.ndim + axis for axis in self.mean or ()]  # type: ignore[union-attr]
+            part = pool(part, dim=axes) if axes else part
+            keeps = all(axis > lead for axis in axes) and part.shape[: lead + 1] == a.shape[: lead + 1] and part.numel()
+            fault = "" if keeps else "it leaves out samples, or everything"
+        except (IndexError, RuntimeError) as error:
+            fault = str(error).splitlines()[0].rstrip(".")
+        if fault:
+            shape = ", ".join(["n", *map(str, a.shape[lead + 1 :])])
+            rule = f"name a part of {self.name!r}, which has the shape [{shape}]"
+            refuse(argument, rule, f"{str(self)!r}: {fault}", "Choose `index` and `mean` within it")
+        return part.reshape(*part.shape[: lead + 1], -1)
 
 
 OUTPUT = Site("output")  # as units: what the model returns

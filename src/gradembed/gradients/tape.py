@@ -78,6 +78,7 @@ class Tape:
         key = place_of(site)
         if key in self.edges:
             _refuse_runs(self.argument, site)
+        site.part(tensor, argument=self.argument)
         base = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
         node = base.clone()
         self.edges[key] = torch.autograd.graph.get_gradient_edge(node)  # stays where it is if the node is overwritten
@@ -90,7 +91,7 @@ class Tape:
         self._check("unit_layer", self.unit_site, tensor, held)
         if self.units:
             _refuse_runs("unit_layer", self.unit_site)
-        self.units = {"": self.unit_site.part(tensor).clone()}
+        self.units = {"": self.unit_site.part(tensor, argument="unit_layer").clone()}
 
     def check_complete(self) -> None:
         """Refuse sites that the pass has not met."""

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradembed import _progress
-from gradembed._validation import as_integer, as_number, check_choice, check_module, refuse
+from gradembed._validation import as_integer, as_number, check_choice, check_module, describe, refuse
 from gradembed.gradients import Session, Site
 from gradembed.interference.all_pairs import AllPairs
 from gradembed.interference.geometry import DimensionSample, chance_abs_cosine
@@ -95,6 +95,10 @@ def interference(
     n_bootstrap = as_integer("n_bootstrap", n_bootstrap, 0)
     n_untrained, seed = as_integer("n_untrained", n_untrained, 0), as_integer("seed", seed, 0)
     confidence = as_number("confidence", confidence, 0.5, 0.9999)
+    if not isinstance(effective_dimension, bool):
+        refuse("effective_dimension", "be True or False", describe(effective_dimension), "Pass one of them", TypeError)
+    if reinitialize is not None and not callable(reinitialize):
+        refuse("reinitialize", "be a function of a module", describe(reinitialize), "Pass one, or None", TypeError)
     if pairing == "all" and n_bootstrap:
         remedy = "Set it to 0, or use pairing='realised'"
         refuse("n_bootstrap", "be 0 with pairing='all', whose pairs are not independent", n_bootstrap, remedy)
