@@ -59,67 +59,33 @@ def table() -> pd.DataFrame:
                          "low": [0.0, 0.1, 0.2, 0.4], "high": [0.2, 0.3, 0.4, 0.6]})  # fmt: skip
 
 
+RAGGED = {"interference", "conflict_by_layer", "history", "field_1d", "embedding", "tree", "curves", "score_map",
+          "matrix_grid", "cosine_map", "unit_card"}  # fmt: skip
 SUBJECTS = {
-    f"plots.{name}": subject
-    for name, subject in {
-        "similarity_matrix": Subject(
-            plots.similarity_matrix,
-            lambda: {"matrix": matrix(), "labels": ["a", "b", "c"], "measure": "cosine", "limit": 1.0},
-        ),
-        "interference": Subject(
-            plots.interference,
-            lambda: {"result": result(), "measure": "cosine", "layers": ["input"], "limit": 1.0},
-            is_ragged=True,
-        ),
-        "conflict_by_layer": Subject(
-            plots.conflict_by_layer, lambda: {"results": {"a": result()}, "measure": "conflict"}, is_ragged=True
-        ),
-        "history": Subject(plots.history, lambda: {"runs": [run()]}, is_ragged=True),
-        "confusion": Subject(
-            plots.confusion,
-            lambda: {"counts": torch.tensor([[9, 1], [2, 8]]), "labels": ["a", "b"], "counted": "flowers"},
-        ),
-        "images": Subject(plots.images, lambda: {"rows": draw(2, 16), "titles": ["a", "b"], "columns": 2}),
-        "field_1d": Subject(
-            plots.field_1d,
-            lambda: {"fields": line(), "units": [0, 2], "predicted": draw(3, 6, 1), "masked": draw(3, 6) > 0},
-            is_ragged=True,
-        ),
-        "field_2d": Subject(plots.field_2d, lambda: {"fields": make_fields(), "unit": 1, "axes": (0, 2)}),
-        "embedding": Subject(
-            plots.embedding,
-            lambda: {"coordinates": draw(6, 2), "labels": torch.arange(6) % 2, "label_names": ["a", "b"],
-                     "markers": torch.arange(6) % 3, "marker_names": ["a", "b", "c"]},
-            is_ragged=True,
-        ),
-        "tree": Subject(plots.tree, lambda: {"result": tree(), "max_nodes": 60}, is_ragged=True),
-        "tree_similarity": Subject(plots.tree_similarity, lambda: {"result": tree(), "layer": "input"}),
-        "curves": Subject(
-            plots.curves,
-            lambda: {"table": table(), "x": "width", "y": "score", "by": "kind", "band": ("low", "high"),
-                     "levels": {"chance": 0.1}},
-            is_ragged=True,
-        ),
-        "score_map": Subject(
-            plots.score_map,
-            lambda: {"table": table(), "x": "width", "y": "kind", "score": "score", "limits": (0.0, 1.0)},
-            is_ragged=True,
-        ),
-        "matrix_grid": Subject(
-            plots.matrix_grid,
-            lambda: {"matrices": [[matrix(), matrix()]], "row_labels": ["r"], "column_labels": ["a", "b"],
-                     "measure": "cosine"},
-            is_ragged=True,
-        ),
-        "cosine_map": Subject(
-            plots.cosine_map,
-            lambda: {"horizontal": torch.tensor([-1.0, 0.0, 2.0]), "vertical": torch.tensor([0.0, 1.0]),
-                     "cosine": draw(2, 3).clamp(-1, 1), "points": draw(4, 2), "labels": torch.arange(4) % 2,
-                      "label_names": ["a", "b"]},
-            is_ragged=True,
-        ),
-        "task_modules": Subject(plots.task_modules, lambda: {"result": modules()}),
-        "unit_card": Subject(plots.unit_card, lambda: {"card": card()}, is_ragged=True),
+    f"plots.{name}": Subject(getattr(plots, name), usual, is_ragged=name in RAGGED)
+    for name, usual in {
+        "similarity_matrix": lambda: {"matrix": matrix(), "labels": list("abc"), "measure": "cosine", "limit": 1.0},
+        "interference": lambda: {"result": result(), "measure": "cosine", "layers": ["input"], "limit": 1.0},
+        "conflict_by_layer": lambda: {"results": {"a": result()}, "measure": "conflict"},
+        "history": lambda: {"runs": [run()]},
+        "confusion": lambda: {"counts": torch.tensor([[9, 1], [2, 8]]), "labels": ["a", "b"], "counted": "flowers"},
+        "images": lambda: {"rows": draw(2, 16), "titles": ["a", "b"], "columns": 2},
+        "field_1d": lambda: {"fields": line(), "units": [0, 2], "predicted": draw(3, 6, 1), "masked": draw(3, 6) > 0},
+        "field_2d": lambda: {"fields": make_fields(), "unit": 1, "axes": (0, 2)},
+        "embedding": lambda: {"coordinates": draw(6, 2), "labels": torch.arange(6) % 2, "label_names": ["a", "b"],
+                              "markers": torch.arange(6) % 3, "marker_names": ["a", "b", "c"]},
+        "tree": lambda: {"result": tree(), "max_nodes": 60},
+        "tree_similarity": lambda: {"result": tree(), "layer": "input"},
+        "curves": lambda: {"table": table(), "x": "width", "y": "score", "by": "kind", "band": ("low", "high"),
+                           "levels": {"chance": 0.1}},
+        "score_map": lambda: {"table": table(), "x": "width", "y": "kind", "score": "score", "limits": (0.0, 1.0)},
+        "matrix_grid": lambda: {"matrices": [[matrix(), matrix()]], "row_labels": ["r"], "column_labels": ["a", "b"],
+                                "measure": "cosine"},
+        "cosine_map": lambda: {"horizontal": torch.tensor([-1.0, 0.0, 2.0]), "vertical": torch.tensor([0.0, 1.0]),
+                               "cosine": draw(2, 3).clamp(-1, 1), "points": draw(4, 2), "labels": torch.arange(4) % 2,
+                               "label_names": ["a", "b"]},
+        "task_modules": lambda: {"result": modules()},
+        "unit_card": lambda: {"card": card()},
     }.items()
 }  # fmt: skip
 
@@ -208,7 +174,8 @@ TABLE: list[Row] = [
         ("cosine_map", "cosine", {key: kind for key, kind in NUMBERS.items() if key != "no columns"} | {"NaN": FINITE}),
         *[("cosine_map", name, {"string": TYPE, "none": TYPE, "list": FINITE, "empty": VALUE, "NaN": VALUE,
                                 "inf": VALUE, "shorter": VALUE + f": {name}|cosine", "zeros": VALUE,
-                                "strided": SAME, "requires grad": SAME, "meta": VALUE, "another axis": VALUE}) for name in ("horizontal", "vertical")],
+                                "strided": SAME, "requires grad": SAME, "meta": VALUE,
+                                "another axis": VALUE}) for name in ("horizontal", "vertical")],
         ("cosine_map", "points", {"string": TYPE, "list": FINITE, "NaN": VALUE, "one column": VALUE, "meta": VALUE,
                                   "one row": VALUE + ": labels|points"}),
         ("cosine_map", "labels", {"string": TYPE, "list": SAME, "numpy": SAME, "shorter": VALUE, "floats": TYPE}),

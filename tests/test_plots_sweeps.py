@@ -11,27 +11,14 @@ import torch
 from _figures import band, color_of, image, legend, line, words
 from matplotlib.colors import to_hex
 
-import gradembed as ge
 from gradembed import plots
 
 pytestmark = pytest.mark.usefixtures("shown")
-TABLE = pd.DataFrame(
-    {
-        "width": [8, 64, 8, 64],
-        "size": ["small", "large", "small", "large"],
-        "kind": ["plain", "plain", "deep", "deep"],
-        "accuracy": [0.5, 0.75, 0.25, 1.0],
-        "low": [0.375, 0.5, 0.125, 0.875],
-        "high": [0.625, 0.875, 0.5, 1.0],
-    }
-)
-SCORES = pd.DataFrame(
-    {
-        "d": [64, 64, 1, 1, 64],
-        "method": ["raw", "raw", "raw", "PCA", "PCA"],
-        "probe": [0.25, 0.75, 1.0, 0.5, 0.125],
-    }
-)
+TABLE = pd.DataFrame({"width": [8, 64] * 2, "size": ["small", "large"] * 2, "kind": ["plain", "plain", "deep", "deep"],
+                      "accuracy": [0.5, 0.75, 0.25, 1.0], "low": [0.375, 0.5, 0.125, 0.875],
+                      "high": [0.625, 0.875, 0.5, 1.0]})  # fmt: skip
+SCORES = pd.DataFrame({"d": [64, 64, 1, 1, 64], "method": ["raw", "raw", "raw", "PCA", "PCA"],
+                       "probe": [0.25, 0.75, 1.0, 0.5, 0.125]})  # fmt: skip
 CELLS = [[torch.tensor([[1.0, -0.5], [0.25, 0.0]]) / (1 + 3 * i + j) for j in range(3)] for i in range(2)]
 
 # curves
@@ -96,26 +83,6 @@ def test_gaps_and_constants_are_drawn(drawn):
     assert len(plots.curves(table, "x", "y", band=("low", "high")).lines) == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"x": "depth"}, r"`table` should have a column 'depth'. Got \['width', 'size', .*\]. Name one of these"),
-        ({"band": ("low", "top")}, "`table` should have a column 'top'"),
-        ({"table": TABLE[:0]}, "`table` should have at least one row. Got none. Pass the sweep's table"),
-        ({"y": "kind"}, "`table` should have numbers in its column 'kind'. Got .*. Convert it"),
-        ({"band": ("low", "kind")}, "`table` should have numbers in its column 'kind'"),
-        ({"x": "size", "log_x": True}, "`table` should have numbers in its column 'size'"),
-        ({"table": TABLE.assign(width=[0, 1, 2, 3]), "log_x": True}, "`log_x` should be False unless all x are "
-         "above 0. Got 0. Drop it"),
-        ({"table": TABLE.assign(width=[math.nan, 1, 2, 3]), "log_x": True}, "`log_x` should be False unless all x"),
-    ],
-)  # fmt: skip
-def test_curves_refuse(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        plots.curves(**{"table": TABLE, "x": "width", "y": "accuracy", **arguments})
-    assert plt.get_fignums() == []
-
-
 # score_map
 
 
@@ -152,21 +119,6 @@ def test_text_can_be_read_on_every_color():
 def test_numbers_that_round_to_zero_have_no_sign_and_small_ranges_are_left_out(scores, word):
     ax = plots.score_map(pd.DataFrame({"x": 1, "y": "a", "s": scores}), "x", "y", "s")
     assert words(ax.texts) == [word]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"table": SCORES.assign(probe=math.nan)}, "`table` should have finite scores in its column 'probe'"),
-        ({"limits": (0, 1, 2)}, "`limits` should be a pair of numbers. Got 3"),
-        ({"limits": (0, math.inf)}, r"`limits\[1\]` should be finite"),
-        ({"limits": (1, 1)}, r"`limits` should ascend. Got \(1, 1\)"),
-    ],
-)
-def test_score_map_refuses(changes, message):
-    with pytest.raises(ValueError, match=message):
-        plots.score_map(**{"table": SCORES, "x": "d", "y": "method", "score": "probe"} | changes)
-    assert plt.get_fignums() == []
 
 
 # matrix_grid
@@ -208,24 +160,6 @@ def test_any_size_and_constant_matrices_are_drawn(drawn, u, value):
     assert image(plots.matrix_grid([[torch.full((u, u), value)]], ["only"], ["one"])).get_array().shape == (u, u)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"matrices": [[torch.zeros(2, 3)]]}, r"`matrices` should be square, \[u, u\]. Got shape \[2, 3\]"),
-        ({"matrices": [[torch.eye(2), torch.eye(3)]]}, r"`matrices` should be of one size. Got sizes \[2, 3\]"),
-        ({"matrices": [[], []]}, "`matrices` should be rows of matrices, not empty"),
-        ({"row_labels": ["r0"]}, r"`matrices` should fit the labels of rows and columns. Got 1 x 3 labels for rows of "
-         r"\[3, 3\]. Name every row and column once"),
-        ({"matrices": [CELLS[0], CELLS[1][:2]]}, r"Got 2 x 3 labels for rows of \[3, 2\]"),
-    ],
-)  # fmt: skip
-def test_matrix_grid_refuses(arguments, message):
-    given = {"matrices": CELLS, "row_labels": ["r0", "r1"], "column_labels": ["c0", "c1", "c2"], **arguments}
-    with pytest.raises(ValueError, match=message):
-        plots.matrix_grid(**given)
-    assert plt.get_fignums() == []
-
-
 # task_modules
 
 
@@ -251,9 +185,34 @@ def test_units_stand_by_module_and_selectivity_and_outputs_by_module():
     assert image(ax).get_clim() == (0, 1)
 
 
-def test_a_measured_result_is_drawn(drawn):
-    result = ge.task_modules(ge.MLP([4, 8, 4], seed=0), torch.randn(30, 4), "hidden1")
-    ax = plots.task_modules(result)
-    assert sorted(image(ax).get_array().flatten().tolist()) == sorted(result.effects.flatten().tolist())
-    assert sorted(words(ax.get_yticklabels())) == ["0", "1", "2", "3"]
-    assert len(ax.lines) == len(set(result.unit_modules.tolist())) - 1
+# Refusals with words of their own
+
+CURVES = {"table": TABLE, "x": "width", "y": "accuracy"}
+MAP = {"table": SCORES, "x": "d", "y": "method", "score": "probe"}
+GRID = {"matrices": CELLS, "row_labels": ["r0", "r1"], "column_labels": ["c0", "c1", "c2"]}
+
+
+@pytest.mark.parametrize(
+    ("draw", "arguments", "message"),
+    [
+        (plots.curves, CURVES | {"x": "depth"}, r"`table` should have a column 'depth'. Got \['width', .*. Name one"),
+        (plots.curves, CURVES | {"y": "kind"}, "`table` should have numbers in its column 'kind'. Got .*. Convert it"),
+        (plots.curves, CURVES | {"x": "size", "log_x": True}, "`table` should have numbers in its column 'size'"),
+        *[(plots.curves, CURVES | {"table": TABLE.assign(width=[x, 1, 2, 3]), "log_x": True}, "`log_x` should be False "
+           "unless all x are above 0. Got (0|nan|1). Drop it") for x in (0, math.nan)],
+        (plots.score_map, MAP | {"table": SCORES.assign(probe=math.nan)}, "`table` should have finite scores in"),
+        (plots.score_map, MAP | {"limits": (0, 1, 2)}, "`limits` should be a pair of numbers. Got 3"),
+        (plots.score_map, MAP | {"limits": (0, math.inf)}, r"`limits\[1\]` should be finite"),
+        (plots.score_map, MAP | {"limits": (1, 1)}, r"`limits` should ascend. Got \(1, 1\)"),
+        (plots.matrix_grid, GRID | {"matrices": [[torch.zeros(2, 3)]]}, r"`matrices` should be square, \[u, u\]"),
+        (plots.matrix_grid, GRID | {"matrices": [[torch.eye(2), torch.eye(3)]]}, r"be of one size. Got sizes \[2, 3\]"),
+        (plots.matrix_grid, GRID | {"matrices": [[], []]}, "`matrices` should be rows of matrices, not empty"),
+        (plots.matrix_grid, GRID | {"row_labels": ["r0"]}, "`matrices` should fit the labels of rows and columns. Got "
+         r"1 x 3 labels for rows of \[3, 3\]. Name every row and column once"),
+        (plots.matrix_grid, GRID | {"matrices": [CELLS[0], CELLS[1][:2]]}, r"Got 2 x 3 labels for rows of \[3, 2\]"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_refused(draw, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        draw(**arguments)
+    assert plt.get_fignums() == []

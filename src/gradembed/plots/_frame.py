@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,13 +72,13 @@ def square(name: str, value: Any, *, gaps: bool = True) -> NDArray[Any]:
     return table
 
 
-def kinds(name: str, value: Any, given: Any, n: int) -> tuple[NDArray[Any], dict[int, str]]:
-    """Read a whole number for each of n things, and what those numbers are called (``given``, from 0 on).
+def kinds(name: str, value: Any, given: Any, n: int, *, optional: bool = False) -> tuple[NDArray[Any], dict[int, str]]:
+    """Read a whole number for each of n things (0 without any), and what numbers are called (``given``, from 0 on).
 
     Returns:
         The numbers, [n], and the name of each.
     """
-    array = numbers(name, value, "n", n=n)
+    array = np.zeros(n, dtype=int) if optional and value is None else numbers(name, value, "n", n=n)
     if array.dtype.kind not in "biu":
         refuse(name, "be whole numbers", f"type {array.dtype}", "Number them, and pass their names", TypeError)
     array = array.astype(np.int64)
@@ -86,7 +87,7 @@ def kinds(name: str, value: Any, given: Any, n: int) -> tuple[NDArray[Any], dict
         return array, {kind: str(kind) for kind in found}
     called = f"{name[:-1]}_names"
     listed = as_names(called, given)
-    if found[0] < 0 or found[-1] >= len(listed):
+    if min(found, default=0) < 0 or max(found, default=0) >= len(listed):
         got = f"{len(listed)} names for {found[0]} to {found[-1]}"
         refuse(called, "name every number from 0 on", got, "Name them all")
     return array, {kind: listed[kind] for kind in found}
@@ -106,8 +107,7 @@ def check_table(table: Any, names: Sequence[Any], numeric: Sequence[Any]) -> Non
         refuse("table", "be a pandas.DataFrame", describe(table), "Pass the sweep's table", TypeError)
     for name in (*names, *numeric):
         if not isinstance(name, str):
-            got = f"a request for {describe(name)}"
-            refuse("table", "have columns with names", got, "Name a column by a string", TypeError)
+            refuse("table", "have columns with names", describe(name), "Name a column by a string", TypeError)
         if name not in table.columns:
             refuse("table", f"have a column {name!r}", list(table.columns), "Name one of these")
     if not len(table):
@@ -121,18 +121,18 @@ def check_table(table: Any, names: Sequence[Any], numeric: Sequence[Any]) -> Non
 
 
 def panels(
-    name: str, given: Any, size: tuple[float, float], source: str, number: int = 1, title: str = "", **layout: Any
-) -> list[Axes]:
+    name: str, given: Any, size: tuple[float, float], source: str, shape: tuple[int, int] = (1, 1), title: str = "",
+    **layout: Any,
+) -> list[Axes]:  # fmt: skip
     """Return the Axes to draw in, those of a new figure if none are given, and sign their figure."""
     if given is None:
-        layout = {"layout": "constrained"} | layout
-        given = plt.subplots(1, number, figsize=size, squeeze=False, **layout)[1]
+        given = plt.subplots(*shape, figsize=size, squeeze=False, **{"layout": "constrained"} | layout)[1]
     listed = np.asarray(given, dtype=object).ravel().tolist()
     for panel in listed:
         if not isinstance(panel, Axes):
             refuse(name, "be Axes of matplotlib", describe(panel), "Pass some of plt.subplots(), or None", TypeError)
-    if len(listed) != number:
-        refuse(name, f"be {number}, one for each panel", len(listed), "Pass None to have them made")
+    if len(listed) != math.prod(shape):
+        refuse(name, f"be {math.prod(shape)}, one for each panel", len(listed), "Pass None to have them made")
     sign(listed[0].figure, source, title)
     return listed
 

@@ -58,7 +58,7 @@ def history(
     if not listed:
         refuse("runs", "hold at least one run", "none", "Pass what train returned")
     score = "accuracy" if listed[0].test_accuracy is not None else "r2"
-    panels = _frame.panels("axes", axes, (9.0, 4.0), source, 2, title)
+    panels = _frame.panels("axes", axes, (9.0, 4.0), source, (1, 2), title)
     for ax, quantity in zip(panels, ("loss", score), strict=True):
         for part, style, color in (("train", "--", _frame.COLORS[1]), ("test", "-", _frame.COLORS[0])):
             for i, run in enumerate(listed):
@@ -260,12 +260,11 @@ def field_1d(
     ax = _frame.single(ax, (6.4, 3.4), source)
     table = fields.values if values and fields.values is not None else fields.gradients[..., 0]
     lines, points = table.numpy(force=True), fields.own_points()[..., 0].numpy(force=True)
-    seen = set()
+    labels, seen = range(u) if fields.labels is None else fields.labels.tolist(), set()
     for unit in chosen:
-        label = None if fields.labels is None else int(fields.labels[unit])
-        color = _frame.COLORS[(unit if label is None else label) % 10]
-        name = None if label is None or label in seen else f"function {label}"
-        seen.add(label)
+        color = _frame.COLORS[labels[unit] % 10]
+        name = None if labels[unit] in seen else f"function {labels[unit]}"
+        seen.add(labels[unit])
         order = points[unit].argsort()
         ax.plot(points[unit][order], lines[unit][order], color=color, linewidth=1, alpha=0.8, label=name)
         if crosses is not None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -58,11 +57,9 @@ def images(
     columns = min(as_integer("columns", columns, 1), k)
     lines = -(-k // columns)
     size = (1.55 * columns + 0.9, 1.75 * lines + 0.5)
-    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
-    _frame.sign(figure, source, title)
+    panels = _frame.panels("axes", None, size, source, (lines, columns), title)
     limit = float(np.abs(table).max()) or 1.0
     scale = ("RdBu_r", -limit, limit) if signed else ("gray", float(table.min()), float(table.max()))
-    panels = grid.ravel().tolist()
     for ax in panels:
         ax.set_axis_off()
     for ax, row, name in zip(panels, table, titles, strict=False):
@@ -167,8 +164,7 @@ def embedding(
     """
     places = _frame.numbers("coordinates", coordinates, "u k", k=2)
     kinds, names = _frame.kinds("labels", labels, label_names, len(places))
-    given = np.zeros_like(kinds) if markers is None else markers
-    shapes, shape_names = _frame.kinds("markers", given, marker_names, len(places))
+    shapes, shape_names = _frame.kinds("markers", markers, marker_names, len(places), optional=True)
     ax = _frame.single(ax, (5.0, 4.0), source)
     for shape, kind in sorted({*zip(shapes.tolist(), kinds.tolist(), strict=True)}):
         here = places[(kinds == kind) & (shapes == shape)]
@@ -230,9 +226,7 @@ def cosine_map(
     if points is None and labels is not None:
         refuse("labels", "be None without `points`", describe(labels), "Pass the points too")
     marks = np.zeros((0, 2)) if points is None else _frame.numbers("points", points, "n k", k=2)
-    classes, names = np.zeros(len(marks), int), {0: ""}
-    if labels is not None:
-        classes, names = _frame.kinds("labels", labels, label_names, len(marks))
+    classes, names = _frame.kinds("labels", labels, label_names, len(marks), optional=True)
     ax = _frame.single(ax, (4.8, 4.0), source)
     ax.set_facecolor("#bbbbbb")
     mesh = ax.pcolormesh(across, up, table, cmap="RdBu_r", vmin=-1, vmax=1, shading="nearest", rasterized=True)

@@ -101,7 +101,7 @@ def interference(
     chosen = list(result.layers) if layers is None else as_list("layers", layers, "a list of layer names")
     for layer in chosen:
         check_layer("layers", layer, result.layers)
-    panels = _frame.panels("axes", axes, (3.6 * len(chosen) + 1, 3.6), source, len(chosen), title)
+    panels = _frame.panels("axes", axes, (3.6 * len(chosen) + 1, 3.6), source, (1, len(chosen)), title)
     neutral = {"cosine": 0.0, "conflict": 0.5}.get(measure)
     for ax, layer in zip(panels, chosen, strict=True):
         image = _draw(ax, getattr(result, measure)[layer].numpy(force=True), list(result.unit_labels), measure, limit)

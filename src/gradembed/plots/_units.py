@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 LARGEST_AREA = 420.0  # of a node that holds all samples, in square points
 LABEL_AREA = 90.0  # from here on the number of samples fits in a node
-WIDTHS = (1.25, 0.8, 1.0, 1.0)
 MOST_ARROWS = 300
-MOST_BARS = 10
 LINE, BROKEN = 24, 20  # characters of a unit's name that stay in one line; in each of two, if it is longer
 
 
@@ -112,17 +110,13 @@ def unit_card(card: UnitCard, *, title: str = "", source: str = "", axes: Sequen
         ['field (ringed: highest values)', 'effective dimension ...', 'interference', 'functional twins']
     """
     _frame.check_result("card", card, "UnitCard", "unit_card", "spectrum", "twin_names")
-    layout = ConstrainedLayoutEngine(w_pad=0.1)
-    heading = title or card.name
-    above = heading if axes is None else ""
-    panels = _frame.panels("axes", axes, (13.5, 3.4), source, 4, above, width_ratios=WIDTHS, layout=layout)
-    field, spectrum, aligned, twins = panels
-    _draw_field(field, card)
-    _draw_spectrum(spectrum, card)
-    _draw_aligned(aligned, card)
-    _draw_twins(twins, card)
+    layout = {"width_ratios": (1.25, 0.8, 1.0, 1.0), "layout": ConstrainedLayoutEngine(w_pad=0.1)}
+    above = "" if axes is not None else title or card.name
+    panels = _frame.panels("axes", axes, (13.5, 3.4), source, (1, 4), above, **layout)
+    for draw, ax in zip((_draw_field, _draw_spectrum, _draw_aligned, _draw_twins), panels, strict=True):
+        draw(ax, card)
     if axes is not None:
-        field.set_title(heading, fontsize=10)
+        panels[0].set_title(title or card.name, fontsize=10)
     return panels
 
 
@@ -138,7 +132,7 @@ def _draw_field(ax: Axes, card: UnitCard) -> None:
 
 def _draw_spectrum(ax: Axes, card: UnitCard) -> None:
     """Draw the leading eigenvalues as bars."""
-    shares = card.spectrum[:MOST_BARS].tolist()
+    shares = card.spectrum[:10].tolist()
     r = len(shares)
     ax.bar(range(1, r + 1), shares, color=_frame.COLORS[0])
     ax.set(ylim=(0, 1), xlim=(0.3, r + 0.7), xticks=[1, *range(5, r + 1, 5)] if r > 5 else range(1, r + 1))
