@@ -439,3 +439,17 @@ def try_forward(model: nn.Module, x: Tensor, name: str = "x") -> Tensor:
             "Wrap it in a module that does",
         )
     return output
+
+
+def as_names(name: str, value: Any, size: int, what: str) -> list[str]:
+    """Read a name for each of ``size`` things, ``what`` they are ("units").
+
+    Returns:
+        Strings.
+    """
+    names = as_list(name, value, "a list of strings")
+    if not all(isinstance(item, str) for item in names):
+        refuse(name, "be a list of strings", describe(value), "Convert them with str", TypeError)
+    if len(names) != size:
+        refuse(name, f"name each of {size} {what}", len(names), "Name them all")
+    return names
