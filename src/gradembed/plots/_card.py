@@ -20,10 +20,10 @@ LINE, BROKEN = 24, 20  # characters of a unit's name that stay in one line; in e
 
 
 def unit_card(card: UnitCard, *, title: str = "", source: str = "", axes: Sequence[Axes] | None = None) -> list[Axes]:
-    """Draw one unit in a row of four panels: its field, its spectrum, its interferers and its twins.
+    """Draw one unit in a row of four panels: its field, its spectrum, its aligned units and its twins.
 
     The field is drawn in the two directions in which the gradients are largest, its highest values ringed; of more
-    than 300 points, evenly spaced ones in their order, and the highest. The interferers' bars are mean cosines, red
+    than 300 points, evenly spaced ones in their order, and the highest. The aligned units' bars are mean cosines, red
     where both units want the same; the twins' bars are distances in the embedding, with a dashed line at that of the
     median candidate.
 
@@ -59,7 +59,7 @@ def unit_card(card: UnitCard, *, title: str = "", source: str = "", axes: Sequen
         figure, panels = _frame.panels(axes, 4, 3.4, source)
     _field(panels[0], card)
     _spectrum(panels[1], card)
-    _interferers(panels[2], card)
+    _aligned(panels[2], card)
     _twins(panels[3], card)
     if axes is not None:
         panels[0].set_title(heading, fontsize=10)
@@ -87,12 +87,12 @@ def _spectrum(ax: Axes, card: UnitCard) -> None:
     ax.set_title(f"effective dimension {card.effective_dimension:.1f}", fontsize=10)
 
 
-def _interferers(ax: Axes, card: UnitCard) -> None:
+def _aligned(ax: Axes, card: UnitCard) -> None:
     """Draw cosines as bars to both sides, or say why there are none."""
     ax.set_title("interference", fontsize=10)
-    if not len(card.interferers):
+    if not len(card.aligned):
         ax.set_axis_off()
-        text = textwrap.fill(f"None to compare: {card.interferer_note}", 28)
+        text = textwrap.fill(f"None to compare: {card.aligned_note}", 28)
         ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, fontsize=9)
         return
     cosines = card.cosines.tolist()
@@ -102,7 +102,7 @@ def _interferers(ax: Axes, card: UnitCard) -> None:
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set(xlim=(-1.3, 1.3), xlabel="mean cosine of gradients")
     ax.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−0.5", "0", "0.5", "1"])
-    _name(ax, card.interferer_names)
+    _name(ax, card.aligned_names)
 
 
 def _twins(ax: Axes, card: UnitCard) -> None:
