@@ -141,11 +141,8 @@ def test_pairs_are_those_of_interference(full):
     columns = {"mean cosine": "cosine", "low": "cosine_low", "high": "cosine_high", "mean |cosine|": "abs_cosine",
                "in conflict": "conflict", "untrained cosine": "untrained_cosine", "samples": "n_pairs"}  # fmt: skip
     for row, true in zip(rows, frame.to_dict("records"), strict=True):
-        assert [row["layer"], row["output"], row["and output"]] == [
-            true["layer"],
-            names[int(true["unit_a"])],
-            names[int(true["unit_b"])],
-        ]
+        called = [names[int(true[unit])] for unit in ("unit_a", "unit_b")]
+        assert [row["layer"], row["output"], row["and output"]] == [true["layer"], *called]
         for shown, column in columns.items():
             assert value(row[shown]) == pytest.approx(true[column], abs=5.01e-4), column
         assert value(row["norm"]) == pytest.approx(true["norm_a"], rel=5.01e-3)
@@ -158,11 +155,11 @@ def test_layers_have_means_over_pairs_chance_control_and_range(full):
     upper = np.triu_indices(3, 1)
     for row in read(path).records("Interference by layer"):
         layer = row["layer"]
-        for label, matrices in (
-            ("mean cosine", "cosine"),
-            ("mean |cosine|", "abs_cosine"),
-            ("in conflict", "conflict"),
-        ):
+        for matrices, label in {
+            "cosine": "mean cosine",
+            "abs_cosine": "mean |cosine|",
+            "conflict": "in conflict",
+        }.items():
             means = [getattr(result, matrices)[layer].numpy()[upper].mean() for result in (*results, *copies)]
             assert value(row[label]) == pytest.approx(means[0], abs=5.01e-4)
             assert value(row[f"untrained {label}"]) == pytest.approx(np.mean(means[3:]), abs=5.01e-4)
@@ -270,12 +267,7 @@ def test_modules_and_settings_are_listed(tmp_path, undrawn):
     page = read(make(tmp_path, model, x, y, seed=7, embedder=ge.FieldDescriptor("orthogonal")))
     modules = {row["module"]: row for row in page.records("Modules")}
     assert list(modules) == ["conv", "norm", "pool", "head"]
-    assert modules["conv"] == {
-        "module": "conv",
-        "type": "Conv2d",
-        "output of one sample": "2 × 4 × 4",
-        "parameters": "20",
-    }
+    assert list(modules["conv"].values()) == ["conv", "Conv2d", "2 × 4 × 4", "20"]
     settings = {row["setting"]: row["value"] for row in page.records("Settings")}
     assert settings["seed"] == "7"
     assert settings["n_bootstrap"] == "20"
@@ -324,12 +316,24 @@ def test_text_of_the_caller_never_becomes_markup(full, tmp_path, undrawn):
     assert "<b>one" not in text
     assert "&lt;b&gt;one&lt;/b&gt;" in text
     assert "two $x$ &amp; $" in text
+
+    def refuse(_):
+        raise ValueError(hostile)
+
     hostile = "<script>'\"&{{ 1 }}"
     kind = type("<script>Kind", (nn.Sequential,), {})
     model = kind(OrderedDict({hostile: nn.Linear(4, 6), "<script>act": nn.ReLU(), "head": nn.Linear(6, 3)}))
     names, x = [hostile, "<img src=x>", "</td><script>"], draw(40, 4)
     page = make(tmp_path, model, x, torch.arange(40) % 3, title=hostile, names=names, layers=["input", hostile])
-    refused = make(tmp_path, model, x, name="refused.html", embedder=hostile_embedder(), title="", **BRIEF)
+    refused = make(
+        tmp_path,
+        model,
+        x,
+        name="refused.html",
+        embedder=SimpleNamespace(fit=refuse, transform=refuse),
+        title="",
+        **BRIEF,
+    )
     for path in (page, refused):
         assert not {"script", "b"} & set(read(path).tags)
         assert all(image["src"].startswith("data:image/png") for image in read(path).images)
@@ -337,19 +341,12 @@ def test_text_of_the_caller_never_becomes_markup(full, tmp_path, undrawn):
     assert [row["layer"] for row in read(page).records("Interference by layer")] == ["input", hostile]
 
 
-def hostile_embedder():
-    class Fitted(ge.FieldDescriptor):
-        def fit(self, *_):
-            raise ValueError("<script>'\"&{{ 1 }}")
-
-    return Fitted()
-
-
-def test_figures_are_the_same_again_whatever_the_style_of_the_caller(full, tmp_path):
-    path, networks, x, y, options = full
+def test_figures_are_the_same_again_whatever_the_style_of_the_caller(tmp_path):
+    model, x, y = plain()
+    first = make(tmp_path, model, x, y, "first.html", **BRIEF).read_bytes()
     with plt.style.context("dark_background"):
         own, _ = plt.subplots()
-        assert ge.report(networks[0], x, y, tmp_path / "again.html", **options).read_bytes() == path.read_bytes()
+        assert make(tmp_path, model, x, y, "again.html", **BRIEF).read_bytes() == first
         assert plt.get_fignums() == [own.number]
 
 
@@ -493,8 +490,12 @@ def test_outputs_are_read_from_whatever_a_model_returns(give, labels):
     "forward" not in inspect.signature(ge.interference).parameters, reason="the engine takes no forward="
 )
 def test_heads_are_named_in_every_section(tmp_path, undrawn):
+    def heads(model, x):
+        z = model(x)
+        return {"a": z[:, :1], "b": z[:, 1:]}
+
     model, x, _ = plain()
-    page = read(make(tmp_path, model, x, forward=lambda model, x: {"a": model(x)[:, :1], "b": model(x)[:, 1:]}))
+    page = read(make(tmp_path, model, x, forward=heads))
     assert {row["output"] for row in page.records("All pairs")} == {"a[0]", "b[0]"}
     assert "output b[1]" in str(page.records("Functional twins"))
 

@@ -156,9 +156,8 @@ def outputs_of(model: nn.Module, x: Tensor, forward: Any) -> tuple[Tensor, list[
                 got = f"{describe(x)}, on which {type(model).__name__} stopped with: {error}"
                 refuse("x", "fit the model", got, "Pass samples shaped as in training")
             given = getattr(given, "logits", given)
+            given = dict(enumerate(given)) if isinstance(given, tuple | list) else given
             heads = {str(key): head for key, head in given.items()} if isinstance(given, Mapping) else {"": given}
-            if isinstance(given, tuple | list):
-                heads = {str(i): head for i, head in enumerate(given)}
             if not heads or not all(isinstance(h, Tensor) and h.ndim and len(h) == len(part) for h in heads.values()):
                 remedy = "Pass forward=, a function that picks them"
                 refuse(name, "return a tensor, or several, with a row per sample", describe(given), remedy)
@@ -185,7 +184,7 @@ class _Renamed(nn.Module):
 
 
 def _with_one_output(model: nn.Module, x: Tensor) -> nn.Module:
-    """The model itself, if a child named "output" (if any) gives just what it returns; else a stand-in."""  # noqa: DOC201
+    """Return the model itself, if a child named "output" (if any) gives just what it returns; else a stand-in."""
     child = model._modules.get("output")
     if child is None:
         return model
@@ -200,9 +199,9 @@ def _with_one_output(model: nn.Module, x: Tensor) -> nn.Module:
     return model if same == [True] else _Renamed(model)
 
 
-def _targets(y: Any, n: int, width: int) -> Tensor:
+def _targets(given: Any, n: int, width: int) -> Tensor:
     """Return targets that the outputs can answer, classes as int64."""
-    y = as_tensor("y", y, "n | n t", kind="any", n=n)
+    y = as_tensor("y", given, "n | n t", kind="any", n=n)
     t = 1 if y.ndim == 1 else y.shape[1]
     if y.is_floating_point():
         if t != width:

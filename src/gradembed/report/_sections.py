@@ -138,7 +138,7 @@ def _interference_of_all(request: Request) -> list[Interference]:
 
 
 def _layer_row(results: list[Interference], layer: str) -> dict[str, Any]:
-    first, row = results[0], {"layer": layer}
+    first, row = results[0], dict[str, Any](layer=layer)
     for name in MEASURES:
         row[name] = first.pair_mean(name, layer), first.summary_intervals.get(name, {}).get(layer)
         if first.untrained:
@@ -179,7 +179,7 @@ def _distinct(result: Interference) -> list[str]:
 def _drawn(draw: Callable[[str, Any], None], names: Iterable[str], inches: tuple[float, float]) -> dict[str, bytes]:
     """Return a figure for each name."""
     listed = list(names)
-    made = pictures(lambda axes: [draw(*one) for one in zip(listed, axes, strict=True)], [inches] * len(listed))
+    made = pictures(lambda axes: list(map(draw, listed, axes)), [inches] * len(listed))
     return dict(zip(listed, made, strict=True))
 
 

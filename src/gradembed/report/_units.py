@@ -65,7 +65,7 @@ def units_section(request: Request, layers: tuple[str, ...]) -> dict[str, Any]:
     chosen = request.sample(most)
     try:
         units = _embed(request, hidden, request.x[chosen.to(request.x.device)])
-        twins = [] if units is None else _twins(units)
+        twins = [] if units is None else _twins(units, len(request.networks) > 1)
     except ValueError as error:
         return data | {"state": "refused", "refusal": str(error)}
     if units is None:
@@ -114,9 +114,9 @@ def _fields_of(network: nn.Module, x: Tensor, hidden: str | None, request: Reque
     return replace(GradientFields.concatenate([inner, outputs]), regions=None), indices
 
 
-def _twins(units: Units) -> list[dict[str, Any]]:
+def _twins(units: Units, across: bool) -> list[dict[str, Any]]:
     """Return each unit of the first network with its nearest in another one (if any), nearest first."""
-    own, across = units.groups == 0, bool(units.groups.any())
+    own = units.groups == 0
     homes = units.groups if across else np.arange(len(own))
     n_candidates = int((~own).sum()) if across else len(own) - 1
     if not (own.any() and n_candidates):
@@ -174,6 +174,6 @@ def _layout(request: Request, units: Units, chosen: Tensor) -> dict[str, Any]:
         labels, colours = torch.from_numpy(units.groups), "networks"
         legend = [f"net {i}" for i in range(len(request.networks))]
     layout = project_2d(units.z, method="pca").coordinates
-    shown = {"label_names": legend, "markers": units.is_output.long(), "method": "pca"}
+    shown: dict[str, Any] = {"label_names": legend, "markers": units.is_output.long(), "method": "pca"}
     (png,) = pictures(lambda axes: plots.embedding(layout, labels, ax=axes[0], **shown), [(4.8, 3.8)])
     return {"png": png, "colours": colours}
