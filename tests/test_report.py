@@ -338,6 +338,7 @@ def test_text_of_the_caller_never_becomes_markup(full, tmp_path, undrawn):
         assert not {"script", "b"} & set(read(path).tags)
         assert all(image["src"].startswith("data:image/png") for image in read(path).images)
         assert hostile in words(path)
+    assert "The units could not be embedded" in words(refused)
     assert [row["layer"] for row in read(page).records("Interference by layer")] == ["input", hostile]
 
 
@@ -350,29 +351,44 @@ def test_figures_are_the_same_again_whatever_the_style_of_the_caller(tmp_path):
         assert plt.get_fignums() == [own.number]
 
 
-def test_a_refused_tree_is_explained(tmp_path, monkeypatch, undrawn):
-    model, x, y = residual()
-    text = words(make(tmp_path, model, x, y, **BRIEF))
-    assert "There is no gradient tree of this model with these settings" in text
-    assert "`tolerance` should be given for a network without activation patterns" in text
-    merged = make(tmp_path, model, x, y, "merged.html", tolerance=0.1, **BRIEF)
-    assert "up to a cosine distance of 0.1" in words(merged)
-    assert "Nodes by layer" in read(merged).tables
+def dead():
+    model = ge.MLP([4, 6, 3], seed=0)
+    with torch.no_grad():
+        model.output.weight.zero_()
+        model.hidden1[0].weight.zero_()
+    return model
+
+
+SHARED = ge.MLP([4, 6, 6, 3], seed=5)
+SAID = {
+    "a refused tree": (Residual(), {}, "The library refused with:</p> <blockquote>`tolerance` should be"),
+    "a merged tree": (Residual(), {"tolerance": 0.1}, "up to a cosine distance of 0.1. All 40 samples"),
+    "a tree that never parts": (ge.MLP([4, 3], seed=0), {}, "No part of the tree is drawn"),
+    "no choice of samples": (SHARED, {}, "at 40 of 40 samples"),
+    "a choice of samples": (SHARED, {"max_samples": 25}, "25 of the 40 samples|at 25 of 40 samples"),
+    "too few samples": (SHARED, {"x": draw(10, 4)}, "Nothing is embedded. 7 units"),
+    "dead units": (dead(), {"n_untrained": 1}, "Nothing is embedded: every unit is constant"),
+    "one output": (ge.MLP([4, 6, 1], seed=0), {"y": draw(40, 1)}, "There is one output, and so no pair"),
+    "nothing between": (Wrapped(), {"x": draw(40, 2).double()}, "Only the input was compared|such as 'net', 'net.0'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "options", "sentences"), SAID.values(), ids=SAID)
+def test_what_is_left_out_is_said(model, options, sentences, tmp_path, undrawn):
+    page = make(tmp_path, model, **({"x": draw(40, 4)} | BRIEF | options))
+    assert all(sentence in words(page) for sentence in sentences.split("|"))
+    assert ("All pairs" in read(page).tables) is (sentences != SAID["one output"][2])
+
+
+def test_a_tree_that_is_too_large_is_explained(tmp_path, monkeypatch, undrawn):
     monkeypatch.setattr(_sections, "MOST_NODES", 5)
-    model, x, y = plain()
-    assert "`max_nodes` should" in words(make(tmp_path, model, x, y, **BRIEF))
+    assert "`max_nodes` should" in words(make(tmp_path, SHARED, draw(40, 4), **BRIEF))
 
 
-@pytest.mark.parametrize(
-    ("network", "is_drawn"), [(ge.MLP([4, 3], seed=0), False), (ge.MLP([4, 6, 6, 3], seed=5), True)]
-)
-def test_a_tree_is_drawn_only_where_it_parts(network, is_drawn, tmp_path, undrawn):
-    text = words(make(tmp_path, network, draw(40, 4), **BRIEF))
-    assert ("No part of the tree is drawn" in text) is not is_drawn
-    found = re.findall(r"Gradient tree of node (\d+) at '(\w+)' \((\d+) samples\). A row", text)
-    assert len(found) == is_drawn
-    for node, layer, count in found:
-        assert int(ge.gradient_tree(network, draw(40, 4)).counts[layer][int(node)]) == int(count)
+def test_a_part_of_the_tree_is_drawn_and_named(tmp_path, undrawn):
+    text = words(make(tmp_path, SHARED, draw(40, 4), **BRIEF))
+    node, layer, count = re.search(r"Gradient tree of node (\d+) at '(\w+)' \((\d+) samples\). A row", text).groups()
+    assert int(ge.gradient_tree(SHARED, draw(40, 4)).counts[layer][int(node)]) == int(count)
 
 
 def test_only_layers_that_differ_have_a_matrix(tmp_path, undrawn):
@@ -385,30 +401,6 @@ def test_only_layers_that_differ_have_a_matrix(tmp_path, undrawn):
     deep = make(tmp_path, ge.MLP([6, *[12] * 10, 4], seed=0), draw(40, 6), **BRIEF)
     assert sum(image["alt"].startswith("Matrix") for image in read(deep).images) == 6
     assert "Shown: 6 of 11 layers" in words(deep)
-
-
-def test_subsampling_is_said(tmp_path, undrawn):
-    model, x, y = plain()
-    text = words(make(tmp_path, model, x, y, max_samples=25, **BRIEF))
-    assert "25 of the 40 samples" in text
-    assert "at 25 of 40 samples" in text
-    assert "All 40 samples" in words(make(tmp_path, model, x, y, **BRIEF))
-
-
-def test_what_cannot_be_embedded_is_explained(tmp_path, undrawn):
-    model, x, y = plain()
-    assert "Nothing is embedded. 7 units" in words(make(tmp_path, model, x[:10], y[:10], **BRIEF))
-    dead = ge.MLP([4, 6, 3], seed=0)
-    with torch.no_grad():
-        dead.output.weight.zero_()
-        dead.hidden1[0].weight.zero_()
-    assert "Nothing is embedded: every unit is constant" in words(make(tmp_path, dead, x, y, n_untrained=1, **BRIEF))
-
-
-def test_one_output_has_no_pairs(tmp_path, undrawn):
-    page = make(tmp_path, ge.MLP([4, 6, 1], seed=0), draw(40, 4), draw(40, 1))
-    assert "There is one output" in words(page)
-    assert "All pairs" not in read(page).tables
 
 
 def test_many_outputs_and_rows_are_cut_and_it_is_said(tmp_path, monkeypatch, undrawn):
@@ -428,13 +420,9 @@ def test_units_choose_and_names_follow(tmp_path, undrawn):
     assert {(row["output"], row["and output"]) for row in page.records("All pairs")} == {("c", "a")}
 
 
-def test_layers_without_children_between_are_hinted_at(tmp_path, undrawn):
-    wrapped = Wrapped()
-    text = words(make(tmp_path, wrapped, draw(40, 2, dtype=torch.float64), **BRIEF))
-    assert "Only the input was compared" in text
-    assert "'net.1'" in text
-    inside = read(make(tmp_path, wrapped, draw(40, 2, dtype=torch.float64), layers=["input", "net.1"], **BRIEF))
-    assert [row["layer"] for row in inside.records("Interference by layer")] == ["input", "net.1"]
+def test_layers_inside_a_child_can_be_compared(tmp_path, undrawn):
+    page = read(make(tmp_path, Wrapped(), draw(40, 2).double(), layers=["input", "net.1"], **BRIEF))
+    assert [row["layer"] for row in page.records("Interference by layer")] == ["input", "net.1"]
 
 
 # what a model returns
