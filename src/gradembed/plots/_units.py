@@ -82,10 +82,10 @@ def _draw_arrows(ax: Axes, points: Tensor, gradients: Tensor, values: Tensor | N
 
 
 def unit_card(card: UnitCard, *, title: str = "", source: str = "", axes: Sequence[Axes] | None = None) -> list[Axes]:
-    """Draw one unit in a row of four panels: its field, its spectrum, its interferers and its twins.
+    """Draw one unit in a row of four panels: its field, its spectrum, the units aligned with it and its twins.
 
     The field is drawn in the two directions in which the gradients are largest, its highest values ringed; of more
-    than 300 points, evenly spaced ones in their order, and the highest. The interferers' bars are mean cosines, red
+    than 300 points, evenly spaced ones in their order, and the highest. The aligned units' bars are mean cosines, red
     where both units want the same; the twins' bars are distances in the embedding, with a dashed line at that of the
     median candidate.
 
@@ -145,12 +145,12 @@ def _draw_aligned(ax: Axes, card: UnitCard) -> None:
     _frame.label(ax, "interference", "mean cosine of gradients")
     if not len(card.cosines):
         ax.set_axis_off()
-        text = textwrap.fill(f"None to compare: {card.interferer_note}", 28)
+        text = textwrap.fill(f"None to compare: {card.aligned_note}", 28)
         ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, fontsize=9)
         return
     colors = plt.get_cmap("RdBu_r")((card.cosines.numpy(force=True) + 1) / 2)
     words = [f"{c:.2f}".replace("-", "−") for c in card.cosines.tolist()]
-    _draw_bars(ax, card.cosines.tolist(), card.interferer_names, words, color=colors, edgecolor="#777777")
+    _draw_bars(ax, card.cosines.tolist(), card.aligned_names, words, color=colors, edgecolor="#777777")
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set(xlim=(-1.3, 1.3), xticks=[-1, -0.5, 0, 0.5, 1], xticklabels=["−1", "−0.5", "0", "0.5", "1"])
 
