@@ -330,13 +330,6 @@ def test_compiled_models_are_right_or_refused(kind, layer):
 # Controls
 
 
-def redrawn(model, *_):
-    """New weights for any module."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_()
-
-
 @pytest.mark.parametrize("name", ["bent_weights", "decoder", "vit", "torch_encoder", "mobilenet", "lstm"])
 def test_an_untrained_control_is_given_or_refused_before_the_measurement(name):
     case, calls = CASES[name], []
@@ -352,7 +345,7 @@ def test_an_untrained_control_is_given_or_refused_before_the_measurement(name):
             assert "reinitialize" in str(error)  # noqa: PT017
             assert len(calls) < len(batches) / 2, "measured before it was refused"
             results = []
-        results.append(ask(reinitialize=redrawn))
+        results.append(ask(reinitialize=lambda model, *_: [nn.init.normal_(p) for p in model.parameters()]))
     for result in results:
         control = result.untrained[0]
         assert control.layers == result.layers

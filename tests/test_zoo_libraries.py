@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 TOKENS = {"input_ids": torch.tensor([[19, 1, 2, 3], [3, 4, 5, 6]]), "attention_mask": torch.tensor([[1] * 4, [1] * 4])}
 PADDED = TOKENS | {"attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])}
-LAST = (EVERY, -1)
+FIRST = {"index": (EVERY, 0)}
+LAST = {"index": (EVERY, -1)}
 BERT = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12, "num_labels": 3}
 GPT2 = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 8, "bos_token_id": 0, "eos_token_id": 0}
 DISTIL = {"dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12, "num_labels": 3}
@@ -52,25 +53,25 @@ def mean_state(model, x):
 MODELS = {  # how to make it, what it is asked with (None: images), forward, how the name of a layer ends, a part of it
     "BERT": (words("Bert", "BertForSequenceClassification", **BERT), PADDED, None, "layer.0", LAST),
     "GPT-2": (words("GPT2", "GPT2LMHeadModel", **GPT2), TOKENS, last_logits, "h.1.mlp.c_fc", LAST),
-    "DistilBERT": (words("DistilBert", "DistilBertForSequenceClassification", **DISTIL), PADDED, None, "layer.1", None),
-    "T5": (words("T5", "T5EncoderModel", **T5), PADDED, mean_state, "block.0", None),
+    "DistilBERT": (words("DistilBert", "DistilBertForSequenceClassification", **DISTIL), PADDED, None, "layer.1", {}),
+    "T5": (words("T5", "T5EncoderModel", **T5), PADDED, mean_state, "block.0", {}),
     "Llama": (words("Llama", "LlamaForCausalLM", **BERT), TOKENS, last_logits, "layers.0.self_attn", LAST),
     "ViT": (words("ViT", "ViTForImageClassification", image_size=32, patch_size=16, **BERT), "pixel_values", None,
-            "layernorm_after", (EVERY, 0)),
-    "timm ResNet": (vision("ResNet", BASIC, [1] * 4, channels=(4, 4, 8, 8)), None, None, "layer2.0.bn2", (EVERY, 1)),
-    "timm ViT": (vision("VisionTransformer", 32, 16, embed_dim=8, depth=2, num_heads=2), None, None, "drop_path1", None),
-    "timm MobileNet": (vision("mobilenetv3_small_050"), None, None, "blocks.1.1.drop_path", None),
-    "timm DenseNet": (vision("DenseNet", 4, (2, 2)), None, None, "denselayer2.conv1", (EVERY, slice(2))),
-    "timm ConvNeXt": (vision("ConvNeXt", depths=(1,) * 4, dims=(4, 8, 8, 8)), None, None, "1.blocks.0.drop_path", None),
+            "layernorm_after", FIRST),
+    "timm ResNet": (vision("ResNet", BASIC, [1] * 4, channels=(4, 4, 8, 8)), None, None, "layer2.0.bn2", FIRST),
+    "timm ViT": (vision("VisionTransformer", 32, 16, embed_dim=8, depth=2, num_heads=2), None, None, "drop_path1", {}),
+    "timm MobileNet": (vision("mobilenetv3_small_050"), None, None, "blocks.1.1.drop_path", {}),
+    "timm DenseNet": (vision("DenseNet", 4, (2, 2)), None, None, "denselayer2.conv1", {"mean": (2, 3)}),
+    "timm ConvNeXt": (vision("ConvNeXt", depths=(1,) * 4, dims=(4, 8, 8, 8)), None, None, "1.blocks.0.drop_path", {}),
     "timm Mixer": (vision("MlpMixer", img_size=32, patch_size=16, num_blocks=2, embed_dim=8), None, None,
-                   "blocks.1.mlp_tokens", None),
-    "timm RegNet": (vision("RegNet", REGNET), None, None, "s2.b1.conv1", (EVERY, 0)),
+                   "blocks.1.mlp_tokens", {}),
+    "timm RegNet": (vision("RegNet", REGNET), None, None, "s2.b1.conv1", FIRST),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_of_libraries_equal_the_oracle(name):
-    make, x, forward, ending, index = MODELS[name]
+    make, x, forward, ending, part = MODELS[name]
     model = make().double().eval()
     with torch.no_grad():
         for parameter in model.parameters():  # some begin with zeros, past which no gradient goes
@@ -83,11 +84,7 @@ def test_models_of_libraries_equal_the_oracle(name):
     assert set(defaults) - {"input"}
     assert ("input" in defaults) == (images is tree_leaves(x)[0])
     assert not set(defaults) & passes_through(model, x, forward)
-    for place in (
-        Place(layer, **({"index": index} if index else {})),
-        Place(defaults[0]),
-        Place(defaults[len(defaults) // 2]),
-    ):
+    for place in (Place(layer, **part), Place(defaults[0]), Place(defaults[len(defaults) // 2])):
         site = ge.Site(place.name, **place.arguments) if place.arguments else place.name
         result = ge.unit_gradients(model, x, site, forward=forward)
         for found, wanted in zip((result.gradients, result.values), oracle(model, x, place, forward)[::2], strict=True):
