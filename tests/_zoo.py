@@ -68,14 +68,9 @@ class Case:
 CASES: dict[str, Case] = {}
 
 
-def case(*places: Place, **more: Any) -> Callable[[Make], Make]:
+def case(*places: Place, **more: Any) -> Callable[[Make], Case]:
     """Put a model and samples into the zoo."""
-
-    def register(make: Make) -> Make:
-        CASES[make.__name__] = Case(make, places, **more)
-        return make
-
-    return register
+    return lambda make: CASES.setdefault(make.__name__, Case(make, places, **more))
 
 
 # The oracle
@@ -156,9 +151,7 @@ def run(model: nn.Module, sample: Any, forward: Forward | None, changes: Mapping
         return units_of((forward or called)(model, sample))
 
 
-def oracle(
-    model: nn.Module, x: Any, place: Place, forward: Forward | None = None, units: Place | None = None
-) -> tuple[Tensor, ...]:
+def oracle(model, x, place, forward=None, units=None) -> tuple[Tensor, ...]:
     """Gradients [n, u, d], activations [n, d] and values [n, u] of what a model returns, or of units at a place."""
 
     def at(sample: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,9 +178,7 @@ def oracle(
     return tuple(torch.stack(parts) for parts in zip(*map(at, samples_of(x)), strict=True))
 
 
-def slopes_by_nudging(
-    model: nn.Module, x: Any, place: Place, forward: Forward | None, step: float = 1e-5
-) -> tuple[Tensor, ...]:
+def slopes_by_nudging(model, x, place, forward, step=1e-5) -> tuple[Tensor, ...]:
     """Directions [n, d] and how fast each unit changes along them, [n, u], by differences: no automatic gradient."""
 
     def at(sample: Any) -> tuple[Tensor, Tensor]:
