@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ import gradembed as ge
 from benchmarks import _measure, _rivals
 
 CHUNKS = (16, 64, 256)
+MOST = 4e9  # bytes of gradients at a time that the rival may ask for
 OUTPUTS = 10
 
 
@@ -154,6 +155,25 @@ def setting(name: str, quick: bool) -> Setting:
 NAMES = ("convolutional, 28 px", "transformer, 16 tokens", "resnet-like, 32 px", "resnet18-sized, 224 px")
 
 
+def chunks(network: nn.Module, x: Tensor, layers: Sequence[str]) -> list[int]:
+    """Find the rival's sizes that make sense: no more than there are samples, and than memory allows.
+
+    Returns:
+        One of them at least.
+    """
+    widths = {"input": x[0].numel()}
+    handles = [
+        module.register_forward_hook(lambda _m, _a, out, name=name: widths.update({name: out.numel()}))
+        for name, module in network.named_modules()
+    ]
+    with torch.no_grad():
+        network(x[:1])
+    for handle in handles:
+        handle.remove()
+    each = 4 * OUTPUTS * sum(widths[layer] for layer in layers)
+    return [c for c in CHUNKS if c == CHUNKS[0] or (c <= len(x) and c * each <= MOST)]
+
+
 def side_by_side(name: str, quick: bool) -> dict[str, Any]:
     """Compare at all default layers.
 
@@ -165,7 +185,8 @@ def side_by_side(name: str, quick: bool) -> dict[str, Any]:
     """
     network, x, _, repeats = setting(name, quick)
     first = ge.interference(network, x)
-    rivals = {str(c): partial(_rivals.hooked, network, x, first.layers, c) for c in CHUNKS if c <= max(len(x), 16)}
+    sizes = chunks(network, x, first.layers)
+    rivals = {str(c): partial(_rivals.hooked, network, x, first.layers, c) for c in sizes}
     for layer, cosine in rivals["16"]().items():
         if not torch.allclose(cosine.double(), first.cosine[layer], atol=1e-3):
             raise RuntimeError(f"the rival computes something else at {layer} of {name}")
@@ -191,10 +212,10 @@ def one_layer(name: str, quick: bool) -> dict[str, Any]:
     network, x, layer, repeats = setting(name, quick)
     k = int(layer) + 1
     ask: Callable[[], ge.Interference] = partial(ge.interference, network, x, layers=[layer])
-    chunks = [c for c in CHUNKS if c <= max(len(x), 16)]
+    sizes = chunks(network, x, [layer])
     rivals: dict[str, Callable[[], Any]] = {
-        **{f"hooks, {c}": partial(_rivals.hooked, network, x, [layer], c) for c in chunks},
-        **{f"vmap(jacrev), {c}": partial(_rivals.at_one_layer, network[k:], network[:k], x, c) for c in chunks},
+        **{f"hooks, {c}": partial(_rivals.hooked, network, x, [layer], c) for c in sizes},
+        **{f"vmap(jacrev), {c}": partial(_rivals.at_one_layer, network[k:], network[:k], x, c) for c in sizes},
     }
     for cosine in (rivals["hooks, 16"]()[layer], rivals["vmap(jacrev), 16"]()):
         if not torch.allclose(cosine.double(), ask().cosine[layer], atol=1e-3):
@@ -216,7 +237,7 @@ def peak_memory(measure: Callable[..., float], *arguments: object) -> float:
 
 
 def _peak(name: str, quick: bool, chunk: int) -> float:
-    """Peak memory of the rival with chunks of a size, or of gradembed for 0, beyond that of a call with one sample."""
+    """Return the peak memory of the rival (``chunk`` samples at a time) or, for 0, of gradembed."""
     network, x, _, _ = setting(name, quick)
     layers = ge.interference(network, x[:1]).layers
 
