@@ -590,8 +590,8 @@ def strict_range():
 @case(Place("body.0"), Place("body"), Place("body.3", input=True))
 def probabilities():
     def run(m, x):
-        prior = torch.distributions.Categorical(probs=x, validate_args=True)
+        prior = torch.distributions.Bernoulli(probs=x, validate_args=True)
         scale = torch.nn.functional.softplus(m.scale.weight[0])
         return torch.distributions.Normal(m.body(prior.logits), scale, validate_args=True).log_prob(x)
 
-    return Net(run, body=perceptron(3, 4, 3), scale=nn.Linear(3, 1)), randn(3, 3).softmax(1)
+    return Net(run, body=perceptron(3, 4, 3), scale=nn.Linear(3, 1)), randn(3, 3).sigmoid()
