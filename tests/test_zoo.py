@@ -151,7 +151,7 @@ def test_fields_are_the_same_gradients_seen_by_unit():
 @pytest.mark.parametrize(("name", "labels"), [("heads_by_name", {"seg": 8, "kind": 3}), ("heads_in_a_tuple", None)])
 def test_heads_have_labels_and_can_be_compared(name, labels):
     model, x = CASES[name].made()
-    result = ge.interference(model, x)
+    result = ge.interference(model, x, layers=["trunk"])
     if labels:
         assert result.unit_labels == tuple(f"{head}[{i}]" for head, size in labels.items() for i in range(size))
     between = result.abs_cosine["trunk"][:8, 8:]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradembed._validation import describe, refuse
 from gradembed.gradients.batches import HALF_TYPES, Batch, chosen, joined, size_of, tensors_in
-from gradembed.gradients.layers import Call, default_sites, recorded
+from gradembed.gradients.layers import Recorder, default_sites
 from gradembed.gradients.lowrank import Capture, LowRank
 from gradembed.gradients.sites import OUTPUT, Site
 from gradembed.gradients.tape import Tape, frozen, heads_of, place_of
@@ -48,17 +48,19 @@ class Autograd:
         self.pads = n == 1  # whether a sample alone is given twice over: the model may squeeze a batch of one
         self.probed = sorted({i * (n - 1) // max(1, PROBES - 1) for i in range(PROBES)})
         probe = chosen(batch, self.probed)
-        with recorded(self.modules, max(2, size_of(probe))) as calls:
-            units = self._values(probe, unit_site)
-        self.alone = units
+        self._recorder = Recorder(self.modules)
+        units = self._values(probe, unit_site)
         self.heads = {name: part.shape[1] for name, part in units.items()}
-        self._check_exchange(batch, unit_site, units)
-        candidates = default_sites(model, calls, probe) if sites is None else list(sites)
-        self._check_sites(probe, candidates, unit_site, units, calls, is_default=sites is None)
+        self._expected = torch.cat(list(units.values()), 1)  # of the probed samples, [p, D]
+        self._check_exchange(batch, unit_site)
+        candidates = default_sites(model, self._recorder, probe) if sites is None else list(sites)
+        self._check_sites(probe, candidates, unit_site, is_default=sites is None)
 
     # ------------------------------------------------------------------ asking
 
-    def capture(self, batch: Batch, sites: Sequence[Site], unit_site: Site, readout: Tensor, **_: Any) -> Capture:
+    def capture(
+        self, batch: Batch, sites: Sequence[Site], unit_site: Site, readout: Tensor, *, is_first: bool = False, **_: Any
+    ) -> Capture:
         """Run forward once and back once per unit.
 
         Args:
@@ -66,6 +68,7 @@ class Autograd:
             sites: Where gradients are wanted.
             unit_site: What the units are of.
             readout: How they read it: their indices [u], or directions [u, D].
+            is_first: Whether the batch begins with the samples that the model was tried on: they have to give the same.
 
         Returns:
             Values, activations and gradients.
@@ -74,6 +77,9 @@ class Autograd:
         run = self._run(joined([batch, batch]) if n == 1 and self.pads else batch, sites, unit_site)
         heads = list(run.units.values())
         flat = torch.cat([head.detach() for head in heads], 1)[:n]
+        for row, i in enumerate(self.probed if is_first else ()):
+            if i < n and not self._is_same(flat[i : i + 1], row):
+                self._refuse_mixing("an output that changed with the other samples")
         values = flat[:, readout].T if readout.ndim == 1 else readout.to(flat) @ flat.T
         kind = torch.float32 if flat.dtype in HALF_TYPES else flat.dtype
         keys = list(dict.fromkeys(map(place_of, sites)))
@@ -137,81 +143,69 @@ class Autograd:
     def _values(self, batch: Batch, unit_site: Site) -> dict[str, Tensor]:
         """The units' values, head by head [n, D], of few samples."""
         n = size_of(batch)
-        run = self._run(joined([batch, batch]) if n == 1 and self.pads else batch, [], unit_site)
+        batch = joined([batch, batch]) if n == 1 and self.pads else batch
+        with self._recorder.run(size_of(batch)):
+            run = self._run(batch, [], unit_site)
         return {name: part.detach()[:n] for name, part in run.units.items()}
 
     # ------------------------------------------------------------------ trying
 
-    def _check_exchange(self, batch: Batch, unit_site: Site, units: dict[str, Tensor]) -> None:
+    def _check_exchange(self, batch: Batch, unit_site: Site) -> None:
         """Refuse models that draw random numbers or let one sample change another's output.
 
         Real samples are exchanged: the same ones in another order, and each of them alone. Nothing is invented that the
         model might not take (tokens that it does not know, values out of range).
         """
         order = self.probed
-        again = self._values(chosen(batch, order[::-1]), unit_site)
-        together = torch.cat(list(units.values()), 1).double()
-        swapped = torch.cat(list(again.values()), 1).double().flip(0)
-        if not _same(swapped, together, next(iter(units.values())).dtype):
-            same = torch.cat(list(self._values(chosen(batch, order), unit_site).values()), 1).double()
-            if not _same(same, together, next(iter(units.values())).dtype):
+        swapped = self._flat(chosen(batch, order[::-1]), unit_site).flip(0)
+        if not self._is_same(swapped):
+            if not self._is_same(self._flat(chosen(batch, order), unit_site)):
                 remedy = "Call model.eval(), or take the randomness out"
                 refuse("model", "give the same output twice", "two different ones for the same samples", remedy)
             self._refuse_mixing("an output that changed with the order of the samples")
         if len(order) == 1:
             return
-        self.pads = self._squeezes(batch, order[0], unit_site)
+        try:  # whether a batch of one sample comes out in another shape, as after squeeze()
+            single = self._flat(chosen(batch, order[:1]), unit_site)
+            self.pads = single.shape[1] != sum(self.heads.values())
+        except (ValueError, TypeError):
+            self.pads = True
+        if self.pads:
+            self._recorder.runs.pop()
         for row, i in enumerate(order):
-            single = torch.cat(list(self._values(chosen(batch, [i]), unit_site).values()), 1).double()
-            if not _same(single, together, next(iter(units.values())).dtype, row):
+            if not self._is_same(self._flat(chosen(batch, [i]), unit_site), row):
                 self._refuse_mixing("an output that changed with the other samples")
 
-    def _squeezes(self, batch: Batch, i: int, unit_site: Site) -> bool:
-        """Whether a batch of one sample comes out in another shape, as after ``squeeze()``."""
-        try:
-            units = self._values(chosen(batch, [i]), unit_site)
-        except (ValueError, TypeError):
-            return True
-        return {name: part.shape[1] for name, part in units.items()} != self.heads
+    def _flat(self, batch: Batch, unit_site: Site) -> Tensor:
+        return torch.cat(list(self._values(batch, unit_site).values()), 1)
+
+    def _is_same(self, values: Tensor, row: int | None = None) -> bool:
+        """Whether outputs [p, D], or one row of them, are those of the probed samples, up to rounding."""
+        reference, eps = self._expected.double(), torch.finfo(self._expected.dtype).eps
+        expected = reference if row is None else reference[row : row + 1]
+        if values.shape != expected.shape or not torch.equal(values.isfinite(), expected.isfinite()):
+            return False
+        # each unit is measured by its spread over the samples, so that a large offset hides nothing but rounding
+        spread = reference.amax(0) - reference.amin(0) if len(reference) > 1 else reference.abs().amax(0)
+        bound = eps**0.5 * spread + 256 * eps * reference.abs().amax()
+        return bool(((values.double() - expected).abs().nan_to_num(0) <= bound.nan_to_num(0)).all())
 
     def _refuse_mixing(self, got: str) -> None:
         remedy = "Call model.eval(), set batch_first=True, or take out what mixes the batch"
         refuse("model", "treat every sample by itself", got, remedy)
 
-    def _check_sites(
-        self,
-        probe: Batch,
-        sites: list[Site],
-        unit_site: Site,
-        units: dict[str, Tensor],
-        calls: list[Call],
-        *,
-        is_default: bool,
-    ) -> None:
+    def _check_sites(self, probe: Batch, sites: list[Site], unit_site: Site, *, is_default: bool) -> None:
         """Cut at the sites, and see whether gradients flow to them, from each sample to itself only."""
         n = size_of(probe)
         for site in sites if not is_default else ():
-            if site == unit_site or site.name not in (*self.modules, "input"):
+            if (unit_site is not OUTPUT and site == unit_site) or site.name not in (*self.modules, "input"):
                 refuse_independent(site, unit_site)
-            runs = sum(call.name == site.name for call in calls)
-            if site.call is None and runs > 1:
-                remedy = f"Say which run, Site({site.name!r}, call=0), or choose another layer"
-                refuse(
-                    self.argument,
-                    "name a module that runs once in a forward pass",
-                    f"{site.name!r}, which runs {runs} times",
-                    remedy,
-                )
         run = self._run(
             joined([probe, probe]) if n == 1 else probe, sites, unit_site
         )  # two at least, to tell them apart
-        for name, part in run.units.items():
-            if not _same(part.detach()[:n].double(), units[name].double(), part.dtype):
-                got, remedy = (
-                    "another output once they are cut",
-                    "Choose layers that nothing modifies in place beside them",
-                )
-                refuse(self.argument, "name layers at which the model can be cut", got, remedy)
+        if not self._is_same(torch.cat([part.detach()[:n] for part in run.units.values()], 1)):
+            got, remedy = "another output once they are cut", "Choose layers that nothing modifies in place beside them"
+            refuse(self.argument, "name layers at which the model can be cut", got, remedy)
         heads = list(run.units.values())
         keys = list(dict.fromkeys(map(place_of, sites)))
         live = [head for head in heads if head.requires_grad]
@@ -273,18 +267,6 @@ def _read_out(heads: Sequence[Tensor], row: Tensor) -> tuple[list[Tensor], list[
             return [head], [weights]
         unit -= size
     raise IndexError(unit)
-
-
-def _same(values: Tensor, reference: Tensor, kind: torch.dtype, row: int | None = None) -> bool:
-    """Whether outputs [n, u] are those of the same samples, up to rounding in a precision."""
-    # each unit is measured by its spread over the samples, so that a large offset hides nothing but rounding
-    expected = reference if row is None else reference[row : row + 1]
-    if values.shape != expected.shape or not torch.equal(values.isfinite(), expected.isfinite()):
-        return False
-    eps = torch.finfo(kind).eps
-    spread = reference.amax(0) - reference.amin(0) if len(reference) > 1 else reference.abs().amax(0)
-    bound = eps**0.5 * spread + 256 * eps * reference.abs().amax()
-    return bool(((values - expected).abs().nan_to_num(0) <= bound.nan_to_num(0)).all())
 
 
 def refuse_independent(site: Site, unit_site: Site) -> NoReturn:

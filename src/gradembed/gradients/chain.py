@@ -229,7 +229,7 @@ def _flatten(module: nn.Module, name: str, steps: list[Step], positions: dict[st
     Returns:
         Whether it is a chain.
     """
-    if _has_hooks(module):
+    if isinstance(module, torch.jit.ScriptModule) or _has_hooks(module):
         return False
     if type(module).forward in _CONTAINER_FORWARDS or type(module) is MLPEnsemble:
         for key, child in module._modules.items():

@@ -2,69 +2,67 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gradembed.gradients.batches import Batch
 from gradembed.gradients.sites import Site, read_element
 
 
-@dataclass(frozen=True)
-class Call:
-    """One run of a module.
+class Recorder:
+    """Notes which modules make something new, in several runs of a model.
 
     Attributes:
-        name: Of the module.
-        is_new: Whether it made a float tensor with a row per sample, and not merely handed one on.
+        runs: For each run, by name and in the order in which they end: how often a module ran, and how often it made a
+            float tensor with a row per sample, rather than merely handing one on.
     """
 
-    name: str
-    is_new: bool
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.runs: list[dict[str, list[int]]] = []
+        self._n = 0
+        self._entered: list[dict[int, int]] = []  # by each run that has begun: where its inputs lie, and their versions
+        self._names: dict[nn.Module, list[str]] = {}
+        for name, module in modules.items():
+            if name and not isinstance(module, torch.jit.ScriptModule):
+                self._names.setdefault(module, []).append(name)
 
+    @contextmanager
+    def run(self, n: int) -> Iterator[None]:
+        """Note what runs in a block, with n samples."""
+        self._n = n
+        self.runs.append({})
+        self._entered.clear()
+        with ExitStack() as handles:
+            for module in self._names:
+                handles.callback(module.register_forward_pre_hook(self._before, with_kwargs=True).remove)
+                handles.callback(module.register_forward_hook(self._after).remove)
+            yield
 
-@contextmanager
-def recorded(modules: Mapping[str, nn.Module], n: int) -> Iterator[list[Call]]:
-    """Note every run of a module in a block, in the order in which they end.
+    def _before(self, _module: nn.Module, args: Any, named: Any) -> None:
+        tensors = (a for a in (*args, *named.values()) if isinstance(a, Tensor))
+        self._entered.append({a.data_ptr(): a._version for a in tensors})
 
-    Args:
-        modules: By name.
-        n: Samples in a batch.
-
-    Yields:
-        The runs so far.
-    """
-    calls: list[Call] = []
-    stack: list[dict[int, int]] = []  # of each run that has begun: where its inputs lie, and their versions
-
-    def before(_module: nn.Module, args: Any, named: Any) -> None:
-        stack.append({a.data_ptr(): a._version for a in (*args, *named.values()) if isinstance(a, Tensor)})
-
-    def after(names: list[str], output: Any) -> None:
-        entered = stack.pop()
+    def _after(self, module: nn.Module, _args: Any, output: Any) -> None:
+        entered = self._entered.pop()
         out, _ = read_element(output, None)
         is_new = (
             isinstance(out, Tensor)
-            and out.is_floating_point()
             and out.ndim >= 2
-            and len(out) == n
+            and len(out) == self._n
             and entered.get(out.data_ptr(), -1) != out._version  # the very memory that came in, not written to
         )
-        calls.extend(Call(name, is_new) for name in names)
+        for name in self._names[module]:
+            counts = self.runs[-1].setdefault(name, [0, 0])
+            counts[0] += 1
+            counts[1] += is_new
 
-    by_module: dict[nn.Module, list[str]] = {}
-    for name, module in modules.items():
-        if name:
-            by_module.setdefault(module, []).append(name)
-    with ExitStack() as handles:
-        for module, names in by_module.items():
-            handles.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-            handles.callback(module.register_forward_hook(lambda _m, _a, out, names=names: after(names, out)).remove)
-        yield calls
+    def times(self, name: str) -> list[tuple[int, int]]:
+        """How often a module ran, and made something new, in each run."""
+        return [tuple(run.get(name, (0, 0))) for run in self.runs]  # type: ignore[misc]
 
 
 def default_names(model: nn.Module) -> list[str]:
@@ -94,6 +92,8 @@ def _items_of(module: nn.Module, name: str, *, is_trunk: bool) -> list[str]:
 
 def _is_list(module: nn.Module) -> bool:
     """Whether a module is nothing but several layers: a list, or a sequence of more than one module with weights."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     if type(module).forward is nn.Module.forward:  # lists and dictionaries of modules, which are never called
         return any(module.children())
     return type(module) is nn.Sequential and _n_weights(module) > 1
@@ -112,28 +112,27 @@ def _n_weights(module: nn.Module) -> int:
     return sum(any(p.ndim > 1 for p in part.parameters(recurse=False)) for part in module.modules())
 
 
-def default_sites(model: nn.Module, calls: list[Call], batch: Batch) -> list[Site]:
-    """Choose candidates among the layers: the float inputs, and what runs once and makes something new.
+def default_sites(model: nn.Module, recorder: Recorder, batch: Batch) -> list[Site]:
+    """Choose candidates among the layers: the float input, and what runs once and makes something new.
 
     Args:
         model: The network.
-        calls: Of all of its modules in one pass.
+        recorder: Of some of its runs.
         batch: What it was asked with.
 
     Returns:
         Sites, of which it is not known yet whether they feed the units.
     """
-    inputs = [Site("input")] if read_element(batch, None)[0] is not None else []
-    if not isinstance(batch, Tensor):
-        items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
-        floats = [key for key, item in items if isinstance(item, Tensor) and item.is_floating_point()]
-        inputs = [Site("input", element=key) for key in floats] if len(floats) > 1 else inputs
-    runs = Counter(call.name for call in calls)
-    new = {call.name for call in calls if call.is_new}
-    names = [name for name in default_names(model) if name in new]
-    once = [Site(name) for name in names if runs[name] == 1]
+    tensor, _ = read_element(batch, None)
+    inputs = [Site("input")] if tensor is not None and tensor.is_floating_point() else []
+    names = default_names(model)
+    steady = {name for name in names if len(set(recorder.times(name))) == 1}
+    # lists of which some items run for some samples only are a choice of experts, not layers
+    choices = {name.rpartition(".")[0] for name in names if name not in steady}
+    usable = [name for name in names if name.rpartition(".")[0] not in choices - {""} and name in steady]
+    once = [Site(name) for name in usable if recorder.times(name)[0] == (1, 1)]
     if once or inputs:
         return inputs + once
     # tokens, and no layer that runs once: every run of those that run, or else whatever module makes something new
-    several = [Site(name, call=k) for name in names for k in range(runs[name])]
-    return several or [Site(name) for name in runs if name in new and runs[name] == 1]
+    several = [Site(name, call=k) for name in usable for k in range(recorder.times(name)[0][1])]
+    return several or [Site(name) for name in recorder.runs[0] if set(recorder.times(name)) == {(1, 1)}]

@@ -199,11 +199,12 @@ class Session:
         parts = (
             self.stream.chunks(size) if self.stream else (part(self.batch, i, i + size) for i in range(0, n or 0, size))
         )
+        options = {"patterns": patterns} if isinstance(self.network, Chain) else {"is_first": True}
         for batch in parts:
             with self.protect():
-                yield self._checked(
-                    self.network.capture(batch, self.sites, self.unit_site, self.readout, patterns=patterns)
-                )
+                capture = self.network.capture(batch, self.sites, self.unit_site, self.readout, **options)
+            options |= {"is_first": False} if "is_first" in options else {}
+            yield self._checked(capture)
 
     def _of_groups(self, e: int, patterns: bool) -> Iterator[Capture]:
         """Go through an ensemble in groups of networks whose numbers fit into the caches."""
@@ -257,7 +258,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     """The module that a compiled or data-parallel one computes with."""
     while True:
         inner = getattr(model, "_orig_mod", None)
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) and len(model.device_ids or []) > 1:
             inner = model.module
         if not isinstance(inner, nn.Module):
             return model

@@ -49,7 +49,10 @@ class Tape:
         """Register the hooks for the duration of a block."""
         read = [] if self.unit_site is OUTPUT else [self.unit_site]
         with ExitStack() as handles:
-            for name in dict.fromkeys(site.name for site in (*self.places.values(), *read) if site.name in modules):
+            names = dict.fromkeys(site.name for site in (*self.places.values(), *read) if site.name in modules)
+            for name in names:
+                if isinstance(modules[name], torch.jit.ScriptModule):
+                    continue  # it takes no hooks
                 tap = _Tap(self, name)
                 handles.callback(modules[name].register_forward_pre_hook(tap.before, with_kwargs=True).remove)
                 handles.callback(modules[name].register_forward_hook(tap.after).remove)

@@ -84,6 +84,10 @@ def check_reinitializable(model: nn.Module, reinitialize: Callable[[nn.Module], 
                 # other numbers than before, so that what is not drawn is told from what is drawn as it was
                 before[parameter] = parameter.copy_(parameter.nan_to_num(0, 0, 0).add_(0.71)).clone()
     drawn = _draw(twin, 0, reinitialize)
+    hooked = [place for place, module in model.named_modules() if _own_hooks(module)]
+    if hooked and (reinitialize is None or drawn is twin):
+        remedy = "Pass reinitialize, a function that returns a new network, with hooks of its own"
+        refuse("model", "have no hooks to be copied: what they call is trained", f"hooks at {hooked[0]!r}", remedy)
     own = {*model.parameters()}
     watched = [(key, p) for key, p in drawn.named_parameters() if p.requires_grad and reinitialize is not None]
     for key, parameter in watched or drawn.named_parameters():
@@ -102,6 +106,11 @@ def _weight_hooks(module: nn.Module) -> list[Callable[..., object]]:
     """Return the hooks that compute a module's weights out of other parameters: pruning, norms of the old kind."""
     kinds = (BasePruningMethod, WeightNorm, SpectralNorm)
     return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, kinds)]
+
+
+def _own_hooks(module: nn.Module) -> bool:
+    """Tell whether a module has forward hooks that are not torch's own."""
+    return bool(module._forward_hooks) or len(module._forward_pre_hooks) > len(_weight_hooks(module))
 
 
 def _draw(twin: nn.Module, seed: int, reinitialize: Callable[[nn.Module], object] | None) -> nn.Module:
