@@ -448,7 +448,7 @@ def try_forward(model: nn.Module, x: Tensor, name: str = "x") -> Tensor:
 LARGEST = 1e100  # squares of larger numbers overflow
 
 
-def as_doubles(name: str, value: Any, axes: str = "u k") -> NDArray[np.float64]:
+def as_doubles(name: str, value: Any, axes: str = "u k", **sizes: int) -> NDArray[np.float64]:
     """Read real numbers of any precision and of given axes (as in `as_tensor`), small enough to be squared.
 
     Returns:
@@ -458,7 +458,7 @@ def as_doubles(name: str, value: Any, axes: str = "u k") -> NDArray[np.float64]:
         with suppress(TypeError, ValueError, RuntimeError):  # what is no array is refused below
             array = np.asarray(value)
             value = array.astype(np.float64) if array.dtype.kind in "fiu" else value
-    tensor = as_tensor(name, value, axes, kind="any")
+    tensor = as_tensor(name, value, axes, kind="any", like=None, **sizes)
     if tensor.is_complex() or tensor.dtype == torch.bool:
         refuse(name, "hold real numbers", describe(tensor), "Pass floats or integers", TypeError)
     numbers: NDArray[np.float64] = tensor.double().numpy(force=True)

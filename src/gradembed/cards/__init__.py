@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from gradembed import _validation
+from gradembed._validation import as_doubles
 from gradembed.cards._neighbours import interferers_of, twins_of
 from gradembed.cards._portrait import plane_of, spectrum_of
 from gradembed.cards._result import UnitCard
 from gradembed.fields import GradientFields
 from gradembed.fields._arguments import check_kind
-from gradembed.metrics._inputs import Array, Labels, numbers
+from gradembed.metrics._uncertainty import Array, Labels
 
 __all__ = ["UnitCard", "unit_card"]
 
@@ -119,7 +120,7 @@ def _check(fields: GradientFields, unit: int, z: object, n_neighbours: int, n_to
         _validation.refuse("unit", f"lie between 0 and {len(fields) - 1}", unit, "Choose one of the fields' units")
     for name, number in (("n_neighbours", n_neighbours), ("n_top", n_top)):
         _validation.check_integer(name, number, 1)
-    embedded = numbers("z", z)
+    embedded = as_doubles("z", z)
     if len(embedded) != len(fields):
         _validation.refuse("z", f"embed each of {len(fields)} units", len(embedded), "Transform the same fields")
     return embedded

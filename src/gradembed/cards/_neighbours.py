@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradembed import _validation
+from gradembed._validation import as_labels
 from gradembed.fields import GradientFields
 from gradembed.gradients import unit_rows
 from gradembed.metrics import retrieval
-from gradembed.metrics._inputs import Labels, codes
+from gradembed.metrics._uncertainty import Labels
 
 TIE = 1e-9  # distances that differ by less, relatively, are equal
 
@@ -24,7 +25,7 @@ def interferers_of(fields: GradientFields, unit: int, k: int) -> tuple[Tensor, T
     Returns:
         Positions and mean cosines, largest |cosine| first, [i] each, and why there are no more.
     """
-    points, network = fields.points, codes("groups", fields.groups, len(fields))
+    points, network = fields.points, as_labels("groups", fields.groups, len(fields))
     peers = [i for i in np.flatnonzero(network == network[unit]).tolist() if i != unit]
     comparable = [i for i in peers if fields.is_shared or torch.equal(points[i], points[unit])]
     own, _ = unit_rows(fields.gradients[unit].double().cpu())
@@ -52,8 +53,8 @@ def twins_of(
         Positions, distances and their quantiles, [j] each, and the median distance of all that could be twins.
     """
     u = len(z)
-    network = codes("groups", fields.groups, u)
-    apart = [network] if exclude is None else [network, codes("exclude", exclude, u)]
+    network = as_labels("groups", fields.groups, u)
+    apart = [network] if exclude is None else [network, as_labels("exclude", exclude, u)]
     candidates = np.logical_and.reduce([label != label[unit] for label in apart])
     if not candidates.any():
         rule = "leave the unit another network" + (" with another label in `exclude`" if len(apart) > 1 else "")
@@ -64,7 +65,7 @@ def twins_of(
     score = retrieval(z, network, network, queries=_n_candidates(apart) >= k, exclude=apart[1:], k=k)
     row = score.queries.tolist().index(unit)
     typical = float(np.median(np.linalg.norm(z[candidates] - z[unit], axis=1)))
-    return score.neighbours[row], score.distances[row], _quantiles(score.distances, row), typical
+    return score.neighbors[row], score.distances[row], _quantiles(score.distances, row), typical
 
 
 def _quantiles(distances: Tensor, row: int) -> Tensor:

