@@ -236,7 +236,7 @@ class Projection:
 def project_2d(z: Array, seed: int = 0, method: str = "auto") -> Projection:
     """Lay embeddings out in two dimensions, for pictures only: no number should be computed from the result.
 
-    UMAP keeps neighbours together; distances between clusters and the sizes of clusters mean nothing in it, and it
+    UMAP keeps neighbors together; distances between clusters and the sizes of clusters mean nothing in it, and it
     draws clusters into noise. PCA keeps the two directions of greatest variance, with distances as they are in them.
     The first call of UMAP in a process compiles for 10 to 20 seconds.
 

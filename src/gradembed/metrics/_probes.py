@@ -33,7 +33,7 @@ class ProbeScore:
             networks with errors is below about 3/n. With one network it is (0, 1).
         n_classes: Number of classes.
         n_groups: Number of networks that the tested units are from; of units, if no groups were given.
-        grouped: Whether networks were kept apart; if not, the accuracy may come from recognising the network.
+        grouped: Whether networks were kept apart; if not, the accuracy may come from recognizing the network.
         correct: Whether each tested unit was named correctly, [u].
         confidence: Of the interval.
 
@@ -72,7 +72,7 @@ def linear_probe(
 
     Networks are dealt at random into folds that have about equal shares of each class; each fold is tested once, by a
     probe trained on the rest. So with two folds the probe is trained on half of the networks and tested on the other
-    half, both ways. Features are standardised by the training part; the penalty is scikit-learn's (L2, C = 1).
+    half, both ways. Features are standardized by the training part; the penalty is scikit-learn's (L2, C = 1).
 
     Args:
         z: Embeddings, [u, k].

@@ -99,7 +99,7 @@ def retrieval(
         candidates: Mask of the units that can be neighbors, [u]; ``None`` for all.
         exclude: Further labels, each [u]: a unit that shares any of them with the query is no candidate. With
             ``exclude=[task]``, neighbors come from another network *and* another task.
-        k: Neighbours of each query.
+        k: Neighbors of each query.
         seed: Of the bootstrap.
         confidence: Of the interval.
 
@@ -219,7 +219,7 @@ def enrichment(
         exclude: Further labels, each [u], that a neighbor must not share with the unit, as in `retrieval`.
         within: Permute labels among units that share this, [u], say network and task together; ``None`` for the
             network.
-        k: Neighbours of each unit.
+        k: Neighbors of each unit.
 
     Returns:
         The share of pairs (unit, neighbor) with equal labels, beside the permuted ones.
