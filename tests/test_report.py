@@ -196,7 +196,7 @@ def test_twins_are_the_nearest_units_of_other_networks(full):
         called += [f"hidden2[{j}], net {i}" for j in range(6)] + [f"output {name}, net {i}" for name in names]
     fields = ge.GradientFields.concatenate(parts)
     alive = fields.amplitudes() > 0
-    rows = fields[alive].normalised()
+    rows = fields[alive].normalized()
     kept = [name for name, one in zip(called, alive, strict=True) if one]
     flat = rows.gradients.flatten(1)  # of functions with a common input: gradients as they are
     home = [name.split("net ")[1] for name in kept]

@@ -34,7 +34,9 @@ def refuse(name: str, rule: str, got: object, remedy: str, error: type[Exception
     Raises:
         error: Always.
     """
-    raise error(f"`{name}` should {rule}. Got {got}. {remedy}.")
+    refusal = error(f"`{name}` should {rule}. Got {got}. {remedy}.")
+    refusal.is_refusal = True  # type: ignore[attr-defined]  # tells it from what a caller's model raises
+    raise refusal
 
 
 def describe(value: object) -> str:
@@ -137,7 +139,7 @@ def as_tensor(
     Returns:
         The tensor, without its graph; one of inference mode is copied.
     """
-    tensor = _tensor_of(name, value, kind)
+    tensor = _tensor_of(name, value, kind, like)
     check_dense(name, tensor)
     if kind == "float" and tensor.dtype not in FLOAT_TYPES:
         refuse(name, "be float32 or float64", describe(tensor), f"Convert it with {name}.float()")
@@ -161,7 +163,7 @@ def as_tensor(
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _tensor_of(name: str, value: Any, kind: str) -> Tensor:
+def _tensor_of(name: str, value: Any, kind: str, like: Tensor | None) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     try:
@@ -171,7 +173,8 @@ def _tensor_of(name: str, value: Any, kind: str) -> Tensor:
         if array.dtype.kind not in "fiub" or (kind == "float" and array.dtype.kind == "b"):
             raise TypeError
         if not isinstance(value, np.ndarray | np.generic):  # Python's numbers have no precision of their own
-            return torch.tensor(array.tolist(), dtype=torch.get_default_dtype() if kind == "float" else None)
+            own = torch.get_default_dtype() if like is None else like.dtype
+            return torch.tensor(array.tolist(), dtype=own if kind == "float" else None)
         return torch.from_numpy(np.ascontiguousarray(array).copy())
     except (TypeError, ValueError, RuntimeError):
         refuse(name, "be a tensor, or an array or list of numbers", describe(value), "Convert it", TypeError)

@@ -14,7 +14,7 @@ from gradembed.cards._neighbours import interferers_of, twins_of
 from gradembed.cards._portrait import plane_of, spectrum_of
 from gradembed.cards._result import UnitCard
 from gradembed.fields import GradientFields
-from gradembed.fields._arguments import check_kind
+from gradembed.fields._fields import check_fields
 from gradembed.metrics._uncertainty import Array, Labels
 
 __all__ = ["UnitCard", "unit_card"]
@@ -110,7 +110,7 @@ def _check(fields: GradientFields, unit: int, z: object, n_neighbours: int, n_to
     Returns:
         The embeddings.
     """
-    check_kind("fields", fields, GradientFields)
+    check_fields("fields", fields)
     for name, purpose in (("values", "to rank its points by"), ("groups", "which say what network a unit is from")):
         if getattr(fields, name) is None:
             remedy = "Take them with gradient_fields, or add them with dataclasses.replace"

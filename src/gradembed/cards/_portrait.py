@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradembed._signs import lean, upright
+from gradembed.embed._coordinates import sign_flip
+from gradembed.embed._features import flipped
 
 ABSENT = 1e-12  # a direction with a smaller share of the squared gradients, or of the points' variance, is rounding
 
@@ -44,7 +45,7 @@ def plane_of(gradients: Tensor, centred: Tensor) -> Tensor:
         left = scaled - sum((torch.outer(scaled @ row, row) for row in found), torch.zeros_like(scaled))
         _, singular, vectors = torch.linalg.svd(left, full_matrices=False)
         is_there = singular.square() > ABSENT * scaled.square().sum()
-        chosen = upright(vectors[is_there][: 2 - len(found)])
-        found += list(chosen * torch.where(lean(scaled @ chosen.mT) < 0, -1, 1)[:, None])
+        chosen = flipped(vectors[is_there][: 2 - len(found)])
+        found += list(chosen * sign_flip(scaled @ chosen.mT)[:, None])
     missing = [torch.zeros_like(gradients[0])] * (2 - len(found))
     return torch.stack(found + missing)

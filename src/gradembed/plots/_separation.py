@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradembed import _validation
 from gradembed.plots import _arguments, _frame
-from gradembed.separation import TaskModules
+from gradembed.modules import TaskModules
 
 
 def cosine_map(

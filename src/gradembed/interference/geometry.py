@@ -7,27 +7,28 @@ import math
 import torch
 from torch import Tensor
 
-from gradembed import _validation
+from gradembed._validation import check_finite_result
 from gradembed.gradients import unit_rows
 
 # A cosine below minus this counts as negative: what rounding alone can reach between orthogonal gradients.
-CONFLICT_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-14}
+CONFLICT_TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 
 
 def gram(gradients: Tensor, layer: str) -> tuple[Tensor, Tensor | float]:
-    """Inner products of each sample's gradients, safe against overflow and underflow.
+    """Inner products of each sample's gradients [u, n, c], safe against overflow and underflow.
 
     Returns:
         The Gram matrices [n, u, u] of the gradients divided by a scale, and that scale ([n, u], or 1.0).
     """
-    products = gradients @ gradients.mT
+    by_sample = gradients.transpose(0, 1)
+    products = by_sample @ by_sample.mT
     low, high = diagonals(products).aminmax()
     kind = torch.finfo(products.dtype)
     if kind.tiny / kind.eps < low and high < kind.max:  # false for NaN
         return products, 1.0
-    _validation.check_finite_result("gradients", gradients, layer)
-    largest = gradients.abs().amax(-1)
-    scaled = (gradients / torch.where(largest > 0, largest, 1)[..., None]).double()
+    check_finite_result("gradients", gradients, layer)
+    largest = by_sample.abs().amax(-1)
+    scaled = (by_sample / torch.where(largest > 0, largest, 1)[..., None]).double()
     return scaled @ scaled.mT, largest.double()
 
 
@@ -39,16 +40,6 @@ def diagonals(matrices: Tensor) -> Tensor:
     """
     u = matrices.shape[1]
     return matrices.flatten(1).index_select(1, torch.arange(0, u * u, u + 1, device=matrices.device))
-
-
-def normalised(gradients: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """Split gradients into directions and lengths.
-
-    Returns:
-        Unit vectors [n, u, c] (a zero gradient stays zero) and lengths [n, u] in float64.
-    """
-    _validation.check_finite_result("gradients", gradients, layer)
-    return unit_rows(gradients)
 
 
 def norm_similarity(length: Tensor, other: Tensor) -> Tensor:
@@ -74,26 +65,25 @@ class DimensionSample:
     kept until there are too many, then every second of them, and so on: they are a power of two apart.
     """
 
-    def __init__(self, n: int | None, u: int, layer: str) -> None:
+    def __init__(self, n: int | None, u: int) -> None:
         self.most = max(1, 2048 // u)  # samples
         self.step = -(-n // self.most) if n else 1
-        self.layer = layer
         self.seen = self.n_kept = 0
-        self.kept: Tensor | None = None  # [most, u, c], made once: small blocks kept here and there fragment memory
+        self.kept: Tensor | None = None  # [u, most, c], made once: small blocks kept here and there fragment memory
 
     def add(self, gradients: Tensor) -> None:
-        """Look at a chunk, [n, u, c]."""
+        """Look at a chunk, [u, n, c]."""
         if self.kept is None:
-            self.kept = gradients.new_empty(self.most, *gradients.shape[1:])
-        chosen = gradients[-self.seen % self.step :: self.step]
-        self.seen += len(gradients)
-        while self.n_kept + len(chosen) > self.most:  # never if n is known
-            chosen = chosen[self.n_kept % 2 :: 2]
-            half = self.kept[: self.n_kept : 2].clone()
-            self.n_kept, self.step = len(half), 2 * self.step
-            self.kept[: len(half)] = half
-        self.kept[self.n_kept : self.n_kept + len(chosen)] = chosen
-        self.n_kept += len(chosen)
+            self.kept = gradients.new_empty(len(gradients), self.most, gradients.shape[2])
+        chosen = gradients[:, -self.seen % self.step :: self.step]
+        self.seen += gradients.shape[1]
+        while self.n_kept + chosen.shape[1] > self.most:  # never if n is known
+            chosen = chosen[:, self.n_kept % 2 :: 2]
+            half = self.kept[:, : self.n_kept : 2].clone()
+            self.n_kept, self.step = half.shape[1], 2 * self.step
+            self.kept[:, : self.n_kept] = half
+        self.kept[:, self.n_kept : self.n_kept + chosen.shape[1]] = chosen
+        self.n_kept += chosen.shape[1]
 
     def effective(self, width: int) -> float:
         """Participation ratio: 1 / E[cos²] over pairs of different gradients.
@@ -106,7 +96,7 @@ class DimensionSample:
         """
         if self.kept is None:
             return float(width)
-        vectors, length = normalised(self.kept[: self.n_kept], self.layer)
+        vectors, length = unit_rows(self.kept[:, : self.n_kept])
         v = vectors[length > 0].double().cpu()
         n = len(v)
         if n < 2:

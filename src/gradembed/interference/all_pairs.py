@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gradembed.interference._geometry import CONFLICT_TOLERANCE, norm_similarity, normalised
-from gradembed.interference._result import MEASURES
+from gradembed._validation import check_finite_result
+from gradembed.gradients import unit_rows
+from gradembed.interference.geometry import CONFLICT_TOLERANCE, norm_similarity
+from gradembed.interference.result import MEASURES
 
 BLOCK = 512  # samples against four times as many others at a time
 
@@ -18,17 +20,18 @@ BLOCK = 512  # samples against four times as many others at a time
 class AllPairs:
     """All gradients of one layer as unit vectors, and the means over their pairs."""
 
-    def __init__(self, layer: str, u: int, like: Tensor) -> None:
+    def __init__(self, layer: str, u: int, kind: torch.dtype) -> None:
         self.layer, self.u = layer, u
-        self.tolerance = CONFLICT_TOLERANCE[like.dtype]
+        self.tolerance = CONFLICT_TOLERANCE[kind]
         self.parts: list[tuple[Tensor, Tensor]] = []
         self.constant = False
 
     def add(self, gradients: Tensor, *, constant: bool = False) -> None:
-        """Add a chunk, [n, u, c]; of gradients that are the same at every sample, one says it all."""
+        """Add a chunk, [u, n, c]; of gradients that are the same at every sample, one says it all."""
         self.constant = constant
         if not (constant and self.parts):
-            self.parts.append(normalised(gradients[:1] if constant else gradients, self.layer))
+            check_finite_result("gradients", gradients, self.layer)
+            self.parts.append(unit_rows(gradients[:, :1] if constant else gradients))
 
     def means(self, n: int, bar: tqdm[NoReturn]) -> dict[str, Tensor]:
         """Average over pairs: the cosine as the product of mean unit vectors, the rest block by block.
@@ -36,17 +39,16 @@ class AllPairs:
         Returns:
             The measures, ``norm``, ``undefined`` and ``count``.
         """
-        vectors = torch.cat([part[0] for part in self.parts])  # [n, u, c]
-        length = torch.cat([part[1] for part in self.parts])  # [n, u]
+        vectors, length = (torch.cat(part, 1) for part in zip(*self.parts, strict=True))  # [u, n, c], [u, n]
         weight = n if self.constant else 1
-        defined = (length > 0).double().sum(0)
+        defined = (length > 0).double().sum(1)
         count = defined[:, None] * defined
-        mean = vectors.sum(0, dtype=torch.float64) / defined.clamp_min(1)[:, None]
+        mean = vectors.sum(1, dtype=torch.float64) / defined.clamp_min(1)[:, None]
         blocks = self._blocks(vectors, length, bar) / count.clamp_min(1)
         means = torch.stack([mean @ mean.T, *blocks]).clamp_(-1, 1).cpu()
         return {
             **dict(zip(MEASURES, means, strict=True)),
-            "norm": length.mean(0).cpu(),
+            "norm": length.mean(1).cpu(),
             "undefined": (n - defined * weight).long().cpu(),
             "count": (count * weight**2).long().cpu(),
         }
@@ -59,8 +61,7 @@ class AllPairs:
         """
         sums = torch.zeros(3, self.u, self.u, dtype=torch.float64, device=vectors.device)
         similarity = norm_similarity if _is_wide(length) else _scaled_norm_similarity
-        length = length.T / length.amax().clamp_min(torch.finfo(length.dtype).tiny)
-        vectors = vectors.transpose(0, 1).contiguous()
+        length = length / length.amax().clamp_min(torch.finfo(length.dtype).tiny)
         for i in range(self.u):
             for j in range(i, self.u):
                 for rows, columns in _tiles(vectors.shape[1]):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from gradembed import _validation
+from gradembed._validation import as_list, check_choice, check_layer, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MEASURES = ("cosine", "abs_cosine", "conflict", "norm_similarity")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Interference:
     """How the gradients of u units relate at each layer, averaged over samples.
 
@@ -38,13 +38,15 @@ class Interference:
         norm: Mean gradient norm, over all samples, zeros included, [u].
         undefined: Number of samples at which the unit's gradient is zero and has no direction, [u].
         count: Number of samples (or pairs of samples) that the means of a pair rest on, [u, u].
-        effective_dimension: Participation ratio 1 / E[cos²] of two gradients drawn independently from those of all
-            units and samples, at most the layer's width. Estimated from about 2,000 evenly spaced gradients.
-        chance: Mean |cosine| that independent uniform directions have in that dimension.
         n_samples: All samples.
         unit_layer: The layer that the units belong to.
-        unit_labels: One per unit, along every axis u.
+        unit_labels: One per unit, along every axis u; "head[i]" where the model has several heads.
+        heads: The head of each unit, [u]; empty where there is but one.
         pairing: "realised" (both gradients at the same sample) or "all" (at every ordered pair of samples).
+        effective_dimension: Participation ratio 1 / E[cos²] of two gradients drawn independently from those of all
+            units and samples, at most the layer's width. Estimated from about 2,000 evenly spaced gradients; empty
+            unless it was asked for.
+        chance: Mean |cosine| that independent uniform directions have in that dimension; empty likewise.
         intervals: Measure → layer → bootstrap interval of each pair's mean, [2, u, u] (low, high); empty without
             ``n_bootstrap``.
         summary_intervals: Measure → layer → bootstrap interval of the mean over all pairs of different units.
@@ -67,12 +69,13 @@ class Interference:
     norm: dict[str, Float64[Tensor, " u"]]
     undefined: dict[str, Int64[Tensor, " u"]]
     count: dict[str, Int64[Tensor, "u u"]]
-    effective_dimension: dict[str, float]
-    chance: dict[str, float]
     n_samples: int
     unit_layer: str
     unit_labels: tuple[str, ...]
+    heads: tuple[str, ...] = ()
     pairing: str = "realised"
+    effective_dimension: dict[str, float] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, dict[str, Float64[Tensor, "2 u u"]]] = field(default_factory=dict)
     summary_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     confidence: float = 0.95
@@ -91,13 +94,14 @@ class Interference:
             f"{self.n_samples:,} samples{note})"
         )
 
-    def orthogonality(self, groups: Sequence[Hashable] | None = None) -> dict[str, float]:
+    def orthogonality(self, groups: str | Sequence[Hashable] | None = None) -> dict[str, float]:
         """One minus the mean absolute cosine between units of different groups: 1 means separate, 0 parallel.
 
         Independent random directions in d dimensions reach 1 - sqrt(2 / (pi d)), about.
 
         Args:
-            groups: A group for each unit, say the task that an output belongs to; ``None`` for each its own.
+            groups: A group for each unit, say the task that an output belongs to; "heads" for the model's heads;
+                ``None`` for each unit its own.
 
         Returns:
             A number per layer.
@@ -113,33 +117,27 @@ class Interference:
             >>> sorted(result.orthogonality(groups=["a", "a", "b", "b"]))
             ['hidden1', 'input']
         """
-        members = (
-            list(self.unit_labels)
-            if groups is None
-            else _validation.check_sequence("groups", groups, "a list of groups")
-        )
-        if len(members) != len(self.unit_labels):
-            _validation.refuse(
-                "groups",
-                f"name a group for each of {len(self.unit_labels)} units",
-                len(members),
-                "Name them all",
-            )
-        if groups is None:
-            members = list(range(len(members)))  # units of the same label are different units all the same
+        u = len(self.unit_labels)
+        if isinstance(groups, str) and groups == "heads":
+            if not self.heads:
+                remedy = "Pass a group for each unit, or forward= that returns a mapping of heads"
+                refuse("groups", "be given for a model with one head", "'heads'", remedy)
+            groups = self.heads
+        members = list(range(u)) if groups is None else as_list("groups", groups, "a list of groups")
+        if len(members) != u:
+            refuse("groups", f"name a group for each of {u} units", len(members), "Name them all")
         across = torch.tensor([[a != b for b in members] for a in members])
         if not bool(across.any()):
-            _validation.refuse("groups", "name at least two groups", "one", "Split the units, or pass more of them")
+            refuse("groups", "name at least two groups", "one", "Split the units, or pass more of them")
         result = {}
         for layer in self.layers:
             defined = across & (self.count[layer] > 0)
             if not bool(defined.any()):
-                _validation.refuse(
-                    "groups",
+                rule, remedy = (
                     f"have a defined cosine between them at {layer!r}",
-                    "zero gradients only",
                     "Leave this layer out: `layers=` of interference",
                 )
+                refuse("groups", rule, "zero gradients only", remedy)
             result[layer] = 1 - float(self.abs_cosine[layer][defined].mean())
         return result
 
@@ -156,8 +154,8 @@ class Interference:
         Raises:
             ValueError: If measure or layer is unknown.
         """
-        _validation.check_choice("measure", measure, MEASURES)
-        _validation.check_layer("layer", layer, self.layers)
+        check_choice("measure", measure, MEASURES)
+        check_layer("layer", layer, self.layers)
         pairs = (self.count[layer] > 0) & ~torch.eye(len(self.unit_labels), dtype=torch.bool)
         return float(getattr(self, measure)[layer][pairs].mean()) if bool(pairs.any()) else 0.0
 
@@ -166,7 +164,7 @@ class Interference:
 
         Returns:
             Columns ``layer``, ``unit_a``, ``unit_b``, the four measures, ``norm_a``, ``norm_b``, ``undefined_a``,
-            ``undefined_b``, ``n_pairs``, ``effective_dimension``, ``chance_abs_cosine``; with a bootstrap
+            ``undefined_b``, ``n_pairs``; if asked for ``effective_dimension``, ``chance_abs_cosine``; with a bootstrap
             ``<measure>_low`` and ``<measure>_high``; with a control ``untrained_<measure>``, the mean over its copies.
         """
         import pandas as pd
@@ -186,9 +184,12 @@ class Interference:
                     for side, units in (("a", a), ("b", b))
                 },
                 "n_pairs": self.count[layer][a, b].numpy(),
-                "effective_dimension": self.effective_dimension[layer],
-                "chance_abs_cosine": self.chance[layer],
             }
+            if self.chance:
+                columns |= {
+                    "effective_dimension": self.effective_dimension[layer],
+                    "chance_abs_cosine": self.chance[layer],
+                }
             for name, interval in self.intervals.items():
                 columns |= {f"{name}_{end}": interval[layer][i, a, b].numpy() for i, end in enumerate(("low", "high"))}
             if self.untrained:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradembed.interference._geometry import CONFLICT_TOLERANCE, diagonals, gram, norm_similarity
-from gradembed.interference._result import MEASURES
+from gradembed.interference.geometry import CONFLICT_TOLERANCE, diagonals, gram, norm_similarity
+from gradembed.interference.result import MEASURES
 
 WIDE = 4096  # pairs; from about there torch's norm over samples is many times slower than a sum
 
@@ -15,31 +15,31 @@ WIDE = 4096  # pairs; from about there torch's norm over samples is many times s
 class RealisedSums:
     """Running sums over samples, in float64, of everything that the means of one layer need."""
 
-    def __init__(self, layer: str, u: int, like: Tensor, n_bootstrap: int) -> None:
+    def __init__(self, layer: str, u: int, kind: torch.dtype, device: torch.device, n_bootstrap: int) -> None:
         self.layer = layer
-        self.tolerance = CONFLICT_TOLERANCE[like.dtype]
+        self.tolerance = CONFLICT_TOLERANCE[kind]
         # Pairs of different units: of a unit with itself all is known.
-        a, b = torch.triu_indices(u, u, 1, device=like.device)
+        a, b = torch.triu_indices(u, u, 1, device=device)
         self.a, self.b, self.places = a, b, a * u + b
-        self.pairs = torch.zeros(len(MEASURES) + 1, len(a), dtype=torch.float64, device=like.device)  # and the count
-        self.norm = torch.zeros(u, dtype=torch.float64, device=like.device)
-        self.defined = torch.zeros(u, dtype=torch.float64, device=like.device)
-        self.replicates = torch.zeros(n_bootstrap, self.pairs.numel(), dtype=torch.float64, device=like.device)
+        self.pairs = torch.zeros(len(MEASURES) + 1, len(a), dtype=torch.float64, device=device)  # and the count
+        self.norm = torch.zeros(u, dtype=torch.float64, device=device)
+        self.defined = torch.zeros(u, dtype=torch.float64, device=device)
+        self.replicates = torch.zeros(n_bootstrap, self.pairs.numel(), dtype=torch.float64, device=device)
         self.n = 0
-        self.constant: Tensor | None = None  # the gradients [1, u, c], if they are the same at every sample
+        self.constant: Tensor | None = None  # the gradients [u, 1, c], if they are the same at every sample
         self.drawn: Tensor | None = None  # how often they then stand in each replicate, [1, n_bootstrap]
 
     def add(self, gradients: Tensor, weights: Tensor | None, *, constant: bool = False) -> None:
         """Add a chunk.
 
         Args:
-            gradients: [n, u, c].
+            gradients: [u, n, c].
             weights: How often each sample stands in each bootstrap replicate, [n, n_bootstrap], if there are any.
             constant: Whether the gradients are the same at every sample; then one of them is looked at, at the end.
         """
-        self.n += len(gradients)
+        self.n += gradients.shape[1]
         if constant:
-            self.constant = gradients[:1]
+            self.constant = gradients[:, :1]
             if weights is not None:
                 drawn = weights.double().sum(0, keepdim=True)
                 self.drawn = drawn if self.drawn is None else self.drawn + drawn
@@ -130,10 +130,16 @@ class RealisedSums:
         own = {name: mean.diagonal().to(self.pairs.device) for name, mean in self.means().items() if name in MEASURES}
         pairs, summary = {}, {}
         for name, part in zip(MEASURES, sums, strict=True):
-            values = part / count.clamp_min(1)
-            pairs[name] = self._matrix(torch.quantile(values, ends, dim=0), own[name])  # the diagonal is certain
-            there = (count > 0).double()
-            low, high = torch.quantile((values * there).sum(1) / there.sum(1).clamp_min(1), ends).tolist()
+            values = torch.where(
+                count > 0, part / count.clamp_min(1), torch.nan
+            )  # a replicate without the pair says nothing
+            bounds = (
+                torch.nanquantile(values, ends, dim=0)
+                if bool((count == 0).any())
+                else torch.quantile(values, ends, dim=0)
+            )
+            pairs[name] = self._matrix(bounds.nan_to_num(0), own[name])  # the diagonal is certain
+            low, high = torch.nanquantile(values.nanmean(1), ends).nan_to_num(0).tolist()
             summary[name] = (low, high)
         return pairs, summary
 
