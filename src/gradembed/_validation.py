@@ -10,10 +10,12 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 FLOAT_TYPES = (torch.float32, torch.float64)
@@ -466,3 +468,61 @@ def as_names(name: str, value: Any, n: int | None = None, things: str = "units")
     if n is not None and len(listed) != n:
         refuse(name, f"name each of {n} {things}", len(listed), "Name them all")
     return listed
+
+
+# ---------------------------------------------------------------- read and return: embeddings and labels of units
+
+LARGEST = 1e100  # squares of larger numbers overflow
+
+
+def as_doubles(name: str, value: Any, axes: str = "u k", **sizes: int) -> NDArray[np.float64]:
+    """Read real numbers of any precision and of given axes (as in `as_tensor`), small enough to be squared.
+
+    Returns:
+        An array in float64.
+    """
+    if not isinstance(value, Tensor | str | bytes | Mapping):
+        with suppress(TypeError, ValueError, RuntimeError):  # what is no array is refused below
+            array = np.asarray(value)
+            value = array.astype(np.float64) if array.dtype.kind in "fiu" else value
+    tensor = as_tensor(name, value, axes, kind="any", like=None, **sizes)
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        refuse(name, "hold real numbers", describe(tensor), "Pass floats or integers", TypeError)
+    numbers: NDArray[np.float64] = tensor.double().numpy(force=True)
+    if np.abs(numbers).max() >= LARGEST:
+        refuse(name, f"be finite, below {LARGEST:g}", f"{np.abs(numbers).max():.2g}", "Scale it down")
+    return numbers
+
+
+def as_categories(name: str, value: Any, n: int | None = None) -> NDArray[Any]:
+    """Read one integer, boolean or string for each of n units (``None``: any number); tensors, arrays and columns too.
+
+    Returns:
+        The labels as they are, [u].
+    """
+    if isinstance(value, Tensor):
+        check_dense(name, value)
+    elif hasattr(value, "__array__"):
+        value = np.asarray(value)
+    items = as_list(name, value, "a sequence of labels")
+    with_strings = {isinstance(item, str) for item in items}
+    try:
+        labels = np.array(items if len(with_strings) == 1 else None)
+    except ValueError:  # rows of different lengths
+        labels = np.array(None)
+    if labels.dtype.kind not in "biuU":
+        rule, remedy = "hold integers, booleans or strings", "Number the classes"
+        refuse(name, rule, describe(value), remedy, TypeError)
+    if labels.ndim != 1 or n not in (None, len(labels)):
+        rule = f"hold one label for each of {'the' if n is None else n} units"
+        refuse(name, rule, f"shape {list(labels.shape)}", "Pair them up")
+    return labels
+
+
+def as_labels(name: str, value: Any, n: int) -> NDArray[np.int64]:
+    """Read labels as `as_categories` does, and number them from 0 in sorted order.
+
+    Returns:
+        One number per unit, [u].
+    """
+    return np.unique(as_categories(name, value, n), return_inverse=True)[1].astype(np.int64)

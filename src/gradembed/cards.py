@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from sklearn.utils.extmath import svd_flip
 from torch import Tensor
 
-from gradembed._validation import as_integer, as_names, as_positions, describe, refuse
+from gradembed._validation import as_doubles, as_integer, as_labels, as_names, as_positions, describe, refuse
 from gradembed.embed._coordinates import sign_flip
 from gradembed.fields import GradientFields
 from gradembed.gradients import unit_rows
 from gradembed.metrics import retrieval
-from gradembed.metrics._inputs import Array, Labels, codes, numbers
+from gradembed.metrics._uncertainty import Array, Labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,7 +200,7 @@ def unit_card(
         refuse("fields", rule, "fields without", remedy)
     (unit,) = as_positions("unit", [unit], len(fields), "fields' units")
     n_neighbors, n_top = as_integer("n_neighbors", n_neighbors, 1), as_integer("n_top", n_top, 1)
-    embedded = numbers("z", z)
+    embedded = as_doubles("z", z)
     if len(embedded) != len(fields):
         refuse("z", f"embed each of {len(fields)} units", len(embedded), "Transform the same fields")
     groups = fields.groups.cpu()
@@ -296,8 +296,8 @@ def _twins(
     groups: Tensor, unit: int, z: NDArray[np.float64], called: Sequence[str], exclude: Labels | None, k: int
 ) -> dict[str, Any]:
     """Return what the card says of the nearest units in other networks."""
-    network = codes("groups", groups, len(z))
-    label = network if exclude is None else codes("exclude", exclude, len(z))
+    network = as_labels("groups", groups, len(z))
+    label = network if exclude is None else as_labels("exclude", exclude, len(z))
     candidates = (network != network[unit]) & (label != label[unit])
     if not candidates.any():
         rule = "leave the unit another network" + (" with another label in `exclude`" if exclude is not None else "")
@@ -305,7 +305,7 @@ def _twins(
     k = min(k, int(candidates.sum()))
     found = retrieval(z, network, network, queries=_n_candidates(network, label) >= k, exclude=[label], k=k)
     is_own = found.queries == unit
-    twins, own, others = found.neighbours[is_own][0], found.distances[is_own][0], found.distances[~is_own]
+    twins, own, others = found.neighbors[is_own][0], found.distances[is_own][0], found.distances[~is_own]
     tied = (others - own).abs() <= TIE * own  # [q - 1, j]
     nearer = ((others < own) & ~tied).double() + tied.double() / 2
     return {

@@ -1,21 +1,20 @@
-"""Data sets as plain tensors, split into training and test part, and toys whose answer is known beforehand."""
+"""Data sets as plain tensors, split into training and test part, and toys whose answer is known beforehand.
+
+Example:
+    >>> import gradembed as ge
+    >>> iris = ge.datasets.load_iris()
+    >>> ge.datasets.stack_tasks(iris, n_tasks=2)  # two tasks that have nothing in common
+    StackedSplit('iris x 2', 120 training and 30 test samples of 8 features, from Fisher's Iris ...)
+    >>> ge.datasets.random_waves(10, dim=3)  # ten functions whose gradients are known
+    RandomWaves(10 functions of 3 inputs, 4 waves each, roughness 1, seed 0)
+"""
 
 from __future__ import annotations
 
-from gradembed.datasets._iris import load_iris
-from gradembed.datasets._mnist import load_mnist
-from gradembed.datasets._split import Split
-from gradembed.datasets._stacked import StackedSplit, stack_tasks
-from gradembed.datasets._toys import soft_mixing
-from gradembed.datasets._waves import RandomWaves, random_waves
+from gradembed.datasets._loaders import load_iris, load_mnist
+from gradembed.datasets._split import Split, StackedSplit, stack_tasks
+from gradembed.datasets._synthetic import RandomWaves, random_waves, soft_mixing
 
 __all__ = [
-    "RandomWaves",
-    "Split",
-    "StackedSplit",
-    "load_iris",
-    "load_mnist",
-    "random_waves",
-    "soft_mixing",
-    "stack_tasks",
-]
+    "RandomWaves", "Split", "StackedSplit", "load_iris", "load_mnist", "random_waves", "soft_mixing", "stack_tasks",
+]  # fmt: skip

@@ -126,10 +126,13 @@ def default_sites(model: nn.Module, recorder: Recorder, batch: Batch) -> list[Si
     tensor, _ = read_element(batch, None)
     inputs = [Site("input")] if tensor is not None and tensor.is_floating_point() else []
     names = default_names(model)
-    steady = {name for name in names if len(set(recorder.times(name))) == 1}
-    # lists of which some items run for some samples only are a choice of experts, not layers
-    choices = {name.rpartition(".")[0] for name in names if name not in steady}
-    usable = [name for name in names if name.rpartition(".")[0] not in choices - {""} and name in steady]
+    times = {name: [count for count, _ in recorder.times(name)] for name in names}  # runs, in each run of the model
+    # lists whose items do not run alike, whatever the samples, are a choice of experts, not layers
+    lists = {name: name.rpartition(".")[0] for name in names}
+    alike = {
+        parent: {tuple(times[name]) for name in names if lists[name] == parent} for parent in {*lists.values()} - {""}
+    }
+    usable = [n for n in names if len(set(times[n])) == 1 and len(alike.get(lists[n], [0])) == 1]
     once = [Site(name) for name in usable if recorder.times(name)[0] == (1, 1)]
     if once or inputs:
         return inputs + once

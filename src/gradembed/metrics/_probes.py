@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +11,15 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from gradembed import _validation
-from gradembed.metrics._estimate import Estimate, bootstrap_share, check_common, share
-from gradembed.metrics._inputs import Array, Labels, classes, codes, labels, numbers
+from gradembed._validation import as_categories, as_doubles, as_integer, as_labels, as_number, refuse
+from gradembed.metrics._uncertainty import Array, Estimate, Labels, bootstrap_share
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ProbeScore:
     """How often a linear probe names the class of units that it was not trained on.
 
@@ -34,7 +33,7 @@ class ProbeScore:
             networks with errors is below about 3/n. With one network it is (0, 1).
         n_classes: Number of classes.
         n_groups: Number of networks that the tested units are from; of units, if no groups were given.
-        grouped: Whether networks were kept apart; if not, the accuracy may come from recognising the network.
+        grouped: Whether networks were kept apart; if not, the accuracy may come from recognizing the network.
         correct: Whether each tested unit was named correctly, [u].
         confidence: Of the interval.
 
@@ -63,24 +62,17 @@ class ProbeScore:
     def __repr__(self) -> str:
         folds = f"{len(self.folds)} fold{'s' * (len(self.folds) > 1)}"
         kind = "held-out networks" if self.grouped else "not split by network, held-out units"
-        accuracy = share(self.accuracy, self.interval)
-        return f"ProbeScore(accuracy {accuracy}, chance {self.chance:.2f}, {folds}, {kind}: {self.n_groups})"
+        return f"ProbeScore(accuracy {self.estimate}, chance {self.chance:.2f}, {folds}, {kind}: {self.n_groups})"
 
 
 def linear_probe(
-    z: Array,
-    y: Labels,
-    groups: Labels | None = None,
-    seed: int = 0,
-    *,
-    n_folds: int = 2,
-    confidence: float = 0.95,
+    z: Array, y: Labels, groups: Labels | None = None, seed: int = 0, *, n_folds: int = 2, confidence: float = 0.95
 ) -> ProbeScore:
     """Train a logistic regression on the units of some networks and test it on those of the others.
 
     Networks are dealt at random into folds that have about equal shares of each class; each fold is tested once, by a
     probe trained on the rest. So with two folds the probe is trained on half of the networks and tested on the other
-    half, both ways. Features are standardised by the training part; the penalty is scikit-learn's (L2, C = 1).
+    half, both ways. Features are standardized by the training part; the penalty is scikit-learn's (L2, C = 1).
 
     Args:
         z: Embeddings, [u, k].
@@ -109,17 +101,30 @@ def linear_probe(
         >>> ge.metrics.linear_probe(torch.randn(60, 3), y, groups=network).accuracy < 0.7
         True
     """
-    points = numbers("z", z)
-    y_codes = classes("y", y, len(points))
-    members = np.arange(len(points)) if groups is None else codes("groups", groups, len(points))
-    check_common(seed, confidence)
-    _validation.check_integer("n_folds", n_folds, 2)
-    _validation.check_number("n_folds", n_folds, 2, 10)
+    points = as_doubles("z", z)
+    _, classes = as_classes("y", y, len(points))
+    members = np.arange(len(points)) if groups is None else as_labels("groups", groups, len(points))
+    seed, confidence = as_integer("seed", seed, 0), as_number("confidence", confidence, 0.5, 0.9999)
+    n_folds = as_integer("n_folds", n_folds, 2, 10)
+    n_members = int(members.max()) + 1
+    if n_members < n_folds:
+        got = f"{n_members} for {n_folds} folds"
+        refuse("groups", "name as many networks as folds", got, "Add networks, or lower n_folds")
+    homes = np.bincount(np.unique(np.stack([classes, members]), axis=1)[0])  # networks that have a class
+    remedy = "Leave rare classes out, add networks, or try another seed"
+    if homes.min() < n_folds:
+        what = "units" if groups is None else "networks"
+        refuse("y", f"have every class in at least {n_folds} {what}", f"one in {homes.min()}", remedy)
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splits = kind(n_folds, shuffle=True, random_state=seed).split(points, classes, None if groups is None else members)
     correct, folds = np.zeros(len(points), dtype=bool), []
-    for train, test in _folds(y_codes, members, groups is not None, n_folds, seed):
-        correct[test] = _probe().fit(points[train], y_codes[train]).predict(points[test]) == y_codes[test]
+    for train, test in splits:
+        if len(np.unique(classes[train])) <= classes.max():
+            refuse("y", "leave every class in every training part", "a part without one", remedy)
+        correct[test] = _probe(points[train], classes[train], points[test]) == classes[test]
         folds.append(float(correct[test].mean()))
-    return _score(correct, y_codes, members, tuple(folds), groups is not None, seed, confidence)
+    n_classes = int(classes.max()) + 1
+    return _score(correct, classes, members, folds, n_classes, groups is not None, seed, confidence)
 
 
 def transfer_probe(
@@ -165,112 +170,53 @@ def transfer_probe(
         >>> ge.metrics.transfer_probe(z[:20], y[:20], z[20:], y[20:]).accuracy
         1.0
     """
-    points, tested = numbers("z_train", z_train), numbers("z_test", z_test)
-    if points.shape[1] != tested.shape[1]:
-        rule = f"have as many columns as z_train, {points.shape[1]}"
-        _validation.refuse("z_test", rule, tested.shape[1], "Embed both with the same embedder")
-    check_common(seed, confidence)
-    trained, y_codes = _common_classes(y_train, len(points), y_test, len(tested))
-    members = np.arange(len(tested)) if groups_test is None else codes("groups_test", groups_test, len(tested))
-    _check_apart(groups_train, len(points), groups_test, len(tested))
-    correct = _probe().fit(points, trained).predict(tested) == y_codes
-    return _score(
-        correct,
-        y_codes,
-        members,
-        (float(correct.mean()),),
-        groups_test is not None,
-        seed,
-        confidence,
-        n_classes=int(trained.max()) + 1,
-    )
+    points = as_doubles("z_train", z_train)
+    tested = as_doubles("z_test", z_test, k=points.shape[1])
+    seed, confidence = as_integer("seed", seed, 0), as_number("confidence", confidence, 0.5, 0.9999)
+    known, trained = as_classes("y_train", y_train, len(points))
+    asked = as_categories("y_test", y_test, len(tested))
+    foreign = sorted(map(repr, set(asked.tolist()) - set(known.tolist())))
+    if foreign:
+        got = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        refuse("y_test", "hold classes of y_train only", got, "Leave those units out, or train on them too")
+    sides = (("groups_train", groups_train, len(points)), ("groups_test", groups_test, len(tested)))
+    homes = [set(as_categories(*side).tolist()) for side in sides if side[1] is not None]
+    shared = homes[0] & homes[1] if len(homes) == 2 else set()
+    if shared:
+        got, remedy = f"{len(shared)} on both sides", "Train and test on different networks"
+        refuse("groups_test", "share no network with groups_train", got, remedy)
+    classes = np.searchsorted(known, asked)
+    members = np.arange(len(tested)) if groups_test is None else as_labels("groups_test", groups_test, len(tested))
+    correct, grouped = _probe(points, trained, tested) == classes, groups_test is not None
+    return _score(correct, classes, members, [float(correct.mean())], len(known), grouped, seed, confidence)
 
 
-def _probe() -> Pipeline:
-    """Standardise, then separate linearly.
+def as_classes(name: str, value: Any, n: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return the sorted names of at least two classes, and the number of each unit's."""
+    known, classes = np.unique(as_categories(name, value, n), return_inverse=True)
+    if len(known) < 2:
+        refuse(name, "name at least two classes", "one", "Pass units of several classes")
+    return known, classes
 
-    Returns:
-        The untrained probe.
-    """
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
 
-
-def _folds(
-    y: NDArray[np.int64], groups: NDArray[np.int64], grouped: bool, n_folds: int, seed: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Deal groups into folds, stratified by class.
-
-    Yields:
-        Training and test units.
-    """
-    what = "networks" if grouped else "units"
-    if groups.max() + 1 < n_folds:
-        got = f"{groups.max() + 1} for {n_folds} folds"
-        _validation.refuse("groups", "name as many networks as folds", got, "Add networks, or lower n_folds")
-    homes = np.bincount(np.unique(np.stack([y, groups]), axis=1)[0])
-    remedy = "Leave rare classes out, add networks, or try another seed"
-    if homes.min() < n_folds:
-        got = f"one in {homes.min()}"
-        _validation.refuse("y", f"have every class in at least {n_folds} {what}", got, remedy)
-    kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    for train, test in kind(n_folds, shuffle=True, random_state=seed).split(y, y, groups if grouped else None):
-        if len(np.unique(y[train])) < y.max() + 1:
-            _validation.refuse("y", "leave every class in every training part", "a part without one", remedy)
-        yield train, test
+def _probe(z: NDArray[np.float64], classes: NDArray[np.int64], tested: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the classes that a probe trained on some units gives to others."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000)).fit(z, classes)
+    return np.asarray(probe.predict(tested))
 
 
 def _score(
-    correct: NDArray[np.bool_],
-    y: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    folds: tuple[float, ...],
-    grouped: bool,
-    seed: int,
-    confidence: float,
-    n_classes: int | None = None,
-) -> ProbeScore:
-    """Put the numbers of tested units together.
-
-    Returns:
-        The score.
-    """
+    correct: NDArray[np.bool_], classes: NDArray[np.int64], members: NDArray[np.int64], folds: list[float],
+    n_classes: int, grouped: bool, seed: int, confidence: float,
+) -> ProbeScore:  # fmt: skip
     return ProbeScore(
         accuracy=float(correct.mean()),
-        chance=float(np.bincount(y).max() / len(y)),
-        folds=folds,
-        interval=bootstrap_share(correct.astype(float), groups, confidence, seed),
-        n_classes=int(y.max()) + 1 if n_classes is None else n_classes,
-        n_groups=int(groups.max()) + 1,
+        chance=float(np.bincount(classes).max() / len(classes)),
+        folds=tuple(folds),
+        interval=bootstrap_share(correct.astype(float), members, confidence, seed),
+        n_classes=n_classes,
+        n_groups=int(members.max()) + 1,
         grouped=grouped,
         correct=torch.from_numpy(correct),
         confidence=float(confidence),
     )
-
-
-def _common_classes(
-    y_train: object, n_train: int, y_test: object, n_test: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number the classes of two sides alike.
-
-    Returns:
-        Numbers of the training and of the tested units.
-    """
-    trained = classes("y_train", y_train, n_train)
-    known, asked = np.unique(labels("y_train", y_train, n_train)), labels("y_test", y_test, n_test)
-    foreign = set(asked.tolist()) - set(known.tolist())
-    if foreign:
-        got = ", ".join(sorted(map(repr, foreign))[:3]) + (", ..." if len(foreign) > 3 else "")
-        _validation.refuse("y_test", "hold classes of y_train only", got, "Leave those units out, or train on them too")
-    return trained, np.searchsorted(known, asked).astype(np.int64)
-
-
-def _check_apart(groups_train: object, n_train: int, groups_test: object, n_test: int) -> None:
-    """Refuse a network on both sides, where both are named."""
-    sides = [
-        set() if value is None else set(labels(name, value, n).tolist())
-        for name, value, n in (("groups_train", groups_train, n_train), ("groups_test", groups_test, n_test))
-    ]
-    shared = len(sides[0] & sides[1])
-    if shared:
-        rule, got = "share no network with groups_train", f"{shared} on both sides"
-        _validation.refuse("groups_test", rule, got, "Train and test on different networks")

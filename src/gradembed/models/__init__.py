@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,10 +86,10 @@ def check_reinitializable(model: nn.Module, reinitialize: Callable[[nn.Module], 
                 # other numbers than before, so that what is not drawn is told from what is drawn as it was
                 before[parameter] = parameter.copy_(parameter.nan_to_num(0, 0, 0).add_(0.71)).clone()
     drawn = _draw(twin, 0, reinitialize)
-    hooked = [place for place, module in model.named_modules() if _own_hooks(module)]
-    if hooked and (reinitialize is None or drawn is twin):
+    held = [place for place, module in model.named_modules() if any(map(_holds_weights, _hooks(module)))]
+    if held and (reinitialize is None or drawn is twin):
         remedy = "Pass reinitialize, a function that returns a new network, with hooks of its own"
-        refuse("model", "have no hooks to be copied: what they call is trained", f"hooks at {hooked[0]!r}", remedy)
+        refuse("model", "have no hooks that call trained modules: a copy's would still", f"one at {held[0]!r}", remedy)
     own = {*model.parameters()}
     watched = [(key, p) for key, p in drawn.named_parameters() if p.requires_grad and reinitialize is not None]
     for key, parameter in watched or drawn.named_parameters():
@@ -108,9 +110,21 @@ def _weight_hooks(module: nn.Module) -> list[Callable[..., object]]:
     return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, kinds)]
 
 
-def _own_hooks(module: nn.Module) -> bool:
-    """Tell whether a module has forward hooks that are not torch's own."""
-    return bool(module._forward_hooks) or len(module._forward_pre_hooks) > len(_weight_hooks(module))
+def _hooks(module: nn.Module) -> list[Callable[..., object]]:
+    """Return the forward hooks of a module that are not torch's own."""
+    own = _weight_hooks(module)
+    return [hook for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()) if hook not in own]
+
+
+def _holds_weights(hook: Any) -> bool:
+    """Tell whether a function holds on to modules with weights, or tensors, that a copy of it would share."""
+    function = inspect.unwrap(getattr(hook, "func", hook))
+    reached = [getattr(hook, "__self__", None), *getattr(hook, "args", ()), *getattr(hook, "keywords", {}).values()]
+    reached += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    code, known = getattr(function, "__code__", None), getattr(function, "__globals__", {})
+    reached += [known[name] for name in (code.co_names if code else ()) if name in known]
+    reached += list(vars(hook).values()) if not inspect.isroutine(hook) and hasattr(hook, "__dict__") else []
+    return any(isinstance(x, Tensor) or (isinstance(x, nn.Module) and any(x.parameters())) for x in reached)
 
 
 def _draw(twin: nn.Module, seed: int, reinitialize: Callable[[nn.Module], object] | None) -> nn.Module:

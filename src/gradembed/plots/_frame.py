@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from numpy.typing import NDArray
 
-# Paul Tol's "muted" scheme, ordered for contrast between neighbours, and grey as the tenth.
+# Paul Tol's "muted" scheme, ordered for contrast between neighbors, and grey as the tenth.
 COLORS = (
     "#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#777777",
 )  # fmt: skip

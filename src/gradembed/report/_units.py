@@ -123,7 +123,7 @@ def _twins(units: Units, across: bool) -> list[dict[str, Any]]:
         return []
     found = retrieval(units.z, homes, homes, queries=own, k=n_candidates)
     rows = []
-    for i, near, distances in zip(found.queries.tolist(), found.neighbours.tolist(), found.distances, strict=True):
+    for i, near, distances in zip(found.queries.tolist(), found.neighbors.tolist(), found.distances, strict=True):
         row = {"unit": i, "twin": near[0], "name": units.names[i], "twin_name": units.names[near[0]]}
         row |= {"distance": float(distances[0]), "typical": float(np.median(distances.numpy()))}
         a, b = (units.fields.gradients[k].double() for k in (i, near[0]))

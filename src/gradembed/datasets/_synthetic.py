@@ -1,4 +1,4 @@
-"""Random smooth functions with known gradients, equally hard in any number of dimensions."""
+"""Toys whose answer is known: two tasks as separate as one asks for, and random smooth functions with gradients."""
 
 from __future__ import annotations
 
@@ -12,13 +12,50 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradembed import _validation
-
-SPREAD = (0.75, 1.75)  # bounds of the standard deviation of w·x over the cube, at roughness 1
-AMPLITUDES = (0.5, 1.5)  # bounds before scaling: no wave of a sum is negligible
+from gradembed._validation import as_integer, as_list, as_number, as_tensor, refuse
+from gradembed.datasets._split import Split
 
 
-@dataclass(frozen=True, repr=False)
+def soft_mixing(mixing: float, n_samples: int = 10_000, seed: int = 0) -> Split:
+    """Two regression tasks whose overlap is one number: two products of two inputs, mixed into two targets.
+
+    With four independent inputs, uniform on [-√3, √3] (mean 0, variance 1), p₁ = x₀·x₁ and p₂ = x₂·x₃, the targets are
+
+        y₁ = (1 - λ)·p₁ + λ·p₂,    y₂ = λ·p₁ + (1 - λ)·p₂.
+
+    At λ = 0 the tasks are separate by construction: each reads two inputs that the other does not. At λ = 0.5 they
+    are identical. In between their covariance is 2λ(1 - λ) and their variance (1 - λ)² + λ². Single inputs do not
+    correlate with the targets, so a linear model explains nothing.
+
+    Args:
+        mixing: λ, from 0 (separate) to 0.5 (identical).
+        n_samples: Of both parts together, at least 5; four fifths are for training.
+        seed: Of the inputs, which are the same for every mixing.
+
+    Returns:
+        A split with ``x`` [n, 4] and ``y`` [n, 2], float32.
+
+    Raises:
+        ValueError: If a number is out of range.
+        TypeError: If an argument is no number.
+
+    Example:
+        >>> import gradembed as ge
+        >>> ge.datasets.soft_mixing(0.25)
+        Split('soft mixing 0.25', 8,000 training and 2,000 test samples of 4 features,
+              from products of inputs, drawn with seed 0)
+    """
+    mixing, seed = as_number("mixing", mixing, 0, 0.5), as_integer("seed", seed, 0)
+    n_samples = as_integer("n_samples", n_samples, 5)
+    drawn = np.random.default_rng(seed).uniform(-math.sqrt(3), math.sqrt(3), (n_samples, 4))
+    x, n_train = torch.from_numpy(drawn).float(), round(0.8 * n_samples)
+    products = torch.stack([x[:, 0] * x[:, 1], x[:, 2] * x[:, 3]], 1)
+    y = (1 - mixing) * products + mixing * products.flip(1)
+    name, source = f"soft mixing {mixing:g}", f"products of inputs, drawn with seed {seed}"
+    return Split(x[:n_train], y[:n_train], x[n_train:], y[n_train:], name, source)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class RandomWaves:
     """Functions f(x) = Σₖ aₖ·sin(wₖ·x + φₖ) - c of mean 0 and variance 1 over the cube [-1, 1]^d, with their gradients.
 
@@ -77,11 +114,11 @@ class RandomWaves:
             Values, [f, n]. Autograd can pass through them.
 
         Raises:
-            ValueError: If ``x`` is no finite float tensor of shape [n, d].
-            TypeError: If it is no tensor.
+            ValueError: If ``x`` is not finite or has another shape.
+            TypeError: If it is no tensor, array or list of numbers.
         """
-        heights = self._angles(x).sin()
-        return torch.einsum("fw,fnw->fn", self.amplitudes.to(x), heights) - self.offsets.to(x)[:, None]
+        points, angles = self._angles(x)
+        return torch.einsum("fw,fnw->fn", self.amplitudes.to(points), angles.sin()) - self.offsets.to(points)[:, None]
 
     def gradient(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "f n d"]:
         """Evaluate the gradient of every function at every point, by its formula.
@@ -93,16 +130,17 @@ class RandomWaves:
             Σₖ aₖ·cos(wₖ·x + φₖ)·wₖ, [f, n, d].
 
         Raises:
-            ValueError: If ``x`` is no finite float tensor of shape [n, d].
-            TypeError: If it is no tensor.
+            ValueError: If ``x`` is not finite or has another shape.
+            TypeError: If it is no tensor, array or list of numbers.
 
         Example:
             >>> import torch, gradembed as ge
             >>> ge.datasets.random_waves(10, dim=3).gradient(torch.rand(100, 3)).shape
             torch.Size([10, 100, 3])
         """
-        slopes = self._angles(x).cos() * self.amplitudes.to(x)[:, None]
-        return torch.einsum("fnw,fwd->fnd", slopes, self.wave_vectors.to(x))
+        points, angles = self._angles(x)
+        slopes = angles.cos() * self.amplitudes.to(points)[:, None]  # [f, n, w]
+        return torch.einsum("fnw,fwd->fnd", slopes, self.wave_vectors.to(points))
 
     def subset(self, indices: Sequence[int]) -> RandomWaves:
         """Pick functions.
@@ -123,20 +161,13 @@ class RandomWaves:
             >>> ge.datasets.random_waves(10, dim=3).subset([7, -1]).indices
             (7, 9)
         """
-        chosen = _validation.check_sequence("indices", indices, "a sequence of positions")
         n = self.n_functions
+        chosen = [as_integer("indices", i) for i in as_list("indices", indices, "a sequence of positions")]
         for i in chosen:
-            _validation.check_integer("indices", i)
             if not -n <= i < n:
-                _validation.refuse("indices", f"lie between {-n} and {n - 1}", i, "Drop or correct it", IndexError)
-        return replace(
-            self,
-            wave_vectors=self.wave_vectors[chosen],
-            phases=self.phases[chosen],
-            amplitudes=self.amplitudes[chosen],
-            offsets=self.offsets[chosen],
-            indices=tuple(self.indices[i] for i in chosen),
-        )
+                refuse("indices", f"lie between {-n} and {n - 1}", i, "Drop or correct it", IndexError)
+        parts = {name: getattr(self, name)[chosen] for name in ("wave_vectors", "phases", "amplitudes", "offsets")}
+        return replace(self, **parts, indices=tuple(self.indices[i] for i in chosen))
 
     def __len__(self) -> int:
         return self.n_functions
@@ -145,24 +176,22 @@ class RandomWaves:
         return self.subset(range(self.n_functions)[index] if isinstance(index, slice) else [index])
 
     def __repr__(self) -> str:
-        if self.indices == tuple(range(self.n_functions)):
-            functions = _count(self.n_functions, "function")
-        else:
+        def count(n: int, noun: str) -> str:
+            return f"{n:,} {noun}{'s' if n != 1 else ''}"
+
+        functions = count(self.n_functions, "function")
+        if self.indices != tuple(range(self.n_functions)):
             shown = ", ".join(map(str, self.indices[:8])) + (", ..." if self.n_functions > 8 else "")
             functions = f"function{'s' if self.n_functions > 1 else ''} {shown}"
-        waves = f"{_count(self.n_waves, 'wave')} each, roughness {self.roughness:g}, seed {self.seed}"
-        return f"RandomWaves({functions} of {_count(self.dim, 'input')}, {waves})"
+        waves = f"{count(self.n_waves, 'wave')} each, roughness {self.roughness:g}, seed {self.seed}"
+        return f"RandomWaves({functions} of {count(self.dim, 'input')}, {waves})"
 
-    def _angles(self, x: Tensor) -> Tensor:
-        """Check points and project them.
-
-        Returns:
-            wₖ·x + φₖ, [f, n, w].
-        """
-        _validation.check_samples(x)
-        if x.ndim != 2 or x.shape[1] != self.dim:
-            _validation.refuse("x", f"have shape [n, {self.dim}]", _validation.describe(x), "Pass one point per row")
-        return torch.einsum("nd,fwd->fnw", x, self.wave_vectors.to(x)) + self.phases.to(x)[:, None]
+    def _angles(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return points, [n, d], and wₖ·x + φₖ, [f, n, w]."""
+        checked = as_tensor("x", x, "n d", d=self.dim)
+        points = x if isinstance(x, Tensor) else checked  # with its graph
+        angles = torch.einsum("nd,fwd->fnw", points, self.wave_vectors.to(points))
+        return points, angles + self.phases.to(points)[:, None]
 
 
 def random_waves(n_functions: int, dim: int, seed: int = 0, n_waves: int = 4, roughness: float = 1.0) -> RandomWaves:
@@ -200,57 +229,30 @@ def random_waves(n_functions: int, dim: int, seed: int = 0, n_waves: int = 4, ro
         >>> waves(x).shape, waves.gradient(x).shape
         (torch.Size([10, 100]), torch.Size([10, 100, 64]))
     """
-    for name, value, minimum in (("n_functions", n_functions, 1), ("dim", dim, 1), ("seed", seed, 0)):
-        _validation.check_integer(name, value, minimum)
-    _validation.check_integer("n_waves", n_waves, 1)
-    _validation.check_number("roughness", roughness, 0.1, 100)
+    n_functions, dim = as_integer("n_functions", n_functions, 1), as_integer("dim", dim, 1)
+    n_waves, seed = as_integer("n_waves", n_waves, 1), as_integer("seed", seed, 0)
+    roughness = float(as_number("roughness", roughness, 0.1, 100))
     drawn = [_draw(np.random.default_rng([seed, i]), dim, n_waves, roughness) for i in range(n_functions)]
     vectors, phases, amplitudes, offsets = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))
-    return RandomWaves(vectors, phases, amplitudes, offsets, tuple(range(n_functions)), float(roughness), seed)
+    return RandomWaves(vectors, phases, amplitudes, offsets, tuple(range(n_functions)), roughness, seed)
 
 
 def _draw(rng: np.random.Generator, dim: int, n_waves: int, roughness: float) -> tuple[NDArray[np.float64], ...]:
-    """Draw one function and scale it.
+    """Return wave vectors [w, d], phases [w], amplitudes [w] and the offset [] of one function, scaled.
 
-    Returns:
-        Wave vectors [w, d], phases [w], amplitudes [w], offset [].
+    Mean and variance over the cube follow from sin α·sin β = ½·cos(α - β) - ½·cos(α + β).
     """
     directions = rng.standard_normal((n_waves, dim))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    vectors = math.sqrt(3) * roughness * rng.uniform(*SPREAD, (n_waves, 1)) * directions
-    phases, amplitudes = rng.uniform(0, 2 * np.pi, n_waves), rng.uniform(*AMPLITUDES, n_waves)
-    mean, variance = _moments(vectors, phases, amplitudes)
-    return vectors, phases, amplitudes / np.sqrt(variance), mean / np.sqrt(variance)
-
-
-def _moments(
-    vectors: NDArray[np.float64], phases: NDArray[np.float64], amplitudes: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Integrate a sum of waves over the cube, with sin α·sin β = ½·cos(α - β) - ½·cos(α + β).
-
-    Returns:
-        Mean [] and variance [].
-    """
+    vectors = math.sqrt(3) * roughness * rng.uniform(0.75, 1.75, (n_waves, 1)) * directions
+    phases, amplitudes = rng.uniform(0, 2 * np.pi, n_waves), rng.uniform(0.5, 1.5, n_waves)  # no wave is negligible
     mean = amplitudes @ _mean_cosine(vectors, phases - np.pi / 2)
-    difference = _mean_cosine(vectors[:, None] - vectors, phases[:, None] - phases)
-    total = _mean_cosine(vectors[:, None] + vectors, phases[:, None] + phases)
-    return mean, amplitudes @ (difference - total) @ amplitudes / 2 - mean**2
+    difference = _mean_cosine(vectors[:, None] - vectors, phases[:, None] - phases)  # [w, w]
+    total = _mean_cosine(vectors[:, None] + vectors, phases[:, None] + phases)  # [w, w]
+    std = np.sqrt(amplitudes @ (difference - total) @ amplitudes / 2 - mean**2)
+    return vectors, phases, amplitudes / std, mean / std
 
 
 def _mean_cosine(vectors: NDArray[np.float64], phases: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of cos(w·x + φ) over the cube.
-
-    Returns:
-        One number per wave, in the shape of ``phases``.
-    """
-    mean: NDArray[np.float64] = np.cos(phases) * np.sinc(vectors / np.pi).prod(-1)
-    return mean
-
-
-def _count(n: int, noun: str) -> str:
-    """Say how many.
-
-    Returns:
-        The number with its noun.
-    """
-    return f"{n:,} {noun}{'s' if n != 1 else ''}"
+    """Return the mean of cos(w·x + φ) over the cube for wave vectors [..., d] and phases [...]."""
+    return np.asarray(np.cos(phases) * np.sinc(vectors / np.pi).prod(-1))
