@@ -402,11 +402,7 @@ def scaled(i, by=1):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"function": functools.partial(scaled, by=2)},
-        {"function": lambda i: -i},
-        {"n_threads": 2},
-    ],
+    [{"function": functools.partial(scaled, by=2)}, {"function": lambda i: -i}, {"n_threads": 2}],
     ids=["partial", "function", "threads"],
 )
 def test_whatever_changes_results_makes_another_entry(cache, change):
