@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gradembed._state import hooked, preserved, seeded
+from gradembed._context import hooked, preserved, seeded
 from torch import nn
 
 

@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_info
 from torch import nn
 
 import gradembed as ge
-from gradembed.sweep._jobs import limited_threads
+from gradembed.sweep._run import limited_threads
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not find this file
 sweep = functools.partial(ge.sweep, progress=False)
