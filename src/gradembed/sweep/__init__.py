@@ -48,10 +48,11 @@ def sweep(
     seed in the setting, and what a partial carries should not be changed.
 
     Args:
-        function: Called as ``function(**setting)``; a partial carries what all calls share. The cache knows it by
-            its source, defaults and closure, and does not see changes in functions outside the library that it calls.
+        function: Called as ``function(**setting)``; a partial carries what all calls share. What of it the cache
+            knows says `Cache`: its code and the library's, not functions and constants beside it.
         settings: A list of dictionaries, or a dictionary of lists, of which all combinations are taken, the last
-            name varying fastest. Equal settings are computed once.
+            name varying fastest. NumPy's numbers, and tensors without axes, arrive as Python's. Equal settings are
+            computed once.
         cache: Where results are found and stored; they must be such as `Cache.call` stores. None: nowhere.
         n_jobs: How many calls are made at the same time; -1 for one per core. None is joblib's configuration, 1 if
             there is none. A Dask cluster uses all its workers.
