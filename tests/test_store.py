@@ -349,9 +349,9 @@ def test_statements_of_functions_and_classes_count(written, name, edit):
     assert fingerprint(getattr(one, unchanged)) == fingerprint(getattr(other, unchanged))
 
 
-def test_code_without_a_source_file_is_known_too():
+def test_code_without_a_source_file_is_known_too(cache):
     def define(text):
-        found = {"nn": nn, "__name__": "nowhere"}
+        found = {"nn": nn}
         exec(compile(text, "<nowhere>", "exec"), found)
         return found["f"]
 
@@ -359,6 +359,7 @@ def test_code_without_a_source_file_is_known_too():
     texts += [f"class f(nn.Identity):\n    def forward(self, x): return {sign}x" for sign in "+-"]
     assert len({fingerprint(define(text)) for text in texts}) == 5
     assert all(fingerprint(define(text)) == fingerprint(define("\n" + text)) for text in texts)
+    assert [cache.call(define(text), 3) for text in texts[:3]] == [4, 5, 3]
 
 
 # Code of the library: that which a function can reach

@@ -129,7 +129,7 @@ class Cache:
         call = fingerprint([function, *parts])
         home = getattr(function, "__globals__", {}).get("__name__") or function.__module__  # decorators copy the latter
         machine = [torch.__version__, torch.get_num_threads(), torch.cuda.is_available()]
-        key = fingerprint([call, _library_code(home), *machine])
+        key = fingerprint([call, _library_code(str(home)), *machine])
         return self.folder / f"{getattr(function, '__name__', 'call')}-{key[:32]}.json"
 
     def _find(self, path: Path, modules: Sequence[nn.Module] = ()) -> tuple[Any] | None:
@@ -343,8 +343,8 @@ def _statements(tree: ast.AST) -> str:
 
 
 def _class_code(kind: type) -> str:
-    """Return code of a class and its bases; those of torch and Python are known by name."""
-    own = [base for base in kind.__mro__ if base.__module__.split(".")[0] not in ("torch", "builtins")]
+    """Return code of a class and its bases; those of torch are known by name."""
+    own = [base for base in kind.__mro__ if base is not object and base.__module__.split(".")[0] != "torch"]
     return "".join(base.__qualname__ + _code(base) for base in own) or f"{kind.__module__}.{kind.__qualname__}"
 
 
