@@ -23,11 +23,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from gradembed.interference._realised import WIDE
 from torch import Tensor
 
 import gradembed as ge
 from gradembed.gradients import Session, Stream
-from gradembed.interference._realised import WIDE
 
 Operation = tuple[str, tuple[int, ...]]  # its kind, and the sizes of what it is done on
 Work = Counter[Operation]  # how often an operation is done; parts of one where it moves less

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -96,3 +97,49 @@ def all_pairs(network: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         vectors = normalize(torch.func.vmap(torch.func.jacrev(network))(x), dim=-1).unbind(1)
     return torch.tensor([[float((first @ second.T).abs().mean()) for second in vectors] for first in vectors])
+
+
+def hooked(network: nn.Module, x: Tensor, layers: Sequence[str], chunk: int = 64) -> dict[str, Tensor]:
+    """A hook at each layer, and one backward pass per output for all samples of a chunk: any network.
+
+    Args:
+        network: Returns [n, u]; no module of it works in place.
+        x: Samples, [n, ...].
+        layers: "input", or names of modules that return a tensor.
+        chunk: Samples at a time.
+
+    Returns:
+        Mean cosines at each layer, [u, u].
+    """
+    sums: dict[str, Tensor] = {}
+    modules = dict(network.named_modules())
+    for part in x.split(chunk):
+        tape: dict[str, Tensor] = {}
+        if "input" in layers:
+            part = tape["input"] = part.clone().requires_grad_()
+        hooks = {name: partial(_keep, tape, name) for name in layers if name != "input"}
+        handles = [modules[name].register_forward_hook(hook) for name, hook in hooks.items()]
+        out = network(part)
+        for handle in handles:
+            handle.remove()
+        rows = [torch.autograd.grad(unit.sum(), list(tape.values()), retain_graph=True) for unit in out.unbind(1)]
+        for name, gradients in zip(tape, zip(*rows, strict=True), strict=True):
+            cosines = _sum_of_cosines(torch.stack([row.flatten(1) for row in gradients], dim=1))
+            sums[name] = sums[name] + cosines if name in sums else cosines
+    return {name: total / len(x) for name, total in sums.items()}
+
+
+def _keep(tape: dict[str, Tensor], name: str, _module: nn.Module, _args: object, output: Tensor) -> None:
+    tape[name] = output
+
+
+def at_one_layer(head: nn.Module, body: nn.Module, x: Tensor, chunk: int = 64) -> Tensor:
+    """`vmap_jacrev` with respect to what a body returns and a head takes.
+
+    Returns:
+        Mean cosines at that layer, [u, u].
+    """
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda sample: head(sample[None])[0]))
+    with torch.no_grad():
+        sums = [_sum_of_cosines(jacobian(body(part)).flatten(2)) for part in x.split(chunk)]
+    return torch.stack(sums).sum(0) / len(x)

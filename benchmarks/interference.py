@@ -177,7 +177,7 @@ def draw(table: pd.DataFrame) -> Path:
         The file.
     """
     figure, ax = plt.subplots(figsize=(6.4, 2.8), layout="constrained")
-    bars = ax.barh(table.index[::-1], table["seconds"][::-1], color=ge.plots.COLOURS[0])
+    bars = ax.barh(table.index[::-1], table["seconds"][::-1], color=ge.plots.COLORS[0])
     ax.bar_label(bars, [f"{s:.3f} s  ({r:.1f}x)" for s, r in table[::-1].to_numpy()], padding=3, fontsize=8)
     ax.set(xlabel="seconds, median of 7 rounds", xlim=(0, table["seconds"].max() * 1.25))
     ax.set_title(

@@ -138,9 +138,9 @@ def draw(table: pd.DataFrame, title: str) -> Path:
         part = table[table["varied"] == kind]
         each = part["samples"] / 1000 if kind != "samples" else 1
         low, high = part["predicted"] / WITHIN / each, part["predicted"] * WITHIN / each
-        ax.fill_between(part["value"], low, high, color=ge.plots.COLOURS[1], alpha=0.2, label=f"within {WITHIN}")
-        ax.plot(part["value"], part["predicted"] / each, color=ge.plots.COLOURS[1], label="predicted")
-        ax.plot(part["value"], part["seconds"] / each, "o", color=ge.plots.COLOURS[0], label="measured")
+        ax.fill_between(part["value"], low, high, color=ge.plots.COLORS[1], alpha=0.2, label=f"within {WITHIN}")
+        ax.plot(part["value"], part["predicted"] / each, color=ge.plots.COLORS[1], label="predicted")
+        ax.plot(part["value"], part["seconds"] / each, "o", color=ge.plots.COLORS[0], label="measured")
         ax.set(xscale="log", yscale="log", xlabel=kind)
         ax.set_ylabel("seconds" if kind == "samples" else "seconds per 1,000 samples")
         ax.set_xticks(part["value"], [f"{value:,}" for value in part["value"]], minor=False)

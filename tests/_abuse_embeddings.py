@@ -23,7 +23,6 @@ from _abuse import (
     Subject,
 )
 from _abuse_networks import DIRECTED, DIRECTIONS, NETWORKS, UNITS, X, chain, draw, ensemble, general
-from torch import Tensor
 
 import gradembed as ge
 
@@ -44,22 +43,25 @@ def parts(**changes: Any) -> dict[str, Any]:
     return dict(vars(fields)) | {"regions": torch.arange(80).reshape(8, 10) % 4} | changes
 
 
+KINDS = ("none", "permutation", "orthogonal", "linear")
+SMALL = {"n_components": 2, "max_steps": 2, "width": 8, "n_features": 32, "n_views": 2, "progress": False}
+
+
+def given_fields() -> dict[str, Any]:
+    return {"fields": make_fields()}
+
+
+def given_shared() -> dict[str, Any]:
+    return {"fields": make_fields(own=False)}
+
+
 def embedder(**settings: Any) -> ge.GradientFieldEmbedder:
-    return ge.GradientFieldEmbedder(**({"n_components": 2, "max_steps": 2, "width": 8, "n_features": 32,
-                                        "n_views": 2, "progress": False} | settings))  # fmt: skip
+    return ge.GradientFieldEmbedder(**(SMALL | settings))
 
 
-def fitted(settings: dict[str, Any], fields: Any, **given: Any) -> list[np.ndarray]:
-    model = embedder(**settings, **given)
+def fitted(fields: Any, **settings: Any) -> list[np.ndarray]:
+    model = embedder(**settings)
     return [model.fit_transform(fields), model.loss_curve_]
-
-
-def transformed(fields: Any) -> np.ndarray:
-    return embedder().fit(make_fields()).transform(fields)
-
-
-def decoded(fields: Any, points: Any) -> Tensor:
-    return embedder().fit(make_fields()).predict_gradients(fields, points)
 
 
 def described(invariance: str, fields: Any) -> np.ndarray:
@@ -71,7 +73,7 @@ def described_like(fields: Any) -> np.ndarray:
 
 
 def rows_embedded(X: Any, **settings: Any) -> list[np.ndarray]:  # noqa: N803
-    model = ge.RowEmbedder(**({"n_components": 2, "max_steps": 2, "width": 8} | settings))
+    model = ge.RowEmbedder(**settings)
     return [model.fit_transform(X), model.loss_curve_]
 
 
@@ -132,21 +134,16 @@ SUBJECTS = {
         ge.GradientFields.concatenate, lambda: {"parts": [make_fields(), make_fields()]}, is_ragged=True
     ),
     "GradientFields.getitem": Subject(lambda index: make_fields()[index], lambda: {"index": [0, 2]}, is_ragged=True),
-    "GradientFields.normalised": Subject(
-        lambda fields: fields.normalised(), lambda: {"fields": make_fields()}, 1e-6, is_ragged=True
-    ),
-    "GradientFields.amplitudes": Subject(lambda fields: fields.amplitudes(), lambda: {"fields": make_fields()}, 1e-6),
+    "GradientFields.normalized": Subject(lambda fields: fields.normalized(), given_fields, 1e-6, is_ragged=True),
+    "GradientFields.amplitudes": Subject(lambda fields: fields.amplitudes(), given_fields, 1e-6),
     "GradientFields.subsample": Subject(lambda **k: make_fields().subsample(**k), lambda: {"m": 4, "seed": 0}),
     "GradientFields.rotated": Subject(
         lambda rotations: make_fields().rotated(rotations), lambda: {"rotations": torch.eye(3).flip(0).double()}
     ),
     "GradientFields.transformed": Subject(
-        lambda matrices: make_fields().transformed(matrices),
-        lambda: {"matrices": draw(3, 3) + 3 * torch.eye(3).double()},
+        lambda matrices: make_fields().transformed(matrices), lambda: {"matrices": draw(3, 3) + 3 * torch.eye(3)}
     ),
-    "field_mask": Subject(
-        ge.field_mask, lambda: {"fields": make_fields(), "fraction": 0.4, "seed": 0, "kind": "points"}
-    ),
+    "field_mask": Subject(ge.field_mask, lambda: given_fields() | {"fraction": 0.4, "seed": 0, "kind": "points"}),
     **{
         f"gradient_fields{name}": Subject(
             ge.gradient_fields,
@@ -172,63 +169,33 @@ SUBJECTS = {
     "sobol_points": Subject(ge.sobol_points, lambda: {"m": 4, "dim": 2, "seed": 0}),
     "sample_points": Subject(ge.sample_points, lambda: {"x": X.clone(), "m": 1, "seed": 0}),
     **{
-        f"FieldDescriptor, {kind}": Subject(
-            partial(described, kind), lambda: {"fields": make_fields()}, 1e-5, kind == "none"
-        )
-        for kind in ("none", "permutation", "orthogonal", "linear")
+        f"FieldDescriptor, {kind}": Subject(partial(described, kind), given_fields, 1e-5, kind == "none")
+        for kind in KINDS
     },
-    "FieldDescriptor, shared": Subject(
-        partial(described, "none"), lambda: {"fields": make_fields(own=False)}, 1e-5, is_ragged=True
-    ),
-    "FieldDescriptor.transform": Subject(described_like, lambda: {"fields": make_fields()}, 1e-5),
+    "FieldDescriptor, shared": Subject(partial(described, "none"), given_shared, 1e-5, is_ragged=True),
+    "FieldDescriptor.transform": Subject(described_like, given_fields, 1e-5),
     "FieldDescriptor": Subject(
         lambda **settings: ge.FieldDescriptor(**settings).fit_transform(make_fields()),
         lambda: {"invariance": "linear", "n_features": 64, "random_state": 0},
         is_ragged=True,
     ),
     **{
-        f"GradientFieldEmbedder, {kind}": Subject(
-            partial(fitted, {"invariance": kind}), lambda: {"fields": make_fields()}, 1e-3
-        )
-        for kind in ("none", "permutation", "orthogonal", "linear")
+        f"GradientFieldEmbedder, {kind}": Subject(partial(fitted, invariance=kind), given_fields, 1e-3)
+        for kind in KINDS
     },
-    "GradientFieldEmbedder, shared": Subject(
-        partial(fitted, {"invariance": "none"}), lambda: {"fields": make_fields(own=False)}, 1e-3
+    "GradientFieldEmbedder, shared": Subject(partial(fitted, invariance="none"), given_shared, 1e-3),
+    "GradientFieldEmbedder.transform": Subject(
+        lambda fields: embedder().fit(make_fields()).transform(fields), given_fields, 1e-3
     ),
-    "GradientFieldEmbedder.transform": Subject(transformed, lambda: {"fields": make_fields()}, 1e-3),
     "GradientFieldEmbedder.predict_gradients": Subject(
-        decoded, lambda: {"fields": make_fields(), "points": draw(5, 3)}, 1e-3
+        lambda **given: embedder().fit(make_fields()).predict_gradients(**given),
+        lambda: given_fields() | {"points": draw(5, 3)},
+        1e-3,
     ),
-    "GradientFieldEmbedder": Subject(
-        partial(fitted, {}),
-        lambda: {
-            "fields": make_fields(),
-            "n_components": 2,
-            "invariance": "linear",
-            "encoder": "auto",
-            "mask_fraction": 0.4,
-            "max_steps": 2,
-            "random_state": 0,
-            "mask_kind": "points",
-            "learning_rate": 0.003,
-            "n_features": 32,
-            "n_views": 2,
-            "width": 8,
-            "progress": False,
-        },
-        is_ragged=True,
-    ),
+    "GradientFieldEmbedder": Subject(fitted, lambda: given_fields() | embedder().get_params(), is_ragged=True),
     "RowEmbedder": Subject(
         rows_embedded,
-        lambda: {
-            "X": PLACES.numpy(),
-            "n_components": 2,
-            "mask_fraction": 0.4,
-            "max_steps": 2,
-            "learning_rate": 0.003,
-            "width": 8,
-            "random_state": 0,
-        },
+        lambda: {"X": PLACES.numpy()} | ge.RowEmbedder(2, max_steps=2, width=8).get_params(),
         1e-6,
         is_ragged=True,
     ),
@@ -297,7 +264,7 @@ SUBJECTS = {
             "unit": 1,
             "z": draw(8, 2),
             "names": [f"unit {i}" for i in range(8)],
-            "n_neighbours": 2,
+            "n_neighbors": 2,
             "exclude": None,
             "n_top": 3,
         },
@@ -338,14 +305,17 @@ LABELS = dict.fromkeys(["string", "none", "integer", "floats", "objects", "half"
 LABELS |= dict.fromkeys(["empty", "shorter", "doubled", "another axis", "scalar", "meta"], VALUE)
 LABELS |= dict.fromkeys(["numpy", "as a list", "as a tuple", "as strings", "strided"], SAME)
 CONFIDENCE = NUMBER | {"zero": VALUE, "one": VALUE}
-FLOATS = dict.fromkeys(["string", "none", "list", "numpy"], TYPE)
+FLOATS = dict.fromkeys(["string", "none"], TYPE) | dict.fromkeys(["numpy", "strided", "requires grad"], SAME)
 FLOATS |= dict.fromkeys(["empty", "NaN", "inf", "half", "longs", "complex", "meta", "sparse", "scalar"], VALUE)
-INTEGERS = {"string": TYPE, "list": TYPE, "numpy": TYPE, "half": VALUE, "shorter": VALUE, "meta": VALUE, "bools": VALUE}
+INTEGERS = {"string": TYPE, "list": SAME, "numpy": SAME, "half": VALUE, "shorter": VALUE, "meta": VALUE, "bools": VALUE}
+ARRAYS = {"numpy": SAME, "frame": FINITE, "list": FINITE}  # the latter two are read in single precision
+SHARE = NUMBER | {"zero": VALUE, "one": VALUE, "tensor": VALUE}  # the tensor is 1.5
+RATE = NUMBER | {"zero": VALUE, "tensor": FINITE, "huge": "FloatingPointError"}
 
 TABLE: list[Row] = [
-    ("GradientFields", "points", FLOATS | {"one row": VALUE, "strided": SAME, "requires grad": SAME, "1e30": FINITE}),
-    ("GradientFields", "gradients", FLOATS | {"one row": "ValueError: points", "strided": SAME, "requires grad": SAME}),
-    ("GradientFields", "values", {"string": TYPE, "list": TYPE, "numpy": TYPE, "NaN": VALUE, "half": VALUE,
+    ("GradientFields", "points", FLOATS | {"list": SAME, "one row": VALUE, "1e30": FINITE}),
+    ("GradientFields", "gradients", FLOATS | dict.fromkeys(["list", "one row"], "ValueError: points")),
+    ("GradientFields", "values", {"string": TYPE, "list": SAME, "numpy": SAME, "NaN": VALUE, "half": VALUE,
                                   "one row": VALUE, "meta": VALUE, "requires grad": SAME}),
     *[("GradientFields", name, INTEGERS) for name in ("labels", "groups", "regions")],
     ("GradientFields.concatenate", "parts",
@@ -356,18 +326,17 @@ TABLE: list[Row] = [
       "strings in it": TYPE, "as a tensor": SAME, "as an array": SAME, "as a tuple": SAME, "twice the same": FINITE,
       "bools in it": INDEX, "nested": SAME}),
     *[(f"GradientFields.{name}", "fields", {"strided fields": SAME, "single precision": FINITE})
-      for name in ("normalised", "amplitudes")],
-    ("GradientFields.normalised", "fields", EQUAL | {"constant units": VALUE, "without values": FINITE}),
+      for name in ("normalized", "amplitudes")],
+    ("GradientFields.normalized", "fields", EQUAL | {"constant units": VALUE, "without values": FINITE}),
     ("GradientFields.amplitudes", "fields", {"fields 1e30": FINITE, "constant units": FINITE, "one point": FINITE}),
     ("GradientFields.subsample", "m", COUNT | {"many": VALUE, "one": FINITE}),
     ("GradientFields.subsample", "seed", INTEGER),
     *[(f"GradientFields.{method}", name,
-       {"string": TYPE, "none": TYPE, "list": TYPE, "numpy": TYPE, "empty": VALUE, "NaN": VALUE, "zeros": VALUE,
-        "longs": VALUE, "meta": VALUE, "complex": VALUE, "one column": VALUE, "strided": SAME, "requires grad": SAME})
+       FLOATS | {"list": FINITE, "zeros": VALUE, "one column": VALUE, "half": VALUE})
       for method, name in (("rotated", "rotations"), ("transformed", "matrices"))],
     ("GradientFields.transformed", "matrices", {"1e30": FINITE, "1e-30": FINITE}),
     ("field_mask", "fields", FIELDS | {"one unit": FINITE, "one point": VALUE}),
-    ("field_mask", "fraction", NUMBER | {"zero": VALUE, "one": VALUE, "tiny": FINITE}),
+    ("field_mask", "fraction", SHARE | {"tiny": FINITE}),
     ("field_mask", "seed", INTEGER),
     ("field_mask", "kind", CHOICE),
     *[(f"gradient_fields{path}", "points", SAMPLES | {"one column": "ValueError: points|x"}) for path in ("",
@@ -390,7 +359,7 @@ TABLE: list[Row] = [
     *[("sobol_points", name, COUNT | {"one": FINITE}) for name in ("m", "dim")],
     ("sobol_points", "dim", {"many": VALUE}),
     ("sobol_points", "seed", INTEGER),
-    ("sample_points", "x", SAMPLES),
+    ("sample_points", "x", SAMPLES | ARRAYS),
     ("sample_points", "m", COUNT | {"many": VALUE}),
     ("sample_points", "seed", INTEGER),
     # embeddings
@@ -408,22 +377,23 @@ TABLE: list[Row] = [
     ("GradientFieldEmbedder.transform", "fields", FIELDS | EQUAL | {"one unit": FINITE, "without values": VALUE,
                                                                    "constant units": VALUE, "one point": VALUE}),
     ("GradientFieldEmbedder.predict_gradients", "fields", FIELDS | {"strided fields": SAME, "constant units": VALUE}),
-    ("GradientFieldEmbedder.predict_gradients", "points", SAMPLES | {"one column": VALUE}),
+    ("GradientFieldEmbedder.predict_gradients", "points",
+     SAMPLES | ARRAYS | {"one column": VALUE}),
     ("GradientFieldEmbedder", "invariance", CHOICE),
     ("GradientFieldEmbedder", "encoder", CHOICE),
     ("GradientFieldEmbedder", "mask_kind", CHOICE),
-    ("GradientFieldEmbedder", "mask_fraction", NUMBER | {"zero": VALUE, "one": VALUE, "tiny": FINITE}),
-    ("GradientFieldEmbedder", "learning_rate", NUMBER | {"zero": VALUE}),
+    ("GradientFieldEmbedder", "mask_fraction", SHARE | {"tiny": FINITE}),
+    ("GradientFieldEmbedder", "learning_rate", RATE),
     ("GradientFieldEmbedder", "random_state", INTEGER),
     *[("GradientFieldEmbedder", name, COUNT | {"one": FINITE}) for name in ("n_components", "max_steps", "width")],
-    *[("GradientFieldEmbedder", name, COUNT) for name in ("n_features", "n_views")],
+    *[("GradientFieldEmbedder", name, COUNT | {"one": VALUE}) for name in ("n_features", "n_views")],
     ("RowEmbedder", "X", dict.fromkeys(["string", "none", "empty", "one row", "one axis", "NaN", "inf", "objects"],
                                        "scikit-learn") | {"strided": SAME, "as a list": SAME, "frame": SAME,
                                                           "1e30": FINITE, "1e-30": FINITE, "zeros": FINITE,
                                                           "expanded array": FINITE, "doubled": FINITE}),
     *[("RowEmbedder", name, COUNT | {"one": FINITE}) for name in ("n_components", "max_steps", "width")],
-    ("RowEmbedder", "mask_fraction", NUMBER | {"zero": VALUE, "one": VALUE}),
-    ("RowEmbedder", "learning_rate", NUMBER | {"zero": VALUE}),
+    ("RowEmbedder", "mask_fraction", SHARE),
+    ("RowEmbedder", "learning_rate", RATE | {"huge": FINITE}),
     # evaluation
     ("linear_probe", "z", Z),
     ("linear_probe", "y", LABELS | {"zeros": VALUE}),
@@ -495,7 +465,7 @@ TABLE: list[Row] = [
     ("unit_card", "z", Z | {"one row": VALUE}),
     ("unit_card", "names", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "too few": VALUE, "None in it": TYPE}),
     ("unit_card", "exclude", {"string": TYPE, "integer": TYPE}),
-    *[("unit_card", name, COUNT | {"one": FINITE, "many": FINITE}) for name in ("n_neighbours", "n_top")],
+    *[("unit_card", name, COUNT | {"one": FINITE, "many": FINITE}) for name in ("n_neighbors", "n_top")],
     ("UnitCard", "fields", {"constant units": FINITE, "one constant unit": FINITE, "equal points": FINITE,
                             "fields 1e30": FINITE, "points 1e30": FINITE, "one point": FINITE}),
     ("UnitCard", "z", {"zeros": FINITE, "1e30": FINITE, "1e-30": FINITE, "expanded": FINITE}),

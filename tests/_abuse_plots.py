@@ -6,7 +6,7 @@ from functools import cache
 
 import pandas as pd
 import torch
-from _abuse import CHOICE, COUNT, FINITE, INTEGER, LAYER, SAME, TYPE, VALUE, Row, Subject
+from _abuse import CHOICE, COUNT, FINITE, INTEGER, LAYER, NUMBER, SAME, TYPE, VALUE, Row, Subject
 from _abuse_embeddings import make_fields
 from _abuse_networks import X, chain, config, draw, split
 
@@ -59,63 +59,33 @@ def table() -> pd.DataFrame:
                          "low": [0.0, 0.1, 0.2, 0.4], "high": [0.2, 0.3, 0.4, 0.6]})  # fmt: skip
 
 
+RAGGED = {"interference", "conflict_by_layer", "history", "field_1d", "embedding", "tree", "curves", "score_map",
+          "matrix_grid", "cosine_map", "unit_card"}  # fmt: skip
 SUBJECTS = {
-    f"plots.{name}": subject
-    for name, subject in {
-        "similarity_matrix": Subject(
-            plots.similarity_matrix, lambda: {"matrix": matrix(), "labels": ["a", "b", "c"], "measure": "cosine"}
-        ),
-        "interference": Subject(
-            plots.interference, lambda: {"result": result(), "measure": "cosine", "layers": ["input"]}, is_ragged=True
-        ),
-        "conflict_by_layer": Subject(
-            plots.conflict_by_layer, lambda: {"results": {"a": result()}, "measure": "conflict"}, is_ragged=True
-        ),
-        "history": Subject(plots.history, lambda: {"runs": [run()]}, is_ragged=True),
-        "confusion": Subject(
-            plots.confusion, lambda: {"counts": torch.tensor([[9, 1], [2, 8]]), "labels": ["a", "b"]}
-        ),
-        "images": Subject(plots.images, lambda: {"rows": draw(2, 16), "titles": ["a", "b"], "columns": 2}),
-        "field_1d": Subject(
-            plots.field_1d,
-            lambda: {"fields": line(), "units": [0, 2], "predicted": draw(3, 6, 1), "masked": draw(3, 6) > 0},
-            is_ragged=True,
-        ),
-        "field_2d": Subject(plots.field_2d, lambda: {"fields": make_fields(), "unit": 1, "axes": (0, 2)}),
-        "embedding": Subject(
-            plots.embedding,
-            lambda: {"coordinates": draw(6, 2), "labels": torch.arange(6) % 2, "label_names": ["a", "b"],
-                     "markers": torch.arange(6) % 3, "marker_names": ["a", "b", "c"]},
-            is_ragged=True,
-        ),
-        "tree": Subject(plots.tree, lambda: {"result": tree(), "max_nodes": 60}, is_ragged=True),
-        "tree_similarity": Subject(plots.tree_similarity, lambda: {"result": tree(), "layer": "input"}),
-        "curves": Subject(
-            plots.curves,
-            lambda: {"table": table(), "x": "width", "y": "score", "by": "kind", "band": ("low", "high"),
-                     "levels": {"chance": 0.1}},
-            is_ragged=True,
-        ),
-        "score_map": Subject(
-            plots.score_map,
-            lambda: {"table": table(), "x": "width", "y": "kind", "score": "score", "limits": (0.0, 1.0)},
-            is_ragged=True,
-        ),
-        "matrix_grid": Subject(
-            plots.matrix_grid,
-            lambda: {"matrices": [[matrix(), matrix()]], "row_labels": ["r"], "column_labels": ["a", "b"],
-                     "measure": "cosine"},
-            is_ragged=True,
-        ),
-        "cosine_map": Subject(
-            plots.cosine_map,
-            lambda: {"horizontal": torch.tensor([-1.0, 0.0, 2.0]), "vertical": torch.tensor([0.0, 1.0]),
-                     "cosine": draw(2, 3).clamp(-1, 1), "points": draw(4, 2), "labels": torch.arange(4) % 2,
-                      "label_names": ["a", "b"]},
-            is_ragged=True,
-        ),
-        "task_modules": Subject(plots.task_modules, lambda: {"result": modules()}),
-        "unit_card": Subject(plots.unit_card, lambda: {"card": card()}, is_ragged=True),
+    f"plots.{name}": Subject(getattr(plots, name), usual, is_ragged=name in RAGGED)
+    for name, usual in {
+        "similarity_matrix": lambda: {"matrix": matrix(), "labels": list("abc"), "measure": "cosine", "limit": 1.0},
+        "interference": lambda: {"result": result(), "measure": "cosine", "layers": ["input"], "limit": 1.0},
+        "conflict_by_layer": lambda: {"results": {"a": result()}, "measure": "conflict"},
+        "history": lambda: {"runs": [run()]},
+        "confusion": lambda: {"counts": torch.tensor([[9, 1], [2, 8]]), "labels": ["a", "b"], "counted": "flowers"},
+        "images": lambda: {"rows": draw(2, 16), "titles": ["a", "b"], "columns": 2},
+        "field_1d": lambda: {"fields": line(), "units": [0, 2], "predicted": draw(3, 6, 1), "masked": draw(3, 6) > 0},
+        "field_2d": lambda: {"fields": make_fields(), "unit": 1, "axes": (0, 2)},
+        "embedding": lambda: {"coordinates": draw(6, 2), "labels": torch.arange(6) % 2, "label_names": ["a", "b"],
+                              "markers": torch.arange(6) % 3, "marker_names": ["a", "b", "c"]},
+        "tree": lambda: {"result": tree(), "max_nodes": 60},
+        "tree_similarity": lambda: {"result": tree(), "layer": "input"},
+        "curves": lambda: {"table": table(), "x": "width", "y": "score", "by": "kind", "band": ("low", "high"),
+                           "levels": {"chance": 0.1}},
+        "score_map": lambda: {"table": table(), "x": "width", "y": "kind", "score": "score", "limits": (0.0, 1.0)},
+        "matrix_grid": lambda: {"matrices": [[matrix(), matrix()]], "row_labels": ["r"], "column_labels": ["a", "b"],
+                                "measure": "cosine"},
+        "cosine_map": lambda: {"horizontal": torch.tensor([-1.0, 0.0, 2.0]), "vertical": torch.tensor([0.0, 1.0]),
+                               "cosine": draw(2, 3).clamp(-1, 1), "points": draw(4, 2), "labels": torch.arange(4) % 2,
+                               "label_names": ["a", "b"]},
+        "task_modules": lambda: {"result": modules()},
+        "unit_card": lambda: {"card": card()},
     }.items()
 }  # fmt: skip
 
@@ -125,12 +95,17 @@ def line() -> ge.GradientFields:
 
 
 WRONG = dict.fromkeys(["string", "none", "integer", "object", "dictionary"], TYPE)
-NUMBERS = dict.fromkeys(["string", "none", "list"], TYPE)
+NUMBERS = dict.fromkeys(["string", "none"], TYPE)
 NUMBERS |= dict.fromkeys(["empty", "no columns", "one axis", "another axis", "NaN", "inf", "meta", "sparse"], VALUE)
-NUMBERS |= dict.fromkeys(["strided", "requires grad"], SAME) | dict.fromkeys(["zeros", "half"], FINITE)
+NUMBERS |= (
+    dict.fromkeys(["strided", "requires grad"], SAME)
+    | dict.fromkeys(["zeros", "half", "list"], FINITE)
+    | {"numpy": SAME}
+)
 NAMES = dict.fromkeys(["string", "integer", "None in it"], TYPE) | dict.fromkeys(
     ["too few", "too many", "nothing"], VALUE
 )
+LIMIT = NUMBER | {"zero": VALUE, "tensor": VALUE, "one": SAME}
 FIELDS = dict.fromkeys(["string", "none", "its gradients", "dictionary"], TYPE)
 
 TABLE: list[Row] = [
@@ -139,33 +114,37 @@ TABLE: list[Row] = [
         ("similarity_matrix", "matrix", NUMBERS | {"NaN": FINITE}),
         ("similarity_matrix", "labels", NAMES),
         ("similarity_matrix", "measure", CHOICE),
+        ("similarity_matrix", "limit", LIMIT),
         ("interference", "result", WRONG),
         ("interference", "measure", CHOICE),
+        ("interference", "limit", LIMIT),
         ("interference", "layers", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "None in it": TYPE,
                                     "strings in it": VALUE, "as a tuple": SAME}),
         ("conflict_by_layer", "results", WRONG | {"dictionary": VALUE, "list": TYPE}),
         ("conflict_by_layer", "measure", CHOICE),
         ("history", "runs", WRONG | {"nothing": VALUE, "None in it": TYPE, "twice the same": FINITE}),
-        ("confusion", "counts", {"string": TYPE, "none": TYPE, "list": TYPE, "empty": VALUE, "one row": VALUE,
+        ("confusion", "counts", {"string": TYPE, "none": TYPE, "list": SAME, "empty": VALUE, "one row": VALUE,
                                  "one axis": VALUE, "another axis": VALUE, "negative first": VALUE, "meta": VALUE,
                                  "strided": SAME, "numpy": SAME, "zeros": FINITE, "sparse": VALUE}),
         ("confusion", "labels", NAMES),
+        ("confusion", "counted", {"string": SAME}),
         ("images", "rows", NUMBERS | {"one column": FINITE, "one row": "ValueError: titles"}),
         ("images", "titles", NAMES),
         ("images", "columns", COUNT | {"one": FINITE, "many": FINITE}),
         ("field_1d", "fields", FIELDS | {"fields 1e30": FINITE, "strided fields": SAME}),
         ("field_1d", "units", {"string": TYPE, "float": TYPE, "nothing": VALUE, "far away": VALUE, "none": FINITE,
-                               "negative in it": VALUE, "floats in it": TYPE, "as a tuple": SAME}),
-        ("field_1d", "predicted", {"string": TYPE, "list": TYPE, "one row": VALUE, "NaN": VALUE, "meta": VALUE,
-                                   "requires grad": SAME, "none": VALUE + ": masked|predicted"}),
-        ("field_1d", "masked", {"string": TYPE, "list": TYPE, "longs": VALUE, "one row": VALUE, "none": FINITE}),
+                               "negative in it": VALUE, "floats in it": TYPE, "as a tuple": SAME, "as an array": SAME}),
+        ("field_1d", "predicted", {"string": TYPE, "list": FINITE, "numpy": SAME, "one row": VALUE, "NaN": VALUE,
+                                   "meta": VALUE, "requires grad": SAME, "none": VALUE + ": masked|predicted"}),
+        ("field_1d", "masked", {"string": TYPE, "list": SAME, "longs": VALUE, "one row": VALUE, "none": FINITE}),
         ("field_2d", "fields", FIELDS | {"constant units": FINITE, "equal points": FINITE, "fields 1e30": FINITE,
                                          "fields 1e-30": FINITE, "points 1e30": FINITE,
                                          "without values": FINITE, "strided fields": SAME}),
         ("field_2d", "unit", INTEGER | {"many": VALUE}),
         ("field_2d", "axes", {"string": TYPE, "integer": TYPE, "none": TYPE, "nothing": VALUE, "one item": VALUE,
-                              "far away": VALUE, "floats in it": TYPE, "twice the same": FINITE, "as a list": SAME}),
-        ("embedding", "coordinates", NUMBERS | {"one column": VALUE, "list": SAME, "numpy": SAME, "longs": FINITE}),
+                              "far away": VALUE, "floats in it": TYPE, "twice the same": FINITE, "as a list": SAME,
+                              "as a tensor": SAME}),
+        ("embedding", "coordinates", NUMBERS | {"one column": VALUE, "longs": FINITE}),
         ("embedding", "labels", {"string": TYPE, "none": TYPE, "shorter": VALUE, "floats": TYPE, "meta": VALUE,
                                  "numpy": SAME, "list": SAME, "another axis": VALUE}),
         ("embedding", "label_names", {"string": TYPE, "integer": TYPE, "too few": VALUE, "nothing": VALUE}),
@@ -193,13 +172,13 @@ TABLE: list[Row] = [
          "too many": "ValueError: matrices"}) for name in ("row_labels", "column_labels")],
         ("matrix_grid", "measure", CHOICE),
         ("cosine_map", "cosine", {key: kind for key, kind in NUMBERS.items() if key != "no columns"} | {"NaN": FINITE}),
-        *[("cosine_map", name, {"string": TYPE, "none": TYPE, "list": TYPE, "empty": VALUE, "NaN": VALUE, "inf": VALUE,
-                                "shorter": VALUE + f": {name}|cosine", "zeros": VALUE, "strided": SAME,
-                                 "requires grad": SAME,
-                                "meta": VALUE, "another axis": VALUE}) for name in ("horizontal", "vertical")],
-        ("cosine_map", "points", {"string": TYPE, "list": TYPE, "NaN": VALUE, "one column": VALUE, "meta": VALUE,
+        *[("cosine_map", name, {"string": TYPE, "none": TYPE, "list": FINITE, "empty": VALUE, "NaN": VALUE,
+                                "inf": VALUE, "shorter": VALUE + f": {name}|cosine", "zeros": VALUE,
+                                "strided": SAME, "requires grad": SAME, "meta": VALUE,
+                                "another axis": VALUE}) for name in ("horizontal", "vertical")],
+        ("cosine_map", "points", {"string": TYPE, "list": FINITE, "NaN": VALUE, "one column": VALUE, "meta": VALUE,
                                   "one row": VALUE + ": labels|points"}),
-        ("cosine_map", "labels", {"string": TYPE, "list": TYPE, "shorter": VALUE, "floats": VALUE + ": labels"}),
+        ("cosine_map", "labels", {"string": TYPE, "list": SAME, "numpy": SAME, "shorter": VALUE, "floats": TYPE}),
         ("cosine_map", "label_names", {"string": TYPE, "integer": TYPE, "too few": VALUE, "None in it": TYPE}),
         ("task_modules", "result", WRONG),
         ("unit_card", "card", WRONG),

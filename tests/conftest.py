@@ -12,7 +12,7 @@ from beartype import beartype
 from hypothesis import settings
 from jaxtyping import jaxtyped
 
-from gradembed.gradients import Capture, Rows
+from gradembed.gradients import Capture, LowRank
 from gradembed.store import STORABLE
 
 matplotlib.use("Agg")
@@ -22,7 +22,7 @@ settings.load_profile("same")
 
 # Every result's fields are checked against their annotated shapes while the tests run. Arguments are not: what a
 # caller gets wrong must meet the library's own errors.
-for result in (*STORABLE.values(), Capture, Rows):
+for result in (*STORABLE.values(), Capture, LowRank):
     jaxtyped(result, typechecker=beartype)
 
 

@@ -42,12 +42,14 @@ def page(path: Any, **arguments: Any) -> list[int]:
 REPORT = Subject(
     page,
     lambda: {"model": chain(torch.float32), "x": split().x_test, "y": None, "path": "page.html", "others": [],
+             "forward": None,
              "names": ["a", "b", "c"], "units": [0, 2], "layers": ["input"], "unit_layer": "hidden1", "embedder": None,
              "tolerance": None, "n_bootstrap": 0, "n_untrained": 0, "n_cards": 1, "max_samples": 100, "max_units": 5,
              "title": "t", "seed": 0},
     is_ragged=True,
 )  # fmt: skip
 REFUSED = (TYPE, VALUE)
+ANSWERED = ["list", "numpy", "frame", "one row", "zeros", "1e30", "1e-30", "requires grad"]  # samples, as a page
 
 
 def refused(abuses: dict[str, str]) -> dict[str, str]:
@@ -57,8 +59,9 @@ def refused(abuses: dict[str, str]) -> dict[str, str]:
 
 TABLE: list[Row] = [
     ("report", "model", refused(NETWORKS) | {"dead": FINITE, "dead ReLUs": FINITE, "weights 1e30": "ValueError: x"}),
-    ("report", "x", refused(SAMPLES) | dict.fromkeys(["one row", "zeros", "1e30", "1e-30", "requires grad"], FINITE)),
-    ("report", "y", {"string": TYPE, "list": TYPE}),
+    ("report", "x", refused(SAMPLES) | dict.fromkeys(ANSWERED, FINITE)),
+    ("report", "y", {"string": TYPE, "integer": VALUE, "none": FINITE}),
+    ("report", "forward", dict.fromkeys(["string", "integer", "list"], TYPE)),
     ("report", "path", dict.fromkeys(["none", "integer", "closed file", "object"], TYPE)),
     ("report", "others", dict.fromkeys(["string", "none", "integer", "object"], TYPE)),
     ("report", "names", {"string": TYPE, "integer": TYPE, "None in it": TYPE, "too few": VALUE, "too many": VALUE}),
@@ -66,7 +69,7 @@ TABLE: list[Row] = [
     ("report", "layers", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "strings in it": VALUE}),
     ("report", "unit_layer", refused({key: kind for key, kind in LAYER.items() if key != "none"})),
     ("report", "embedder", dict.fromkeys(["string", "integer", "class", "function"], TYPE)),
-    ("report", "tolerance", {key: kind for key, kind in NUMBER.items() if key != "none"} | {"zero": VALUE}),
+    ("report", "tolerance", {k: kind for k, kind in NUMBER.items() if k != "none"} | {"zero": VALUE, "tensor": VALUE}),
     *[("report", name, INTEGER) for name in ("n_bootstrap", "n_untrained", "n_cards", "seed")],
     *[("report", name, COUNT) for name in ("max_samples", "max_units")],
     ("report", "title", dict.fromkeys(["none", "integer", "list"], TYPE)),

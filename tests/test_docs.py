@@ -106,7 +106,7 @@ def test_every_command_that_is_named_exists():
 
 
 def test_the_pages_say_what_every_measure_of_interference_means():
-    from gradembed.interference._result import MEASURES
+    from gradembed.interference.result import MEASURES
 
     text = (ROOT / "docs" / "reading.md").read_text()
     assert [name for name in (*MEASURES, "effective_dimension", "chance", "undefined") if f"`{name}`" not in text] == []

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-import math
+import itertools
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from sklearn.metrics import r2_score
 from torch import nn
 
 import gradembed as ge
-from gradembed.models._stacked import ACTIVATIONS
-from gradembed.training import _ensemble
+from gradembed import training
+from gradembed.models import ACTIVATIONS
 
 IRIS = ge.datasets.load_iris()
 WAVES = ge.datasets.random_waves(3, 2)
@@ -70,12 +70,16 @@ def test_members_are_networks_with_consecutive_seeds(widths):
     assert far_apart(ensemble[0], ensemble[1])
 
 
-def test_parameters_have_the_names_of_a_network():
-    ensemble, network = ge.MLPEnsemble([4, 8, 7, 3], 5), ge.MLP([4, 8, 7, 3])
+def test_parameters_have_the_names_of_a_network_and_it_is_shown_as_what_it_is():
+    ensemble, network = ge.MLPEnsemble([4, 8, 7, 3], 5, nn.Tanh), ge.MLP([4, 8, 7, 3])
     shapes = {key: (5, *value.shape) for key, value in network.state_dict().items()}
     assert {key: tuple(value.shape) for key, value in ensemble.state_dict().items()} == shapes
     assert [name for name, _ in ensemble.named_children()] == ["hidden1", "hidden2", "output"]
     assert str(ensemble.output) == "StackedLinear(5 members, 7 to 3)"
+    assert (ensemble.scores, ensemble.labels, ensemble.losses, ensemble.history) == (None,) * 4
+    assert repr(ge.MLPEnsemble([4, 3], 1)) == "MLPEnsemble(1 member, 4-3)"
+    ensemble.scores = torch.tensor([0.5, 0.75], dtype=torch.float64)
+    assert repr(ensemble) == "MLPEnsemble(5 members, 4-8-7-3, Tanh, median score 0.6250)"
 
 
 def test_seed_leaves_the_global_generator_alone_and_none_draws_from_it():
@@ -128,16 +132,21 @@ def test_member_has_weights_of_its_own():
 
 @pytest.mark.parametrize(
     ("index", "members"),
-    [(slice(1, 3), [1, 2]), (slice(None, None, -2), [3, 1]), ([3, 0, 3], [3, 0, 3]), ((-1,), [3]), (range(2), [0, 1])],
+    [
+        (slice(1, 3), [1, 2]),
+        (slice(None, None, -2), [3, 1]),
+        ([3, 0, 3], [3, 0, 3]),
+        ((-1,), [3]),
+        (torch.tensor([1, 2]), [1, 2]),
+        (np.array([-1, 0]), [3, 0]),
+    ],
 )
 def test_fewer_members_know_what_they_learned(index, members):
     ensemble = ge.MLPEnsemble([4, 8, 3], 4, nn.GELU, seed=0)
     ensemble.scores, ensemble.labels = torch.arange(4.0).double(), torch.tensor([7, 8, 9, 10])
     ensemble.losses = torch.rand(4, 5)
-    fewer = ensemble[index]
+    fewer, x = ensemble[index], torch.randn(6, 4)
     assert type(fewer) is ge.MLPEnsemble
-    assert [torch.equal(weights_of(a), weights_of(ensemble[i])) for a, i in zip(fewer, members, strict=True)]
-    x = torch.randn(6, 4)
     assert torch.allclose(fewer(x), ensemble(x)[members], atol=1e-6)
     for name in ("scores", "labels", "losses"):
         assert torch.equal(getattr(fewer, name), getattr(ensemble, name)[members])
@@ -145,11 +154,16 @@ def test_fewer_members_know_what_they_learned(index, members):
 
 @pytest.mark.parametrize("index", [-2, 2, np.int64(2), torch.tensor(2)])
 def test_one_member_by_any_integer(index):
-    ensemble = ge.MLPEnsemble([4, 8, 3], 4, seed=0)
-    assert torch.equal(weights_of(ensemble[index]), weights_of(ge.MLP([4, 8, 3], seed=2)))
+    ensemble = ge.MLPEnsemble([4, 8, 3], 4, seed=0).double()
+    assert torch.equal(weights_of(ensemble[index]), weights_of(ge.MLP([4, 8, 3], seed=2)).double())
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, lambda: nn.LeakyReLU(0.3), lambda: nn.Hardtanh(-2, 3), nn.ReLU6])
+MIXED = itertools.cycle([nn.Tanh, nn.ReLU])
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU, lambda: nn.LeakyReLU(0.3), lambda: nn.Hardtanh(-2, 3), lambda: next(MIXED)()]
+)
 def test_networks_are_stacked_and_taken_apart_again(activation):
     networks = [ge.MLP([4, 8, 6, 3], activation, seed=seed).double() for seed in (3, 1, 4)]
     ensemble, x = ge.MLPEnsemble.from_members(networks), 5 * torch.randn(7, 4, dtype=torch.float64)
@@ -158,35 +172,9 @@ def test_networks_are_stacked_and_taken_apart_again(activation):
         assert torch.allclose(network(x), member(x), atol=1e-12)
         assert repr(network) == repr(member)
     again = ge.MLPEnsemble.from_members(list(ge.MLPEnsemble.from_parts(ensemble.parts())))
-    assert torch.equal(again(x), ensemble(x))
     with torch.no_grad():
         networks[0].output.bias.add_(1)
     assert torch.equal(again(x), ensemble(x))
-
-
-def test_hidden_layers_may_have_different_activations():
-    kinds = [nn.Tanh(), nn.ReLU()]
-    network = ge.MLP([4, 8, 8, 3], iter(copy.deepcopy(kinds)).__next__, seed=0)
-    ensemble, x = ge.MLPEnsemble.from_members([network, network]), torch.randn(5, 4)
-    assert torch.allclose(ensemble(x)[1], network(x), atol=1e-6)
-    assert [type(module) for module in ensemble[0].modules() if type(module) in ACTIVATIONS.values()] == [
-        nn.Tanh,
-        nn.ReLU,
-    ]
-
-
-def test_precision_follows_and_is_kept():
-    ensemble = ge.MLPEnsemble([4, 8, 3], 2).double()
-    assert {p.dtype for p in [*ensemble[0].parameters(), *ensemble[:1].parameters()]} == {torch.float64}
-
-
-def test_shown_as_what_it_is():
-    ensemble = ge.MLPEnsemble([4, 8, 3], 2, nn.Tanh)
-    assert repr(ensemble) == "MLPEnsemble(2 members, 4-8-3, Tanh)"
-    assert repr(ge.MLPEnsemble([4, 3], 1)) == "MLPEnsemble(1 member, 4-3)"
-    assert (ensemble.scores, ensemble.labels, ensemble.losses, ensemble.history) == (None,) * 4
-    ensemble.scores = torch.tensor([0.5, 0.75], dtype=torch.float64)
-    assert repr(ensemble) == "MLPEnsemble(2 members, 4-8-3, Tanh, median score 0.6250)"
 
 
 class Cubed(nn.ReLU):
@@ -202,39 +190,22 @@ def test_activations_that_members_cannot_share_are_refused(activation):
         ge.MLPEnsemble.from_members([ge.MLP([4, 8, 3], activation)])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        (([4, 3], 0), ValueError, "`n_members` should be at least 1. Got 0"),
-        (([4, 3], 2.0), TypeError, "`n_members` should be an integer. Got 2.0"),
-        (([4], 2), ValueError, "`widths` should give at least features and outputs"),
-        (([4, 8, 3], 2, nn.ReLU()), TypeError, "`activation` should be a class or function that makes a module"),
-        (([4, 3], 2, nn.ReLU, -1), ValueError, "`seed` should be at least 0. Got -1"),
-    ],
-)
-def test_wrong_ensembles_are_refused(arguments, error, message):
-    with pytest.raises(error, match=message):
-        ge.MLPEnsemble(*arguments)
-
-
 class Other(ge.MLP):
     pass
 
 
 @pytest.mark.parametrize(
-    ("members", "error", "message"),
+    ("members", "message"),
     [
-        ([], ValueError, "`members` should be a sequence of networks, not empty"),
-        ([nn.Linear(4, 3)], TypeError, "`members` should be gradembed.MLP. Got Linear"),
-        ([Other([4, 3])], TypeError, "`members` should be gradembed.MLP. Got Other"),
-        ([ge.MLP([4, 3]), ge.MLP([4, 2])], ValueError, r"`members` should give .* Got \(4, 2\).*member 1"),
-        ([ge.MLP([4, 5, 3]), ge.MLP([4, 5, 3], nn.Tanh)], ValueError, "`members` should give .* equal widths"),
-        ([ge.MLP([4, 5, 3], nn.ELU), ge.MLP([4, 5, 3], lambda: nn.ELU(2))], ValueError, "`members` should give"),
-        ([ge.MLP([4, 3]), ge.MLP([4, 3]).double()], ValueError, "`members` should give .* precision .* Got .*float64"),
+        ([Other([4, 3])], "`members` should be gradembed.MLP. Got Other"),
+        ([ge.MLP([4, 3]), ge.MLP([4, 2])], r"`members` should give .* Got \(4, 2\).*member 1"),
+        ([ge.MLP([4, 5, 3]), ge.MLP([4, 5, 3], nn.Tanh)], "`members` should give .* equal widths"),
+        ([ge.MLP([4, 5, 3], nn.ELU), ge.MLP([4, 5, 3], lambda: nn.ELU(2))], "`members` should give"),
+        ([ge.MLP([4, 3]), ge.MLP([4, 3]).double()], "`members` should give .* precision .* Got .*float64"),
     ],
-)  # fmt: skip
-def test_members_that_differ_are_refused(members, error, message):
-    with pytest.raises(error, match=message):
+)
+def test_members_that_differ_are_refused(members, message):
+    with pytest.raises((ValueError, TypeError), match=message):
         ge.MLPEnsemble.from_members(members)
 
 
@@ -243,11 +214,8 @@ def test_members_that_differ_are_refused(members, error, message):
     [
         (4, IndexError, "`index` should lie between -4 and 3. Got 4"),
         ([0, -5], IndexError, "`index` should lie between -4 and 3. Got -5"),
-        (slice(4, 9), IndexError, r"`index` should pick at least one member. Got slice\(4, 9, None\). There are 4"),
-        ([], ValueError, "`index` should be a list of positions, not empty"),
-        (1.0, TypeError, "`index` should be an integer, a slice or a list. Got 1.0"),
-        ("01", TypeError, "`index` should be an integer, a slice or a list. Got '01'"),
-        (None, TypeError, "`index` should be an integer, a slice or a list. Got None"),
+        (slice(4, 9), ValueError, "`index` should be a list of positions, not empty"),
+        ([True, False, True, False], TypeError, "`index` should be an integer. Got True"),
     ],
 )
 def test_members_that_do_not_exist_are_refused(index, error, message):
@@ -260,8 +228,6 @@ def test_members_that_do_not_exist_are_refused(index, error, message):
 def test_samples_of_another_shape_are_refused(shape, method):
     with pytest.raises(ValueError, match=r"`x` should have shape \[n, 4\] or \[2, n, 4\]. Got a float32 tensor"):
         getattr(ge.MLPEnsemble([4, 3], 2), method)(torch.zeros(shape))
-    with pytest.raises(TypeError, match=r"`x` should be a torch\.Tensor\. Got list"):
-        getattr(ge.MLPEnsemble([4, 3], 2), method)([[0.0] * 4])
 
 
 # Training
@@ -269,17 +235,18 @@ def test_samples_of_another_shape_are_refused(shape, method):
 
 CASES = {
     "classes": (double(IRIS), [4, 8, 3]),
-    "classes, no hidden layer": (double(IRIS), [4, 3]),
     "more outputs than classes": (double(IRIS), [4, 8, 5]),
     "two tasks": (tasks_split(), [8, 8, 7, 6]),
     "values": (values_split(), [5, 8, 1]),
     "values, one input": (values_split(d=1), [1, 8, 8, 1]),
     "three values": (values_split(3), [5, 8, 3]),
+    "no hidden layer": (double(IRIS), [4, 3]),
 }
 
 
-@pytest.mark.parametrize("batch_size", [32, 500, 1])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "batch_size"), [*((case, 32) for case in CASES), ("two tasks", 500), ("classes", 1), ("three values", 1)]
+)
 def test_every_member_becomes_what_it_becomes_alone(case, batch_size):
     split, widths = CASES[case]
     config = quick(seed=4, batch_size=batch_size, epochs=1 if batch_size == 1 else 3)
@@ -315,35 +282,19 @@ def test_weights_and_order_both_follow_the_seed():
 
 def test_members_learn_their_own_data():
     stacked = ge.datasets.stack_tasks(IRIS)
-    splits, config = [double(stacked.resample(seed)) for seed in (5, 3, 8)], quick()
-    ensemble = ge.train_ensemble(splits, [8, 8, 6], 3, config)
+    a, b, c = (double(stacked.resample(seed)) for seed in (5, 3, 8))
+    splits, config = [a, b, a, c], quick()
+    ensemble = ge.train_ensemble(splits, [8, 8, 6], 4, config)
     for i, split in enumerate(splits):
         run = alone(i, split, [8, 8, 6], config)
         assert torch.allclose(weights_of(ensemble[i]), weights_of(run.model), atol=1e-8, rtol=0)
         assert float(ensemble.scores[i]) == run.test_accuracy
-    assert ensemble.labels.tolist() == [0, 1, 2]
+    assert ensemble.labels.tolist() == [0, 1, 0, 2]
     assert far_apart(ensemble[1], alone(1, splits[0], [8, 8, 6], config).model)
 
 
-def test_labels_tell_distinct_splits_apart():
-    a, b = values_split(seed=1), values_split(seed=2)
-    ensemble = ge.train_ensemble([a, b, a, b], [5, 8, 1], 4, quick())
-    assert ensemble.labels.tolist() == [0, 1, 0, 1]
-    for i, split in enumerate([a, b, a, b]):
-        run = alone(i, split, [5, 8, 1], quick())
-        assert torch.allclose(weights_of(ensemble[i]), weights_of(run.model), atol=1e-8, rtol=0)
-
-
-def test_members_do_not_feel_each_other():
-    a, b, c = (values_split(seed=seed) for seed in (1, 2, 3))
-    one, other = (ge.train_ensemble(splits, [5, 8, 1], 3, quick()) for splits in ([a, b, c], [c, b, a]))
-    assert torch.allclose(weights_of(one[1]), weights_of(other[1]), atol=1e-9, rtol=0)
-    assert far_apart(one[0], other[0])
-
-
-@pytest.mark.parametrize("seed", [0, 3])
-def test_waves_are_learned_function_by_function(seed):
-    config = quick(seed=seed, epochs=8)
+def test_waves_are_learned_function_by_function():
+    seed, config = 3, quick(seed=3, epochs=8)
     ensemble = ge.train_ensemble(WAVES, [2, 16, 1], 6, config, n_samples=500)
     assert ensemble.labels.tolist() == [0, 0, 1, 1, 2, 2]
     x = 2 * torch.rand(2500, 2, generator=torch.Generator().manual_seed(seed)) - 1
@@ -371,21 +322,23 @@ def inside(x):
     return (circle(x) < 0.7).long()
 
 
-@pytest.mark.parametrize(("function", "u"), [(circle, 1), (circle_and_sum, 2), (inside, 2)])
+@pytest.mark.parametrize(
+    ("function", "u"), [(circle, 1), (circle_and_sum, 2), (inside, 2), (lambda x: inside(x).numpy(), 2)]
+)
 def test_any_function_is_learned(function, u):
     ensemble = ge.train_ensemble(function, [2, 16, u], 3, quick(epochs=20), n_samples=1000)
     assert ensemble.labels.tolist() == [0, 0, 0]
     assert float(ensemble.scores.min()) > 0.9
     x = 2 * torch.rand(3000, 2, generator=torch.Generator().manual_seed(0)) - 1
     output, y = ensemble(x[1000:])[1].detach(), function(x[1000:])
-    expected = (output.argmax(1) == y).double().mean() if u == 2 and y.ndim == 1 else r2_score(y, output)
+    is_classes = function not in (circle, circle_and_sum)
+    expected = (output.argmax(1) == torch.as_tensor(y)).double().mean() if is_classes else r2_score(y, output)
     assert float(ensemble.scores[1]) == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_defaults_depend_on_what_is_learned(monkeypatch):
     seen = []
-    monkeypatch.setattr(_ensemble, "_train_group", lambda *args: seen.append((args[3], args[1].n)))
-    monkeypatch.setattr(_ensemble, "_scores", lambda *_: torch.zeros(2))
+    monkeypatch.setattr(training, "_train_group", lambda *args: seen.append((args[3], args[2].n)))
     for target, widths in ((IRIS, [4, 3]), (ge.datasets.random_waves(2, 17), [17, 1]), (circle, [2, 1])):
         with pytest.raises(TypeError):  # nothing was trained
             ge.train_ensemble(target, widths, 2)
@@ -396,18 +349,9 @@ def test_defaults_depend_on_what_is_learned(monkeypatch):
 @pytest.mark.parametrize("dim", [1, 8, 64])
 def test_ready_made_settings_learn_waves(dim):
     config = dataclasses.replace(ge.TrainConfig.for_waves(dim), progress=False)
-    ensemble = ge.train_ensemble(ge.datasets.random_waves(10, dim), [dim, 64, 64, 1], 10, config)
+    ensemble = ge.train_ensemble(ge.datasets.random_waves(4, dim), [dim, 64, 64, 1], 4, config)
     assert float(ensemble.scores.median()) > 0.98
     assert float(ensemble.scores.min()) > 0.95
-
-
-def test_ready_made_settings_take_the_seed():
-    assert ge.TrainConfig.for_waves(8, seed=7) == dataclasses.replace(ge.TrainConfig.for_waves(8), seed=7)
-    assert ge.TrainConfig.for_waves(64).epochs > ge.TrainConfig.for_waves(1).epochs
-    with pytest.raises(ValueError, match=r"`dim` should be at least 1\. Got 0"):
-        ge.TrainConfig.for_waves(0)
-    with pytest.raises(TypeError, match=r"`dim` should be an integer\. Got 2\.0"):
-        ge.TrainConfig.for_waves(2.0)
 
 
 def test_same_seed_same_result():
@@ -418,38 +362,30 @@ def test_same_seed_same_result():
     assert torch.allclose(weights_of(one[1]), weights_of(other[0]), atol=1e-4)  # the same seed in another place
 
 
-@pytest.mark.parametrize("group_size", [1, 2, 5, 64])
+@pytest.mark.parametrize(("group_size", "chunk"), [(1, 2048), (2, 7), (64, 2048)])
 @pytest.mark.parametrize(
     "target", [double(IRIS), [double(ge.datasets.stack_tasks(IRIS, 1).resample(i)) for i in range(5)]]
 )
-def test_size_of_groups_does_not_matter(target, group_size):
+def test_size_of_groups_and_of_pieces_does_not_matter(target, group_size, chunk, monkeypatch):
     whole = ge.train_ensemble(target, [4, 8, 3], 5, quick())
+    monkeypatch.setattr(training, "ENSEMBLE_CHUNK", chunk)
     ensemble = ge.train_ensemble(target, [4, 8, 3], 5, quick(), group_size=group_size)
     assert torch.allclose(weights_of(ensemble), weights_of(whole), atol=1e-9, rtol=0)
     assert torch.allclose(ensemble.losses, whole.losses, atol=1e-9)
     assert torch.equal(ensemble.scores, whole.scores)
 
 
+WIDE = [784, 512, 512, 10]
+
+
 @pytest.mark.parametrize(
     ("widths", "batch_size", "n_members", "expected"),
-    [
-        ([1, 4, 1], 1, 1000, 63),  # 16 groups of at most 64
-        ([784, 512, 512, 10], 256, 160, 16),
-        ([784, 512, 512, 10], 256, 20, 20),  # rather one group than 16 and 4
-        ([784, 512, 512, 10], 256, 25, 13),
-        ([1, 4, 1], 1, 70, 35),
-        ([1, 4, 1], 1, 3, 3),
-    ],
+    # 16 groups of at most 64; rather one group of 20 than 16 and 4
+    [([1, 4, 1], 1, 1000, 63), ([1, 4, 1], 1, 70, 35), ([1, 4, 1], 1, 3, 3), (WIDE, 256, 160, 16), (WIDE, 256, 20, 20)],
 )
 def test_groups_are_about_equal_and_not_too_large(widths, batch_size, n_members, expected):
     ensemble = ge.MLPEnsemble(widths, 1)[[0] * n_members]
-    assert _ensemble._group_size(ensemble, quick(batch_size=batch_size)) == expected
-
-
-def test_test_part_is_evaluated_whole_in_pieces(monkeypatch):
-    whole = ge.train_ensemble(IRIS, [4, 8, 3], 2, quick())
-    monkeypatch.setattr(_ensemble, "TEST_CHUNK", 7)
-    assert torch.equal(ge.train_ensemble(IRIS, [4, 8, 3], 2, quick()).scores, whole.scores)
+    assert training._group_size(ensemble, quick(batch_size=batch_size)) == expected
 
 
 def test_history_tells_of_all_members():
@@ -480,13 +416,9 @@ def test_training_leaves_the_global_generator_and_the_data_alone():
     assert all(p.requires_grad and p.grad is None for p in ensemble.parameters())
 
 
-def huge(split, scale):
-    return dataclasses.replace(split, y_train=split.y_train * scale)
-
-
 def test_divergence_names_the_member_and_the_epoch():
     splits = [double(values_split(seed=i)) for i in range(5)]
-    splits[3] = huge(splits[3], 1e200)
+    splits[3] = dataclasses.replace(splits[3], y_train=splits[3].y_train * 1e200)
     message = r"Got a loss of inf for member 3 in epoch 1, at a peak rate of 0\.01\..*no network is returned"
     with pytest.raises(FloatingPointError, match=message):
         ge.train_ensemble(splits, [5, 8, 1], 5, quick(), group_size=2)
@@ -500,49 +432,31 @@ def test_divergence_in_the_last_step_is_seen_on_the_test_part():
         ge.train_ensemble(far, [5, 8, 1], 2, quick())
 
 
-def numbers(x):
-    return [0.0] * len(x)
-
-
-def undefined(x):
-    return x[:, 0] / 0
-
-
 @pytest.mark.parametrize(
-    ("changes", "error", "message"),
+    ("changes", "message"),
     [
-        ({"target": 3}, TypeError, "`target` should be a gradembed.Split, one for each member, or a function"),
-        ({"target": [IRIS, 3]}, TypeError, "`target` should be a gradembed.Split, one for each member"),
-        ({"target": [IRIS] * 3}, ValueError, "`target` should hold one split for each member. Got 3 splits for 2"),
-        ({"target": []}, ValueError, "`target` should hold one split for each member. Got 0 splits for 2"),
-        ({"target": [IRIS, ge.datasets.load_iris(0.3)]}, ValueError, "`target` should hold splits of equal shapes and types"),
-        ({"target": [IRIS, double(IRIS)]}, ValueError, "`target` should hold splits of equal .*float64.* for member 1"),
-        ({"target": numbers}, TypeError, "`target` should return a torch.Tensor. Got list"),
-        ({"target": undefined}, ValueError, "`target` should be finite. Got .* NaN or infinite"),
-        ({"target": lambda x: x.T}, ValueError, "`target` should hold one target, .* for each of 2050"),
-        ({"target": WAVES, "widths": [3, 1]}, ValueError, "`widths` should start with 2, the inputs of the waves"),
-        ({"target": WAVES, "widths": [2, 1]}, ValueError, "`n_members` should be a multiple of 3, .* Got 2"),
-        ({"widths": [5, 3]}, ValueError, "`widths` should start with 4, the features of the data. Got 5"),
-        ({"widths": [4, 2]}, ValueError, r"`widths` should give 1 x 3 outputs, one per task and class. Got \[4, 2\]"),
-        ({"target": values_split(2), "widths": [5, 1]}, ValueError, "`widths` should give 2 outputs, one per target"),
-        ({"widths": [4]}, ValueError, "`widths` should give at least features and outputs"),
-        ({"n_members": 0}, ValueError, "`n_members` should be at least 1. Got 0"),
-        ({"config": 3}, TypeError, r"`config` should be a gradembed\.TrainConfig. Got 3"),
-        ({"config": quick(max_shift=1)}, ValueError, "`max_shift` should be 0 for an ensemble. Got 1. .* one by one"),
-        ({"group_size": 0}, ValueError, "`group_size` should be at least 1. Got 0"),
-        ({"group_size": 1.5}, TypeError, "`group_size` should be an integer. Got 1.5"),
-        ({"n_samples": 50}, ValueError, "`n_samples` should be None unless a function is sampled. Got 50 with Split"),
-        ({"target": circle, "n_samples": 0}, ValueError, "`n_samples` should be at least 1. Got 0"),
-        ({"target": circle, "n_samples": "50"}, TypeError, "`n_samples` should be an integer. Got '50'"),
-        ({"activation": nn.PReLU, "widths": [4, 8, 3]}, ValueError, "`activation` should be one of torch's"),
+        ({"target": [IRIS, 3]}, "`target` should be a gradembed.datasets.Split, one for each member, or a function"),
+        ({"target": [IRIS] * 3}, "`target` should hold one split for each member. Got 3 splits for 2"),
+        ({"target": [IRIS, ge.datasets.load_iris(0.3)]}, "`target` should hold splits of equal shapes and types"),
+        ({"target": [IRIS, double(IRIS)]}, "`target` should hold splits of equal .*float64.* for member 1"),
+        ({"target": lambda _: "waves"}, "`target` should be a tensor, or an array or list of numbers. Got 'waves'"),
+        ({"target": lambda x: x[:, 0] / 0}, "`target` should be finite. Got .* NaN or infinite"),
+        ({"target": lambda x: x.T}, r"`target` should have shape \[2050\] or \[2050, t\]"),
+        ({"target": lambda x: x[:, 0] > 0}, "`target` should hold integers. Got a bool tensor"),
+        ({"target": WAVES, "widths": [3, 1]}, "`widths` should start with 2, the inputs of the waves"),
+        ({"target": WAVES, "widths": [2, 1]}, "`n_members` should be a multiple of 3, .* Got 2"),
+        ({"widths": [5, 3]}, "`widths` should start with 4, the features of the data. Got 5"),
+        ({"widths": [4, 2]}, r"`widths` should give 1 x 3 outputs, one per task and class. Got \[4, 2\]"),
+        ({"target": values_split(2), "widths": [5, 1]}, "`widths` should give 2 outputs, one per target"),
+        ({"config": quick(max_shift=1)}, "`max_shift` should be 0 for an ensemble. Got 1. .* one by one"),
+        ({"n_samples": 50}, "`n_samples` should be None unless a function is sampled. Got 50 with Split"),
     ],
-)  # fmt: skip
-def test_what_does_not_fit_is_refused(changes, error, message):
+)
+def test_what_does_not_fit_is_refused(changes, message):
     arguments = {"target": IRIS, "widths": [4, 3], "n_members": 2, "config": quick(), **changes}
     if callable(arguments["target"]):
-        arguments = {"n_samples": 50, **arguments}
-        arguments["widths"] = changes.get("widths", [2, 1])
-    with pytest.raises(error, match=message):
+        arguments |= {"n_samples": 50, "widths": changes.get("widths", [2, 1])}
+    with pytest.raises((ValueError, TypeError), match=message):
         ge.train_ensemble(**arguments)
 
 
@@ -556,7 +470,7 @@ def test_trained_ensemble_is_read_from_the_cache(tmp_path, monkeypatch):
         return cache.call(ge.train_ensemble, WAVES, [2, 8, 1], 3, quick(), n_samples=50, activation=activation)
 
     first = call()
-    monkeypatch.setattr(_ensemble, "_train_group", None)  # cannot train again
+    monkeypatch.setattr(training, "_train_group", None)  # cannot train again
     second = call()
     assert type(second) is ge.MLPEnsemble
     assert repr(second) == repr(first)
@@ -580,16 +494,6 @@ def test_untrained_and_uncommon_ensembles_are_stored_too(tmp_path):
             x = torch.randn(5, 4, dtype=torch.float64)
             assert torch.equal(again(x), ensemble(x))
             assert again.scores is None
-
-
-def test_damaged_entry_is_computed_again(tmp_path):
-    cache = ge.Cache(tmp_path)
-    cache.call(ge.train_ensemble, IRIS, [4, 3], 2, quick())
-    (path,) = tmp_path.glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    with pytest.warns(UserWarning, match="is damaged"):
-        again = cache.call(ge.train_ensemble, IRIS, [4, 3], 2, quick())
-    assert math.isfinite(float(again.scores.sum()))
 
 
 def test_ensembles_are_hashed_by_content():

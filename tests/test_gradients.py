@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gradembed as ge
-from gradembed.gradients import Chain, unit_rows
+from gradembed.gradients import unit_rows
+from gradembed.gradients.chain import Chain
 
 ACTIVATIONS = [
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.ELU, nn.SELU, nn.CELU,

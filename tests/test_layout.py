@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "gradembed"
 # A module imports only what stands before it in this list.
 ORDER = ["_validation", "_context", "_progress", "_files", "_signs", "datasets", "models", "training", "gradients", "interference",
-         "tree", "separation", "fields", "embed", "metrics", "cards", "store", "sweep", "plots", "report"]  # fmt: skip
+         "tree", "modules", "fields", "embed", "metrics", "cards", "store", "sweep", "plots", "report"]  # fmt: skip
 
 
 def module_of(path):

@@ -1,10 +1,13 @@
-"""The multi-layer perceptron: names, arithmetic, seeds, refusals."""
+"""The multi-layer perceptron: names, arithmetic, seeds; and drawing the weights of any network anew."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import gradembed as ge
+from gradembed.models import check_reinitializable
 
 
 def same_weights(one, other):
@@ -13,31 +16,25 @@ def same_weights(one, other):
 
 
 @pytest.mark.parametrize(
-    ("widths", "children"),
-    [
-        ([4, 3], ["output"]),
-        ([4, 8, 3], ["hidden1", "output"]),
-        ([4, 8, 7, 6, 3], ["hidden1", "hidden2", "hidden3", "output"]),
-    ],
-    ids=["no hidden layer", "one", "three"],
+    ("widths", "children"), [([4, 3], ["output"]), ([4, 8, 7, 3], ["hidden1", "hidden2", "output"])]
 )
 def test_children_and_widths_are_as_named(widths, children):
-    network = ge.MLP(widths)
+    network = ge.MLP(widths, nn.Tanh)
     assert [name for name, _ in network.named_children()] == children
+    parts = [["linear", "activation"]] * (len(children) - 1)
+    assert [[name for name, _ in layer.named_children()] for layer in network.children()] == [*parts, []]
+    assert {type(layer.activation) for layer in list(network.children())[:-1]} <= {nn.Tanh}
     assert network.widths == tuple(widths)
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     assert [module.in_features for module in linear] == widths[:-1]
     assert [module.out_features for module in linear] == widths[1:]
 
 
-def test_any_sequence_of_widths_will_do():
-    assert same_weights(ge.MLP((4, 8, 3), seed=0), ge.MLP(iter([4, 8, 3]), seed=0))
-
-
-def test_parts_of_a_hidden_layer_have_names():
-    modules = dict(ge.MLP([4, 8, 3], nn.Tanh).named_modules())
-    assert isinstance(modules["hidden1.linear"], nn.Linear)
-    assert isinstance(modules["hidden1.activation"], nn.Tanh)
+@pytest.mark.parametrize("widths", [(4, 8, 3), iter([4, 8, 3]), np.array([4, 8, 3]), torch.tensor([4, 8, 3])])
+def test_any_integers_will_do(widths):
+    network = ge.MLP(widths, seed=np.int64(0))
+    assert same_weights(network, ge.MLP([4, 8, 3], seed=0))
+    assert [type(width) for width in network.widths] == [int] * 3
 
 
 @pytest.mark.parametrize(("activation", "function"), [(nn.ReLU, lambda z: z.clamp_min(0)), (nn.Tanh, torch.tanh)])
@@ -53,14 +50,10 @@ def test_forward_is_a_chain_of_matrix_products(activation, function):
     assert not torch.allclose(network.hidden1(x), linear + weights[1])  # the activation does something
 
 
-def test_each_hidden_layer_has_an_activation_of_its_own():
-    network = ge.MLP([4, 8, 8, 3], nn.PReLU)
+def test_each_hidden_layer_has_an_activation_of_its_own_from_any_factory():
+    network = ge.MLP([4, 8, 8, 3], lambda: nn.PReLU(init=0.3))
     assert network.hidden1.activation is not network.hidden2.activation
-
-
-def test_activation_may_be_any_function_that_makes_a_module():
-    network = ge.MLP([4, 8, 3], lambda: nn.LeakyReLU(0.3))
-    assert network.hidden1.activation.negative_slope == 0.3
+    assert network.hidden2.activation.weight.tolist() == pytest.approx([0.3])
 
 
 def test_weights_are_drawn_as_torch_draws_them():
@@ -68,25 +61,7 @@ def test_weights_are_drawn_as_torch_draws_them():
     expected = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
     weights = list(ge.MLP([4, 8, 5, 3], seed=7).parameters())
     assert all(torch.equal(a, b) for a, b in zip(weights, expected.parameters(), strict=True))
-
-
-def test_seed_decides_the_weights():
-    assert same_weights(ge.MLP([4, 8, 3], seed=1), ge.MLP([4, 8, 3], seed=1))
-    assert not same_weights(ge.MLP([4, 8, 3], seed=1), ge.MLP([4, 8, 3], seed=2))
-
-
-def test_seed_leaves_the_global_generator_alone():
-    before = torch.get_rng_state()
-    ge.MLP([4, 8, 3], seed=1)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_without_a_seed_weights_come_from_the_global_generator():
-    before = torch.get_rng_state()
-    first, second = ge.MLP([4, 8, 3]), ge.MLP([4, 8, 3])
-    assert not same_weights(first, second)
-    torch.set_rng_state(before)
-    assert same_weights(ge.MLP([4, 8, 3]), first)
+    assert not same_weights(ge.MLP([4, 8, 5, 3], seed=7), ge.MLP([4, 8, 5, 3], seed=8))
 
 
 class Explodes(nn.Module):
@@ -94,102 +69,201 @@ class Explodes(nn.Module):
         raise ZeroDivisionError
 
 
-def test_failure_in_the_middle_leaves_the_global_generator_alone():
+def test_seed_leaves_the_global_generator_alone_and_none_draws_from_it():
     before = torch.get_rng_state()
+    ge.MLP([4, 8, 3], seed=1)
     with pytest.raises(ZeroDivisionError):
         ge.MLP([4, 8, 3], Explodes, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
+    first, second = ge.MLP([4, 8, 3]), ge.MLP([4, 8, 3])
+    assert not same_weights(first, second)
+    torch.set_rng_state(before)
+    assert same_weights(ge.MLP([4, 8, 3]), first)
 
 
 @pytest.mark.parametrize(
-    ("widths", "error", "message"),
+    ("arguments", "error", "message"),
     [
-        ([], ValueError, r"`widths` should be a sequence of layer widths, not empty. Got list \[\]. Pass at least one"),
-        ([4], ValueError, r"`widths` should give at least features and outputs. Got \[4\]. Pass \[d, ..., u\]"),
-        ([4, 0, 3], ValueError, "`widths` should be at least 1. Got 0"),
-        ([4, -2], ValueError, "`widths` should be at least 1. Got -2"),
-        ([4, 2.0, 3], TypeError, "`widths` should be an integer. Got 2.0. Pass an int"),
-        ([4, True, 3], TypeError, "`widths` should be an integer. Got True"),
-        (["4", "3"], TypeError, "`widths` should be an integer. Got '4'"),
-        ("43", TypeError, "`widths` should be a sequence of layer widths. Got '43'. Pass a list"),
-        (4, TypeError, "`widths` should be a sequence of layer widths. Got 4. Pass a list"),
-        (None, TypeError, "`widths` should be a sequence of layer widths. Got None"),
+        (([],), ValueError, r"`widths` should be a sequence of layer widths, not empty. Got list \[\]. Pass at least"),
+        (([4],), ValueError, r"`widths` should give at least features and outputs. Got \[4\]. Pass \[d, ..., u\]"),
+        (("43",), TypeError, "`widths` should be a sequence of layer widths. Got '43'. Pass a list"),
+        *[(([4, 8, 3], wrong), TypeError, r"`activation` should be a class or .* Pass torch\.nn\.Tanh, not")
+          for wrong in (nn.ReLU(), lambda: 3, torch.relu)],
     ],
-)
-def test_widths_are_refused(widths, error, message):
+)  # fmt: skip
+def test_wrong_networks_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
-        ge.MLP(widths)
-
-
-@pytest.mark.parametrize(
-    ("seed", "error", "message"),
-    [
-        (-1, ValueError, "`seed` should be at least 0. Got -1"),
-        (0.5, TypeError, "`seed` should be an integer. Got 0.5"),
-        (True, TypeError, "`seed` should be an integer. Got True"),
-        ("0", TypeError, "`seed` should be an integer. Got '0'"),
-    ],
-)
-def test_seed_is_refused(seed, error, message):
-    with pytest.raises(error, match=message):
-        ge.MLP([4, 3], seed=seed)
-
-
-@pytest.mark.parametrize(
-    "activation",
-    [
-        nn.ReLU(),
-        "relu",
-        None,
-        lambda: 3,
-        list,
-        torch.relu,
-        nn.functional.relu,
-    ],
-)
-def test_activation_is_refused(activation):
-    message = r"`activation` should be a class or function that makes a module .* Pass torch\.nn\.Tanh, not"
-    with pytest.raises(TypeError, match=message):
-        ge.MLP([4, 8, 3], activation)
+        ge.MLP(*arguments)
 
 
 def test_activation_that_no_layer_needs_is_not_called():
     assert ge.MLP([4, 3], Explodes, seed=0).widths == (4, 3)
 
 
-# untrained
+# Drawn anew
 
 
-def test_untrained_copy_has_the_weights_that_the_seed_gives_a_new_network():
-    network = ge.MLP([4, 8, 3], nn.Tanh, seed=7)
-    state = {key: value.clone() for key, value in network.state_dict().items()}
-    twin = ge.untrained(network, seed=3)
-    for key, value in ge.MLP([4, 8, 3], seed=3).state_dict().items():
-        assert torch.equal(twin.state_dict()[key], value)
-        assert torch.equal(network.state_dict()[key], state[key])
-    assert not torch.equal(ge.untrained(network, seed=4).output.weight, twin.output.weight)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ge.MLP([4, 8, 3], nn.Tanh),
+        lambda: nn.LSTM(4, 3),
+        lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True),
+        lambda: nn.TransformerEncoderLayer(4, 2, 8),
+    ],
+    ids=["MLP", "LSTM", "attention", "transformer"],
+)
+def test_untrained_copy_has_the_weights_that_the_seed_gives_a_new_network(make):
+    torch.manual_seed(3)
+    expected, network = make(), make()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    state, random_before = {k: v.clone() for k, v in network.state_dict().items()}, torch.get_rng_state()
+    assert same_weights(ge.untrained(network, seed=np.int64(3)), expected)
+    assert same_weights(ge.untrained(expected, seed=3), expected)  # drawn, though nothing changes
+    assert not same_weights(ge.untrained(network, seed=4), expected)
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
+    assert torch.equal(torch.get_rng_state(), random_before)
 
 
-def test_untrained_copy_resets_running_statistics_and_leaves_the_random_state():
+def test_untrained_copy_resets_running_statistics():
     norm = nn.BatchNorm1d(3)
     norm.running_mean.fill_(9)
-    network = nn.Sequential(nn.Linear(4, 3), norm)
-    before = torch.random.get_rng_state()
-    assert torch.equal(ge.untrained(network)[1].running_mean, torch.zeros(3))
-    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(ge.untrained(nn.Sequential(nn.Linear(4, 3), norm))[1].running_mean, torch.zeros(3))
     assert norm.running_mean.tolist() == [9, 9, 9]
 
 
-class OwnParameter(nn.Module):
-    def __init__(self):
+class LayerScale(nn.Module):
+    def __init__(self, d=3):
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
+        self.gamma = nn.Parameter(torch.full((d,), 1e-5))
+
+    def forward(self, x):
+        return x * self.gamma
 
 
-def test_untrained_refuses_what_cannot_be_drawn_again():
-    with pytest.raises(ValueError, match=r"`model` should have reset_parameters .* Got OwnParameter at '0' without"):
-        ge.untrained(nn.Sequential(OwnParameter()))
-    with pytest.raises(TypeError, match=r"`model` should be a torch.nn.Module. Got 3"):
-        ge.untrained(3)
-    with pytest.raises(ValueError, match=r"`seed` should be at least 0"):
-        ge.untrained(nn.Linear(2, 2), seed=-1)
+class Conv1D(nn.Module):
+    """As in GPT-2."""
+
+    def __init__(self, d=4, u=3):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(d, u)), nn.Parameter(torch.zeros(u))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+class Scaled(nn.Linear):
+    """Inherits a way to draw weights that does not know the scale."""
+
+    def __init__(self):
+        super().__init__(4, 3)
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+class Idle(nn.Linear):
+    """Draws nothing once it is made."""
+
+    def reset_parameters(self):
+        if not hasattr(self, "made"):
+            super().reset_parameters()
+        self.made = True
+
+
+def pruned():
+    return prune.l1_unstructured(nn.Linear(4, 3), "weight", 0.5)
+
+
+def old_weight_norm():
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return weight_norm(nn.Linear(4, 3))
+
+
+KINDS = {
+    "pruned": (pruned, "Linear at '0', pruned or parametrized"),
+    "weight norm": (lambda: parametrizations.weight_norm(nn.Linear(4, 3)), "ParametrizedLinear at '0', pruned or par"),
+    "old weight norm": (old_weight_norm, "Linear at '0', pruned or parametrized"),
+    "spectral norm": (lambda: parametrizations.spectral_norm(nn.Linear(4, 3)), "ParametrizedLinear at '0', pruned"),
+    "old spectral norm": (lambda: spectral_norm(nn.Linear(4, 3)), "Linear at '0', pruned or parametrized"),
+    "layer scale": (lambda: LayerScale(4), "'0.gamma' of LayerScale as it was"),
+    "Conv1D": (Conv1D, "'0.weight' of Conv1D as it was"),
+    "scaled": (Scaled, "'0.scale' of Scaled as it was"),
+    "idle": (lambda: Idle(4, 3), "'0.weight' of Idle as it was"),
+}
+
+
+def build(kind):
+    torch.manual_seed(0)
+    return nn.Sequential(KINDS[kind][0]())
+
+
+def draw_all(module):
+    return [p.normal_(0, 0.1) for p in module.parameters()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_drawn_is_refused_and_the_remedy_works(kind):
+    network, x = build(kind).eval(), torch.randn(5, 4)
+    with torch.no_grad():
+        for parameter in network.parameters():  # trained
+            parameter.mul_(1.5).add_(0.2)
+    output, state = network(x).detach(), {k: v.clone() for k, v in network.state_dict().items()}
+    message = rf"`model` should draw all .* Got {KINDS[kind][1]}.* Pass reinitialize, .* say reinitialize=lambda m: \["
+    for refusing in (check_reinitializable, ge.untrained):
+        with pytest.raises(ValueError, match=message):
+            refusing(network)
+    for remedy in (draw_all, lambda _: build(kind).double()):
+        check_reinitializable(network, remedy)
+        twin, other = (ge.untrained(network, seed, remedy) for seed in (3, 3))
+        assert same_weights(twin, other)
+        assert not torch.allclose(twin(x), output, atol=1e-3)
+        if hasattr(network[0], "weight"):  # also without another forward pass
+            assert not torch.allclose(ge.untrained(network, 3, remedy)[0].weight, network[0].weight)
+        assert not any(module.training for module in twin.modules())
+    assert not same_weights(ge.untrained(network, 3, draw_all), ge.untrained(network, 4, draw_all))
+    assert torch.equal(network(x), output)
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("kind", ["pruned", "old weight norm", "weight norm", "Conv1D", "idle"])
+def test_function_that_leaves_weights_trained_is_refused(kind):
+    network = build(kind)
+    message = r"`reinitialize` should draw all weights of the copy anew. Got '0\..*' of .* as it was. Draw it too"
+
+    def reset(module):
+        return [part.reset_parameters() for part in module.modules() if hasattr(part, "reset_parameters")]
+
+    for idle in (lambda _: None, lambda m: m, lambda _: network, reset):
+        with pytest.raises(ValueError, match=message):
+            ge.untrained(network, reinitialize=idle)
+
+
+def test_function_may_read_the_weights_and_leave_what_is_fixed():
+    network = nn.Sequential(Conv1D(), LayerScale().requires_grad_(False))
+
+    def like(module):
+        module[0].weight.copy_(module[0].weight.std() * torch.randn(4, 3))
+        module[0].bias.zero_()
+
+    twin = ge.untrained(network, 0, like)
+    assert not torch.equal(twin[0].weight, network[0].weight)
+    assert torch.equal(twin[1].gamma, network[1].gamma)
+    with pytest.raises(ValueError, match=r"Got '1.gamma' of LayerScale as it was"):
+        ge.untrained(network.requires_grad_(True), 0, like)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((3,), TypeError, "`model` should be a torch.nn.Module. Got 3"),
+        ((nn.Linear(2, 2), -1), ValueError, "`seed` should be at least 0"),
+        ((nn.Linear(2, 2), 0, "anew"), TypeError, "`reinitialize` should be a function of a module. Got 'anew'"),
+    ],
+)
+def test_untrained_refuses_wrong_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ge.untrained(*arguments)

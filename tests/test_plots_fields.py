@@ -1,10 +1,12 @@
-"""Figures of fields and embeddings: what is drawn where, what is refused, and that nothing is computed."""
+"""Figures of fields, embeddings and planes: what is drawn where, what is refused, and that nothing is computed."""
+
+import math
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from _figures import EveryFigure
+from _figures import legend, line, marks, of_kind
 from matplotlib.colors import to_hex
 
 import gradembed as ge
@@ -18,6 +20,9 @@ LABELS = torch.tensor([2, 0, 2])
 PLACES = torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1], [2, 2]])
 KINDS = [3, 1, 3, 1, 0]
 MASK = torch.tensor([[True, False, False, True], [False] * 4, [False, True, False, False]])
+ACROSS, UP = torch.tensor([-2.0, 0.0, 2.0, 4.0]), torch.tensor([-1.0, 0.0, 1.0])
+COSINE = torch.tensor([[-1.0, -0.5, 0.5, 1.0], [-0.75, -0.25, 0.25, 0.75], [-1.0, -0.5, 0.5, 0.125]])
+POINTS, CLASSES = torch.tensor([[0.0, 1.0], [2.0, 0.0], [-1.0, -1.0], [1.0, 0.5]]), torch.tensor([2, 0, 2, 1])
 
 
 def curves_of(**changes):
@@ -32,160 +37,78 @@ def plane_of(u=2, m=6, d=3, values=True, **changes):
     return ge.GradientFields(**(given | changes))
 
 
-FUNCTIONS = {  # each draws into one Axes
-    "field_1d": lambda **k: plots.field_1d(curves_of(), **k),
-    "field_2d": lambda **k: plots.field_2d(plane_of(), **k),
-    "embedding": lambda **k: plots.embedding(PLACES, KINDS, **k),
-}
-
-
-def names(ax):
-    return [label.get_text() for label in ax.get_legend().get_texts()]
-
-
-def line(curve):
-    return list(zip(*(np.asarray(values).tolist() for values in curve.get_data()), strict=True))
-
-
 def arrows(ax):
     (only,) = ax.collections
     return only
 
 
-def marks(ax):
-    """The places of each scatter, with its colour and marker."""
-    return [
-        (c.get_offsets().tolist(), to_hex(c.get_facecolor()[0]), c.get_paths()[0].vertices.tobytes())
-        for c in ax.collections
-    ]
-
-
-# All of them
-
-
-class TestEveryFigure(EveryFigure):
-    functions = {name: (function, 1, "ax") for name, function in FUNCTIONS.items()}  # noqa: RUF012
-
-
-def test_arguments_stay_as_they_were():
-    fields, plane, places = curves_of(), plane_of(), PLACES.clone()
-    plots.field_1d(fields, predicted=fields.gradients, masked=MASK)
-    plots.field_2d(plane)
-    plots.embedding(places, KINDS)
-    for given, fresh in ((fields, curves_of()), (plane, plane_of())):
-        for name in ("points", "gradients", "values"):
-            assert torch.equal(getattr(given, name), getattr(fresh, name))
-    assert torch.equal(places, PLACES)
+def colors(lines):
+    return [curve.get_color() for curve in lines]
 
 
 # field_1d
 
 
 @pytest.mark.parametrize("values", [False, True])
-def test_curves_are_the_units_in_the_order_of_their_points(values):
-    ax = plots.field_1d(curves_of(), values=values)
-    table = VALUES if values else GRADIENTS
-    for curve, unit in zip(ax.lines, table.tolist(), strict=True):
-        assert line(curve) == sorted(zip(X.tolist(), unit, strict=True))
-    assert ax.get_xlabel() == "x"
-    assert ax.get_ylabel() == ("value f(x)" if values else "gradient df/dx")
-
-
-def test_every_unit_is_drawn_at_its_own_points():
+def test_curves_are_the_units_each_at_its_own_points_in_their_order(values):
     points = torch.stack([X, X + 1, -X])[..., None]
-    ax = plots.field_1d(curves_of(points=points))
-    for curve, x, g in zip(ax.lines, points[..., 0].tolist(), GRADIENTS.tolist(), strict=True):
-        assert line(curve) == sorted(zip(x, g, strict=True))
+    ax = plots.field_1d(curves_of(points=points), values=values)
+    for curve, x, unit in zip(
+        ax.lines, points[..., 0].tolist(), (VALUES if values else GRADIENTS).tolist(), strict=True
+    ):
+        assert line(curve) == sorted(zip(x, unit, strict=True))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "value f(x)" if values else "gradient df/dx")
 
 
-def test_colours_are_those_of_the_labels_which_stand_in_the_legend_once():
+def test_colors_are_those_of_the_labels_which_stand_in_the_legend_once():
     ax = plots.field_1d(curves_of())
-    assert [curve.get_color() for curve in ax.lines] == [plots.COLOURS[i] for i in (2, 0, 2)]
-    assert names(ax) == ["function 2", "function 0"]
+    assert colors(ax.lines) == [plots.COLORS[i] for i in (2, 0, 2)]
+    assert legend(ax) == ["function 2", "function 0"]
     many = plots.field_1d(curves_of(labels=torch.tensor([2, 12, 7])))
-    assert [curve.get_color() for curve in many.lines] == [plots.COLOURS[i] for i in (2, 2, 7)]
+    assert colors(many.lines) == [plots.COLORS[i] for i in (2, 2, 7)]
 
 
-def test_without_labels_units_have_their_own_colours_and_no_legend():
-    ax = plots.field_1d(curves_of(labels=None))
-    assert [curve.get_color() for curve in ax.lines] == list(plots.COLOURS[:3])
+@pytest.mark.parametrize("units", [None, [2, 0], (2, 0), torch.tensor([2, 0]), np.array([2, 0])])
+def test_some_units_without_labels_have_their_own_colors_and_no_legend(units):
+    ax = plots.field_1d(curves_of(labels=None), units)
+    chosen = [0, 1, 2] if units is None else [2, 0]
+    assert colors(ax.lines) == [plots.COLORS[i] for i in chosen]
+    assert [max(curve.get_ydata()) for curve in ax.lines] == GRADIENTS[chosen].amax(1).tolist()
     assert ax.get_legend() is None
 
 
-@pytest.mark.parametrize("units", [[2, 0], (2, 0), torch.tensor([2, 0]), np.array([2, 0])])
-def test_some_units_are_drawn_in_the_given_order(units):
-    ax = plots.field_1d(curves_of(labels=None), units)
-    assert [curve.get_color() for curve in ax.lines] == [plots.COLOURS[2], plots.COLOURS[0]]
-    assert [max(curve.get_ydata()) for curve in ax.lines] == [1, 4]
-
-
-@pytest.mark.parametrize("masked", [None, MASK])
+@pytest.mark.parametrize("masked", [None, MASK, MASK.numpy(), MASK.tolist()])
 def test_predictions_are_crosses_where_they_were_asked_for(drawn, masked):
     predicted = (GRADIENTS[..., None] + 0.25).requires_grad_()
     ax = plots.field_1d(curves_of(), [0, 2], predicted=predicted, masked=masked)
-    curves, crosses = ax.lines[::2], ax.lines[1::2]
-    for unit, curve, cross in zip([0, 2], curves, crosses, strict=True):
+    for unit, curve, cross in zip([0, 2], ax.lines[::2], ax.lines[1::2], strict=True):
         asked = range(4) if masked is None else np.flatnonzero(MASK[unit])
         assert (cross.get_marker(), cross.get_linestyle()) == ("x", "None")
         assert line(cross) == [(float(X[i]), float(GRADIENTS[unit, i]) + 0.25) for i in asked]
         assert cross.get_color() == curve.get_color()
-    assert names(ax) == ["function 2"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"fields": plane_of()}, ValueError, "`fields` should have one dimension. Got 3. Use field_2d"),
-        ({"fields": curves_of(values=None), "values": True}, ValueError, "`values` should be False for fields without "
-         "values. Got True. Draw the gradients"),
-        ({"predicted": GRADIENTS}, ValueError, r"`predicted` should have shape \[3, 4, 1\], that of the gradients. "
-         r"Got .* shape \[3, 4\]"),
-        ({"predicted": VALUES[..., None], "values": True}, ValueError, "`values` should be False with `predicted`"),
-        ({"masked": MASK}, ValueError, "`masked` should be None without `predicted`. Got a bool tensor"),
-        ({"predicted": GRADIENTS[..., None], "masked": MASK[:2]}, ValueError,
-         r"`masked` should be a mask of shape \[3, 4\]. Got a bool tensor of shape \[2, 4\]. Take it as field_mask"),
-        ({"predicted": GRADIENTS[..., None], "masked": MASK.long()}, ValueError,
-         r"`masked` should be a mask of shape \[3, 4\]. Got a int64 tensor"),
-        ({"units": [3]}, ValueError, "`units` should lie between 0 and 2. Got 3. Choose some of them"),
-        ({"units": [0, -1]}, ValueError, "`units` should lie between 0 and 2. Got -1"),
-        ({"units": []}, ValueError, "`units` should be a list of units, not empty"),
-        ({"units": [0.5]}, TypeError, "`units` should be an integer. Got 0.5"),
-        ({"units": 1}, TypeError, "`units` should be a list of units. Got 1"),
-    ],
-)  # fmt: skip
-def test_field_1d_refuses(arguments, error, message):
-    with pytest.raises(error, match=message):
-        plots.field_1d(**({"fields": curves_of()} | arguments))
-    assert plt.get_fignums() == []
+    assert legend(ax) == ["function 2"]
 
 
 # field_2d
 
 
-@pytest.mark.parametrize("axes", [(0, 1), (2, 0)])
+@pytest.mark.parametrize("axes", [(0, 1), [2, 0], np.array([2, 0])])
 def test_arrows_stand_at_the_points_and_are_the_gradients(drawn, axes):
-    fields = plane_of()
+    fields, axes_list = plane_of(), list(axes)
     ax = plots.field_2d(fields, 1, axes=axes)
     drawn_arrows = arrows(ax)
-    assert drawn_arrows.get_offsets().tolist() == fields.points[1][:, axes].tolist()
-    assert np.array_equal(np.stack([drawn_arrows.U, drawn_arrows.V], 1), fields.gradients[1][:, axes])
+    assert drawn_arrows.get_offsets().tolist() == fields.points[1][:, axes_list].tolist()
+    assert np.array_equal(np.stack([drawn_arrows.U, drawn_arrows.V], 1), fields.gradients[1][:, axes_list])
     assert drawn_arrows.angles == "xy"  # as they point in the plane, whatever its scales
     assert (ax.get_xlabel(), ax.get_ylabel()) == tuple(f"dimension {axis}" for axis in axes)
-
-
-def test_colours_are_the_values_and_explained():
-    fields = plane_of()
-    ax = plots.field_2d(fields, 1, xlabel="length", ylabel="width")
-    assert arrows(ax).get_array().tolist() == fields.values[1].tolist()
-    _, bar = ax.figure.axes
-    assert bar.get_ylabel() == "value of the unit"
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("length", "width")
+    assert drawn_arrows.get_array().tolist() == fields.values[1].tolist()
+    assert ax.figure.axes[1].get_ylabel() == "value of the unit"
 
 
 def test_without_values_all_arrows_are_alike(drawn):
     ax = plots.field_2d(plane_of(values=False))
     assert arrows(ax).get_array() is None
-    assert {to_hex(colour) for colour in arrows(ax).get_facecolor()} == {to_hex(plots.COLOURS[0])}
+    assert {to_hex(color) for color in arrows(ax).get_facecolor()} == {to_hex(plots.COLORS[0])}
     assert len(ax.figure.axes) == 1
 
 
@@ -200,30 +123,25 @@ def test_shared_points_serve_every_unit():
     "changes",
     [
         {"gradients": torch.zeros(2, 6, 3)},
-        {"points": torch.zeros(2, 6, 3)},
+        {"points": torch.zeros(2, 6, 3)},  # one place
         {"points": torch.zeros(2, 1, 3), "m": 1},
         {"points": torch.ones(6, 3), "gradients": torch.zeros(2, 6, 3)},
         {"points": 1e30 * torch.randn(6, 3)},
         {"gradients": 1e-30 * torch.randn(2, 6, 3)},
     ],
-    ids=["no gradient", "one place", "one point", "one place, no gradient", "far apart", "short"],
 )
 def test_any_field_is_drawn(values, changes):
     ax = plots.field_2d(plane_of(values=values, **changes))
     ax.figure.canvas.draw()
-    assert np.isfinite(arrows(ax).scale)
-    assert arrows(ax).scale > 0
+    assert 0 < arrows(ax).scale < math.inf
 
 
 def test_arrows_point_where_the_gradients_do():
     """Arrows of the data's coordinates: on the screen they turn with the scales of the axes."""
     points = torch.tensor([[0.0, 0], [4, 1], [0, 1], [4, 0]])
-    gradients = torch.tensor([[1.0, 1]]).expand(4, 2)
-    ax = plots.field_2d(ge.GradientFields(points, gradients[None]))
-    figure = ax.figure
-    figure.canvas.draw()
-    drawn_arrows = arrows(ax)
-    vertices = drawn_arrows.get_paths()[0].vertices
+    ax = plots.field_2d(ge.GradientFields(points, torch.ones(1, 4, 2)))
+    ax.figure.canvas.draw()
+    vertices = arrows(ax).get_paths()[0].vertices
     tip = vertices[np.linalg.norm(vertices - vertices.mean(0), axis=1).argmax()]
     start, end = ax.transData.transform([[0, 0], [1, 1]])
     expected = (end - start) / np.linalg.norm(end - start)
@@ -231,109 +149,148 @@ def test_arrows_point_where_the_gradients_do():
     assert tip / np.linalg.norm(tip) == pytest.approx(expected, abs=0.05)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"unit": 2}, ValueError, "`unit` should lie between 0 and 1. Got 2. Choose one of them"),
-        ({"unit": -1}, ValueError, "`unit` should lie between 0 and 1. Got -1"),
-        ({"unit": 0.5}, TypeError, "`unit` should be an integer. Got 0.5"),
-        ({"axes": (0, 3)}, ValueError, "`axes` should lie between 0 and 2. Got 3"),
-        ({"axes": (0, "x")}, TypeError, "`axes` should be an integer. Got 'x'"),
-        ({"axes": (0,)}, ValueError, "`axes` should name two dimensions. Got 1. Pass a pair"),
-        ({"axes": (0, 1, 2)}, ValueError, "`axes` should name two dimensions. Got 3"),
-        ({"fields": curves_of()}, ValueError, "`axes` should lie between 0 and 0. Got 1"),
-    ],
-)
-def test_field_2d_refuses(arguments, error, message):
-    with pytest.raises(error, match=message):
-        plots.field_2d(**({"fields": plane_of()} | arguments))
-    assert plt.get_fignums() == []
-
-
 # embedding
 
 
 @pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
-def test_units_have_the_colours_of_their_labels(kind):
+def test_units_have_the_colors_of_their_labels(kind):
     ax = plots.embedding(kind(PLACES.tolist()), kind(KINDS), method="umap")
-    drawn_marks = marks(ax)
-    assert [place for place, _, _ in drawn_marks] == [[[2, 2]], [[1, 0], [1, 1]], [[0, 0], [0, 1]]]
-    assert [colour for _, colour, _ in drawn_marks] == [to_hex(plots.COLOURS[i]) for i in (0, 1, 3)]
-    assert len({shape for _, _, shape in drawn_marks}) == 1
-    assert names(ax) == ["0", "1", "3"]
+    places, found, shapes = zip(*marks(ax), strict=True)
+    assert places == ([[2, 2]], [[1, 0], [1, 1]], [[0, 0], [0, 1]])
+    assert found == tuple(to_hex(plots.COLORS[i]) for i in (0, 1, 3))
+    assert len(set(shapes)) == 1
+    assert legend(ax) == ["0", "1", "3"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("umap 1", "umap 2")
     assert len(ax.get_xticks()) == len(ax.get_yticks()) == 0
 
 
-def test_axes_without_a_method_are_numbered():
-    ax = plots.embedding(PLACES, KINDS)
+def test_labels_are_named_and_axes_without_a_method_numbered(drawn):
+    ax = plots.embedding(PLACES.clone().requires_grad_(), KINDS, label_names=["a", "b", "c", "d"])
+    assert legend(ax) == ["a", "b", "d"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("1", "2")
-
-
-def test_tensors_that_require_a_gradient_are_drawn(drawn):
-    ax = plots.embedding(PLACES.clone().requires_grad_(), KINDS)
-    assert [place for place, _, _ in marks(ax)] == [[[2, 2]], [[1, 0], [1, 1]], [[0, 0], [0, 1]]]
-
-
-def test_labels_are_named():
-    assert names(plots.embedding(PLACES, KINDS, label_names=["a", "b", "c", "d"])) == ["a", "b", "d"]
     assert plots.embedding(PLACES, KINDS, legend=False).get_legend() is None
 
 
 @pytest.mark.parametrize("marker_names", [None, ["A", "B"]])
-def test_markers_are_told_apart_and_named_if_they_have_names(marker_names):
-    ax = plots.embedding(PLACES, KINDS, markers=[0, 0, 1, 0, 1], marker_names=marker_names)
-    found = {tuple(place): (colour, shape) for places, colour, shape in marks(ax) for place in places}
+@pytest.mark.parametrize("markers", [[0, 0, 1, 0, 1], np.array([False, False, True, False, True])])
+def test_markers_are_told_apart_and_named_if_they_have_names(markers, marker_names):
+    ax = plots.embedding(PLACES, KINDS, markers=markers, marker_names=marker_names)
+    found = {tuple(place): (color, shape) for places, color, shape in marks(ax) for place in places}
     assert found[0, 0][0] == found[0, 1][0]  # the same label
     assert found[0, 0][1] == found[1, 1][1] != found[0, 1][1] == found[2, 2][1]
-    if marker_names:
-        assert names(ax) == ["1, A", "3, A", "0, B", "3, B"]
-    else:
-        assert names(ax) == ["1", "3", "0"]  # each once, though 3 has two markers
+    # without names each label stands there once, though 3 has two markers
+    assert legend(ax) == (["1, A", "3, A", "0, B", "3, B"] if marker_names else ["1", "3", "0"])
 
 
-def test_negative_labels_without_names_are_drawn(drawn):
-    """Clusterings number what is in no cluster -1: grey, the tenth colour."""
+def test_negative_labels_are_drawn_and_more_labels_than_colors_start_again(drawn):
+    """Clusterings number what is in no cluster -1: grey, the tenth color."""
     ax = plots.embedding(PLACES, [-1, 0, 0, 1, 1])
-    assert marks(ax)[0][1] == to_hex(plots.COLOURS[9])
-    assert names(ax) == ["-1", "0", "1"]
+    assert marks(ax)[0][1] == to_hex(plots.COLORS[9])
+    assert legend(ax) == ["-1", "0", "1"]
+    found = [color for _, color, _ in marks(plots.embedding(np.zeros((12, 2)), range(12)))]
+    assert found[10:] == found[:2]
+    assert len(set(found)) == 10
 
 
-def test_more_labels_than_colours_start_again():
-    ax = plots.embedding(np.zeros((12, 2)), range(12))
-    colours = [colour for _, colour, _ in marks(ax)]
-    assert colours[10:] == colours[:2]
-    assert len(set(colours)) == 10
+# cosine_map
 
 
-def test_a_projection_is_drawn(drawn):
-    projected = ge.metrics.project_2d(torch.randn(9, 4), method="pca")
-    ax = plots.embedding(projected.coordinates, torch.zeros(9, dtype=torch.int64), method=projected.method)
-    assert marks(ax)[0][0] == projected.coordinates.tolist()
+def mesh(ax):
+    (only,) = of_kind(ax, "QuadMesh")
+    return only
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    "kind", [torch.Tensor.clone, torch.Tensor.requires_grad_, torch.Tensor.numpy, torch.Tensor.tolist]
+)
+def test_the_map_has_every_cosine_at_its_place(drawn, kind):
+    across, up, cosine, points = (kind(t.clone()) for t in (ACROSS, UP, COSINE, POINTS))
+    ax = plots.cosine_map(across, up, cosine, points=points, xlabel="first", ylabel="second")
+    assert np.array_equal(mesh(ax).get_array(), COSINE)
+    assert mesh(ax).get_clim() == (-1, 1)
+    corners = mesh(ax).get_coordinates()
+    assert corners[0, :, 0].tolist() == [-3, -1, 1, 3, 5]  # a place is the middle of its cell
+    assert corners[:, 0, 1].tolist() == [-1.5, -0.5, 0.5, 1.5]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("first", "second")
+    negative, zero, positive = (mesh(ax).cmap(mesh(ax).norm(value))[:3] for value in (-1.0, 0.0, 1.0))
+    assert negative[2] > 2 * negative[0]  # blue
+    assert min(zero) > 0.9
+    assert positive[0] > 2 * positive[2]  # red: they agree
+    assert ax.figure.axes[1].get_ylabel() == "cosine of gradients"
+    assert [places for places, *_ in marks(ax)] == [POINTS.tolist()]  # all alike without classes
+    assert ax.get_legend() is None
+
+
+def test_the_line_is_where_the_sign_changes():
+    (contour,) = of_kind(plots.cosine_map(ACROSS, UP, COSINE), "QuadContourSet")
+    vertices = np.concatenate([path.vertices for path in contour.get_paths()])
+    assert np.allclose(vertices[:, 0], 1)  # between 0, where all are below 0, and 2, where all are above
+    assert (vertices[:, 1].min(), vertices[:, 1].max()) == (-1, 1)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, -1.0, math.nan])
+def test_without_a_change_of_sign_there_is_no_line(drawn, value):
+    ax = plots.cosine_map(ACROSS, UP, torch.full((3, 4), value))
+    assert [type(collection).__name__ for collection in ax.collections] == ["QuadMesh"]
+
+
+def test_places_without_a_gradient_are_grey():
+    table = COSINE.clone()
+    table[1, 2] = math.nan
+    ax = plots.cosine_map(ACROSS, UP, table, colorbar=False)
+    assert len(ax.figure.axes) == 1
+    ax.figure.canvas.draw()
+    pixels = np.asarray(ax.figure.canvas.buffer_rgba())
+    for x, grey in ((2.0, True), (4.0, False)):
+        column, row = ax.transData.transform((x, 0.0)).round().astype(int)
+        assert (to_hex(pixels[len(pixels) - row, column] / 255) == "#bbbbbb") is grey
+
+
+@pytest.mark.parametrize("label_names", [None, ["ash", "oak", "elm"], ["ash", "oak", "elm", "never seen"]])
+def test_points_have_the_color_marker_and_name_of_their_class(drawn, label_names):
+    ax = plots.cosine_map(ACROSS, UP, COSINE, points=POINTS, labels=CLASSES, label_names=label_names)
+    places, found, shapes = zip(*marks(ax), strict=True)
+    assert places == ([[2, 0]], [[1, 0.5]], [[0, 1], [-1, -1]])
+    assert found == tuple(to_hex(color) for color in plots.COLORS[:3])
+    assert len(set(shapes)) == 3
+    assert legend(ax) == (label_names[:3] if label_names else ["0", "1", "2"])
+
+
+# Refusals with words of their own
+
+
+PREDICTED = {"predicted": GRADIENTS[..., None]}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
     [
-        ({"coordinates": PLACES[:, :1]}, ValueError, r"`coordinates` should have shape \[u, 2\]. Got \[5, 1\]. P"),
-        ({"coordinates": PLACES[0]}, ValueError, r"`coordinates` should have shape \[u, 2\]. Got \[2\]"),
-        ({"coordinates": PLACES[:0], "labels": []}, ValueError, r"`coordinates` should have shape \[u, 2\]. Got \[0"),
-        ({"coordinates": PLACES / 0}, ValueError, "`coordinates` should be finite numbers. Got others. Drop"),
-        ({"coordinates": [["a", "b"]] * 5}, ValueError, "`coordinates` should be finite numbers. Got others"),
-        ({"labels": KINDS[:4]}, ValueError, r"`labels` should be one for each of 5 units. Got \[4\]. Pass as many"),
-        ({"labels": [KINDS]}, ValueError, r"`labels` should be one for each of 5 units. Got \[1, 5\]"),
-        ({"labels": list("abcde")}, TypeError, "`labels` should be whole numbers. Got type <U1. Number them"),
-        ({"labels": torch.zeros(5)}, TypeError, "`labels` should be whole numbers. Got type float32"),
-        ({"markers": [0]}, ValueError, r"`markers` should be one for each of 5 units. Got \[1\]"),
-        ({"markers": [0.5] * 5}, TypeError, "`markers` should be whole numbers. Got type float64"),
-        ({"label_names": list("abc")}, ValueError, "`label_names` should name every number from 0 on. Got 3 names for "
-         "0 to 3. Name them all"),
-        ({"labels": [-1, 0, 0, 1, 1], "label_names": list("ab")}, ValueError, "`label_names` should name every number "
-         "from 0 on. Got 2 names for -1 to 1"),
-        ({"markers": [0, 1, 0, 1, 2], "marker_names": list("AB")}, ValueError, "`marker_names` should name every "),
+        (lambda: plots.field_1d(plane_of()), "`fields` should have one dimension. Got 3. Use field_2d"),
+        (lambda: plots.field_1d(curves_of(values=None), values=True), "`values` should be False for fields without v"),
+        (lambda: plots.field_1d(curves_of(), predicted=GRADIENTS), r"`predicted` should have shape \[3, 4, 1\]. Got"),
+        (lambda: plots.field_1d(curves_of(), **PREDICTED, values=True), "`values` should be False with `predicted`"),
+        (lambda: plots.field_1d(curves_of(), masked=MASK), "`masked` should be None without `predicted`. Got a bool"),
+        (lambda: plots.field_1d(curves_of(), **PREDICTED, masked=MASK[:2]), r"`masked` should have shape \[3, 4\]. G"),
+        (lambda: plots.field_1d(curves_of(), **PREDICTED, masked=MASK.long()), "`masked` should be a mask, True or"),
+        (lambda: plots.field_1d(curves_of(), [3]), "`units` should lie between 0 and 2, the units of the fields. Got"),
+        (lambda: plots.field_2d(plane_of(), 2), "`unit` should be at least 0 and at most 1. Got 2"),
+        (lambda: plots.field_2d(plane_of(), axes=(0, 3)), "`axes` should lie between 0 and 2, the dimensions. Got 3"),
+        (lambda: plots.field_2d(plane_of(), axes=(0, 1, 2)), "`axes` should be a pair of dimensions. Got 3"),
+        (lambda: plots.embedding(PLACES[0], KINDS), r"`coordinates` should have shape \[u, 2\]. Got .* shape \[2\]"),
+        (lambda: plots.embedding(PLACES, list("abcde")), "`labels` should be a tensor, or an array or list of numbers"),
+        (lambda: plots.embedding(PLACES, KINDS, markers=[0.5] * 5), "`markers` should be whole numbers. Got type f"),
+        (lambda: plots.embedding(PLACES, KINDS, label_names=list("abc")), "`label_names` should name every number "
+         "from 0 on. Got 3 names for 0 to 3. Name them all"),
+        (lambda: plots.embedding(PLACES, [-1, 0, 0, 1, 1], label_names=["a", "b"]), "Got 2 names for -1 to 1"),
+        (lambda: plots.cosine_map(ACROSS, UP, COSINE.T), r"`cosine` should have shape \[3, 4\]. Got .* \[4, 3\]"),
+        (lambda: plots.cosine_map(ACROSS, UP[:1], COSINE[:1]), "`vertical` should hold at least two places, each once"),
+        (lambda: plots.cosine_map(ACROSS, UP * 0, COSINE), "`vertical` should hold at least two places, each once"),
+        (lambda: plots.cosine_map(ACROSS, UP, COSINE, points=torch.ones(4, 3)), r"`points` should have shape \[n, 2\]"),
+        (lambda: plots.cosine_map(ACROSS, UP, COSINE, labels=CLASSES), "`labels` should be None without `points`. Got "
+         ".* Pass the points too"),
     ],
 )  # fmt: skip
-def test_embedding_refuses(arguments, error, message):
-    with pytest.raises(error, match=message):
-        plots.embedding(**({"coordinates": PLACES, "labels": KINDS} | arguments))
+def test_what_cannot_be_drawn_is_refused(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):  # which of them stands in the table of abuses
+        call()
     assert plt.get_fignums() == []

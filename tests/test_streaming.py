@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import gradembed as ge
-from gradembed.gradients import Session, Stream
+from gradembed.gradients import Session
+from gradembed.gradients.batches import Stream
 
 MEASURES = ("cosine", "abs_cosine", "conflict", "norm_similarity", "norm", "undefined", "count")
 X = torch.randn(150, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

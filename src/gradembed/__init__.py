@@ -42,11 +42,11 @@ from gradembed.fields import (
     sample_points,
     sobol_points,
 )
-from gradembed.gradients import UnitGradients, unit_gradients
+from gradembed.gradients import Site, UnitGradients, unit_gradients
 from gradembed.interference import Interference, interference
 from gradembed.models import MLP, MLPEnsemble, untrained
+from gradembed.modules import TaskModules, ablated, task_modules
 from gradembed.report import report
-from gradembed.separation import TaskModules, ablated, task_modules
 from gradembed.store import Cache
 from gradembed.sweep import SweepResult, sweep
 from gradembed.training import TrainConfig, TrainingRun, train, train_ensemble
@@ -63,7 +63,7 @@ __all__ = [
     # models and training
     "MLP", "MLPEnsemble", "TrainConfig", "TrainingRun", "train", "train_ensemble", "untrained",
     # gradients
-    "UnitGradients", "unit_gradients",
+    "Site", "UnitGradients", "unit_gradients",
     # interference
     "Interference", "interference",
     # tree

@@ -32,7 +32,9 @@ def refuse(name: str, rule: str, got: object, remedy: str, error: type[Exception
     Raises:
         error: Always.
     """
-    raise error(f"`{name}` should {rule}. Got {got}. {remedy}.")
+    refusal = error(f"`{name}` should {rule}. Got {got}. {remedy}.")
+    refusal.is_refusal = True  # type: ignore[attr-defined]  # tells it from what a caller's model raises
+    raise refusal
 
 
 def describe(value: object) -> str:
@@ -119,7 +121,14 @@ def as_positions(name: str, value: Any, size: int, what: str) -> list[int]:
 
 
 def as_tensor(
-    name: str, value: Any, axes: str, *, kind: str = "float", like: Tensor | None = None, **sizes: int
+    name: str,
+    value: Any,
+    axes: str,
+    *,
+    kind: str = "float",
+    like: Tensor | None = None,
+    gaps: bool = False,
+    **sizes: int,
 ) -> Tensor:
     """Read a dense, finite, non-empty tensor of given axes; arrays and lists of numbers are taken too.
 
@@ -130,12 +139,13 @@ def as_tensor(
         kind: "float": float32 or float64 (lists of numbers become torch's default type); "int": integers, which
             become int64; "any": either of them as it is.
         like: A tensor whose precision (for floats) and device it has to share.
+        gaps: Whether NaN is taken for a number that is missing.
         **sizes: Of axes that are known.
 
     Returns:
         The tensor, without its graph; one of inference mode is copied.
     """
-    tensor = _tensor_of(name, value, kind)
+    tensor = _tensor_of(name, value, kind, like)
     check_dense(name, tensor)
     if kind == "float" and tensor.dtype not in FLOAT_TYPES:
         refuse(name, "be float32 or float64", describe(tensor), f"Convert it with {name}.float()")
@@ -151,15 +161,16 @@ def as_tensor(
     if tensor.numel() == 0:
         refuse(name, "hold at least one number", describe(tensor), "Pass a non-empty one")
     if tensor.is_floating_point() and not is_finite(tensor):
-        bad = int((~tensor.isfinite()).sum())
-        refuse(name, "be finite", f"{bad} NaN or infinite values of {tensor.numel()}", "Clean or drop them")
+        bad = int((tensor.isinf() if gaps else ~tensor.isfinite()).sum())
+        if bad:
+            refuse(name, "be finite", f"{bad} NaN or infinite values of {tensor.numel()}", "Clean or drop them")
     if like is not None and (tensor.device != like.device or (kind == "float" and tensor.dtype != like.dtype)):
         rule = f"have the precision and device of the rest, {str(like.dtype).removeprefix('torch.')} on {like.device}"
         refuse(name, rule, f"{describe(tensor)} on {tensor.device}", f"Convert it with {name}.to(...)")
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _tensor_of(name: str, value: Any, kind: str) -> Tensor:
+def _tensor_of(name: str, value: Any, kind: str, like: Tensor | None) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     try:
@@ -169,7 +180,8 @@ def _tensor_of(name: str, value: Any, kind: str) -> Tensor:
         if array.dtype.kind not in "fiub" or (kind == "float" and array.dtype.kind == "b"):
             raise TypeError
         if not isinstance(value, np.ndarray | np.generic):  # Python's numbers have no precision of their own
-            return torch.tensor(array.tolist(), dtype=torch.get_default_dtype() if kind == "float" else None)
+            own = torch.get_default_dtype() if like is None else like.dtype
+            return torch.tensor(array.tolist(), dtype=own if kind == "float" else None)
         return torch.from_numpy(np.ascontiguousarray(array).copy())
     except (TypeError, ValueError, RuntimeError):
         refuse(name, "be a tensor, or an array or list of numbers", describe(value), "Convert it", TypeError)
@@ -439,3 +451,18 @@ def try_forward(model: nn.Module, x: Tensor, name: str = "x") -> Tensor:
             "Wrap it in a module that does",
         )
     return output
+
+
+def as_names(name: str, value: Any, n: int | None = None, things: str = "units") -> list[str]:
+    """Read a list of strings, one for each of n things (``None``: any number).
+
+    Returns:
+        The strings.
+    """
+    listed = as_list(name, value, "a list of names")
+    wrong = [item for item in listed if not isinstance(item, str)]
+    if wrong:
+        refuse(name, "hold strings", describe(wrong[0]), f"Convert them with map(str, {name})", TypeError)
+    if n is not None and len(listed) != n:
+        refuse(name, f"name each of {n} {things}", len(listed), "Name them all")
+    return listed

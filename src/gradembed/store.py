@@ -33,7 +33,7 @@ from gradembed.gradients import UnitGradients
 from gradembed.interference import Interference
 from gradembed.metrics import Enrichment, Estimate, ProbeScore, Projection, RetrievalScore, UnitMatching
 from gradembed.models import MLPEnsemble
-from gradembed.separation import TaskModules
+from gradembed.modules import TaskModules
 from gradembed.training import TrainConfig, TrainingRun
 from gradembed.tree import GradientTree
 

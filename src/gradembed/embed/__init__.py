@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gradembed.embed._arrays import RowEmbedder
 from gradembed.embed._descriptor import FieldDescriptor
-from gradembed.embed._embedder import GradientFieldEmbedder
+from gradembed.embed._embedder import GradientFieldEmbedder, RowEmbedder
 
 __all__ = ["FieldDescriptor", "GradientFieldEmbedder", "RowEmbedder"]

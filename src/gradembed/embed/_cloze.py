@@ -1,18 +1,22 @@
-"""Training of the cloze: predict the gradients at left-out points from the rest, through a bottleneck."""
+"""The cloze: an encoder of what is seen and a decoder of what is left out, trained together through a bottleneck."""
 
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradembed import _progress
-from gradembed.embed._canonical import Canonical
-from gradembed.embed._network import Decoder, Encoder, schedule
-from gradembed.embed._poses import turn_axes
+from gradembed._validation import as_integer, as_number, is_finite, refuse
+from gradembed.embed._coordinates import Canonical, align_axes
+from gradembed.fields._points import as_fraction
 
+WARM_UP = 0.1  # share of the steps
 UNITS_PER_STEP = 160
 POINTS_PER_STEP = 32
 NOISE = 0.25  # on the embedding, whose inputs have spread 1: what tells less than this apart is not worth telling
@@ -22,38 +26,130 @@ CHECK_EVERY = 50
 PATIENCE = 8  # checks without a better one
 HELD_OUT = 8  # one unit in so many is not learned from
 ENOUGH = 24  # with fewer units, none is spared, and views are held out instead
-POSE_POINTS = 64
-POSES_UNTIL = 0.8  # of the steps
-
-
-@dataclass(frozen=True)
-class Views:
-    """Each unit several times, with different points left out. In shapes, v counts views.
-
-    Attributes:
-        inputs: Of the encoder, from what is seen, [v, u, p].
-        hidden: What is left out, [v, u, m].
-        n_rows: How many of the inputs are principal components.
-    """
-
-    inputs: Tensor
-    hidden: Tensor
-    n_rows: int
+ALIGN_POINTS = 64
+ALIGN_UNTIL = 0.8  # of the steps
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the cloze is trained: as for `GradientFieldEmbedder`."""
+    """How a cloze is trained, read from an estimator's parameters of the same names."""
 
     n_components: int
-    width: int
     max_steps: int
+    width: int
     learning_rate: float
-    progress: bool
+    mask_fraction: float
+
+    @classmethod
+    def read(cls, estimator: Any) -> Settings:
+        """Return an estimator's settings, refusing those that are out of range."""
+        counts = {
+            name: as_integer(name, getattr(estimator, name), 1) for name in ("n_components", "max_steps", "width")
+        }
+        rate = as_number("learning_rate", estimator.learning_rate, 0, 1e35, open_low=True)  # in float32
+        return cls(**counts, learning_rate=rate, mask_fraction=as_fraction("mask_fraction", estimator.mask_fraction))
+
+    def check_converged(self, name: str, numbers: Tensor) -> None:
+        """Refuse to go on where training has run away to infinity."""
+        if not is_finite(numbers):
+            got = f"{self.learning_rate}, with which {name} became infinite or NaN"
+            refuse("learning_rate", "be small enough to converge", got, "Pass a smaller one", FloatingPointError)
+
+
+class Encoder(nn.Module):
+    """From principal components of what is seen to the bottleneck: the first few of them, and a learnt correction.
+
+    The correction starts at zero, so that training starts from principal components and moves away only where that
+    helps to predict.
+
+    Args:
+        n_rows: Principal components.
+        n_extra: Further inputs that only the correction reads.
+        settings: Of the cloze.
+    """
+
+    def __init__(self, n_rows: int, n_extra: int, settings: Settings) -> None:
+        super().__init__()
+        self.n_rows, self.n_components, width = n_rows, settings.n_components, settings.width
+        first, last = nn.Linear(n_rows + n_extra, width), nn.Linear(width, self.n_components)
+        self.correction = nn.Sequential(first, nn.LayerNorm(width), nn.SiLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embedding of inputs, [u, rows and extras], [u, k], and the correction in it."""
+        correction = self.correction(inputs)
+        straight = nn.functional.pad(inputs[:, : self.n_rows], (0, self.n_components - self.n_rows))  # or cut off
+        return straight + correction, correction
+
+
+class Decoder(nn.Module):
+    """From a point and an embedding to a gradient; the embedding shifts and scales the hidden units.
+
+    Args:
+        n_axes: Coordinates of a point, and of a gradient, q.
+        settings: Of the cloze.
+    """
+
+    def __init__(self, n_axes: int, settings: Settings) -> None:
+        super().__init__()
+        self.first = nn.Linear(n_axes, settings.width)
+        self.second = nn.Linear(settings.width, settings.width)
+        self.last = nn.Linear(settings.width, n_axes)
+        self.shifts = nn.Linear(settings.n_components, 4 * settings.width)
+
+    def forward(self, points: Tensor, embedded: Tensor, axes: Tensor | None = None) -> Tensor:
+        """Return gradients, [u, m, d], at points, [u, m, d], of units with embeddings, [u, k], and axes, [u, q, d]."""
+        a, b, c, d = self.shifts(embedded)[:, None].chunk(4, dim=2)  # [u, 1, width]
+        hidden = nn.functional.silu(self.first(points if axes is None else points @ axes.mT) * (1 + a) + b)
+        hidden = nn.functional.silu(self.second(hidden) * (1 + c) + d)
+        predicted: Tensor = self.last(hidden)  # [u, m, q]
+        return predicted if axes is None else predicted @ axes
+
+
+def descend(
+    networks: nn.Module, settings: Settings, loss_of: Callable[[], tuple[Tensor, Tensor]], *, clip: bool = False
+) -> Iterator[tuple[int, float]]:
+    """Take steps of AdamW; the learning rate rises for a tenth of them and falls to zero along a cosine.
+
+    Args:
+        networks: What learns.
+        settings: Of the cloze.
+        loss_of: Gives the loss, and the encoder's correction, which is kept small.
+        clip: Whether gradients of norm above 1 are shortened to it.
+
+    Yields:
+        The number of each step, from 1 on, and the loss before it.
+    """
+    n = settings.max_steps
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+
+    def factor(step: int) -> float:
+        return min((step + 1) / max(WARM_UP * n, 1), 1) * (1 + math.cos(math.pi * step / n)) / 2
+
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    for step in range(1, n + 1):
+        loss, correction = loss_of()
+        settings.check_converged("the loss", loss.detach())
+        optimizer.zero_grad(set_to_none=True)
+        (loss + PENALTY * correction.square().sum(1).mean()).backward()
+        if clip:
+            nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+        yield step, float(loss.detach())
 
 
 class Cloze:
-    """A cloze in training.
+    """A cloze of fields in training: each unit in several views, with different points left out.
+
+    Args:
+        inputs: Of the encoder, from what is seen in each of v views, [v, u, p].
+        n_rows: How many of them are principal components.
+        hidden: What is left out, [v, u, m].
+        fields: The units.
+        axes: In which the decoder predicts, [u, q, d]; ``None`` for the layer's own.
+        settings: How to train.
 
     Attributes:
         encoder: From inputs to the bottleneck.
@@ -62,73 +158,62 @@ class Cloze:
         checks: Steps, and the loss on what is held out there.
     """
 
-    def __init__(self, views: Views, fields: Canonical, axes: Tensor, settings: Settings) -> None:
-        self.views, self.fields, self.axes, self.settings = views, fields, axes, settings
-        n_views, u, p = views.inputs.shape
-        self.encoder = Encoder(views.n_rows, p - views.n_rows, settings.n_components, settings.width)
-        self.decoder = Decoder(axes.shape[1], settings.n_components, settings.width)
+    def __init__(
+        self, inputs: Tensor, n_rows: int, hidden: Tensor, fields: Canonical, axes: Tensor | None, settings: Settings
+    ) -> None:
+        self.inputs, self.hidden, self.fields, self.axes, self.settings = inputs, hidden, fields, axes, settings
+        n_views, u, p = inputs.shape
+        self.encoder = Encoder(n_rows, p - n_rows, settings)
+        self.decoder = Decoder(fields.points.shape[2] if axes is None else axes.shape[1], settings)
         self.both = nn.ModuleList([self.encoder, self.decoder])
         order = torch.randperm(u)
         n_held = u // HELD_OUT if u >= ENOUGH else 0
         self.units, held = order[n_held:], order[:n_held]
-        self.n_views = n_views if n_held else max(n_views - max(n_views // 4, 1), 1)
+        self.n_views = n_views if n_held else n_views - max(n_views // 4, 1)  # of at least two views, at least one
         seen = torch.arange(0 if n_held else self.n_views, n_views)
-        seen = seen if len(seen) else torch.zeros(1, dtype=torch.int64)
         self.held = torch.cartesian_prod(held if n_held else self.units, seen).T
-        length = fields.gradients.square().sum(2).mean(1)
+        length = fields.gradients.square().sum(2).mean(1)  # [u]
         spread = length - fields.gradients.mean(1).square().sum(1)
         weighed = SPREAD_SHARE * spread.clamp_min(0) + (1 - SPREAD_SHARE) * length
         self.weights = torch.where(length > 0, 1 / weighed, 0)
         self.losses: list[float] = []
         self.checks: list[tuple[int, float]] = []
 
-    def train(self) -> None:
+    def train(self, *, progress: bool) -> None:
         """Take steps; end with the state that predicts best what is held out."""
-        settings = self.settings
-        optimizer = torch.optim.AdamW(self.both.parameters(), lr=settings.learning_rate, weight_decay=0.01)
-        n = settings.max_steps
-        rate = schedule(optimizer, n)
-        best, state = float("inf"), copy.deepcopy(self.both.state_dict())
-        with _progress.bar(n, f"cloze of {len(self.axes)} units", "step", wanted=settings.progress) as bar:
-            for step in range(1, n + 1):
-                self._step(optimizer)
-                rate.step()
+        n, best, kept, state = self.settings.max_steps, math.inf, 0, {}
+        with _progress.bar(n, f"cloze of {self.inputs.shape[1]} units", "step", wanted=progress) as bar:
+            for step, loss in descend(self.both, self.settings, self._step_loss, clip=True):
+                self.losses.append(loss)
                 bar.update()
                 if step % CHECK_EVERY and step < n:
                     continue
-                loss = self._held_out_loss()
-                self.checks.append((step, loss))
-                bar.set_postfix({"held-out loss": f"{loss:.3f}"}, refresh=False)
-                if loss < best:
-                    best, state, kept = loss, copy.deepcopy(self.both.state_dict()), step
+                held_out = self._held_out_loss()
+                self.checks.append((step, held_out))
+                bar.set_postfix({"held-out loss": f"{held_out:.3f}"}, refresh=False)
+                if held_out < best:
+                    best, kept, state = held_out, step, copy.deepcopy(self.both.state_dict())
                 elif step - kept >= PATIENCE * CHECK_EVERY:
                     break
-                if step < POSES_UNTIL * n:
-                    self._turn()
+                if step < ALIGN_UNTIL * n and self.axes is not None:
+                    with torch.no_grad():
+                        embedded = self.encoder(self.inputs[torch.randint(self.n_views, ())])[0]
+                    points = torch.randperm(self.fields.points.shape[1])[:ALIGN_POINTS]
+                    self.axes = align_axes(self.decoder, embedded, self.fields, self.axes, points)
         self.both.load_state_dict(state)
         self.both.eval()
 
-    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+    def _step_loss(self) -> tuple[Tensor, Tensor]:
         units = self.units[torch.randperm(len(self.units))[:UNITS_PER_STEP]]
         seen = torch.randint(self.n_views, (len(units),))
-        embedded, correction = self.encoder(self.views.inputs[seen, units])
-        loss = self._loss(embedded + NOISE * torch.randn_like(embedded), units, seen)
-        optimizer.zero_grad(set_to_none=True)
-        (loss + PENALTY * correction.square().sum(1).mean()).backward()
-        nn.utils.clip_grad_norm_(self.both.parameters(), 1.0)
-        optimizer.step()
-        self.losses.append(float(loss.detach()))
+        embedded, correction = self.encoder(self.inputs[seen, units])
+        return self._loss(embedded + NOISE * torch.randn_like(embedded), units, seen), correction
 
     def _loss(self, embedded: Tensor, units: Tensor, seen: Tensor) -> Tensor:
-        """Predict at points drawn from those left out.
-
-        Returns:
-            The mean squared error in units of each unit's own spread.
-        """
-        points = torch.multinomial(self.views.hidden[seen, units].float(), POINTS_PER_STEP, replacement=True)
+        """Return the mean squared error at points drawn from those left out, in units of each unit's own spread."""
+        points = torch.multinomial(self.hidden[seen, units].float(), POINTS_PER_STEP, replacement=True)
         a, g = self.fields.points[units[:, None], points], self.fields.gradients[units[:, None], points]
-        axes = self.axes[units]
-        error = self.decoder(a @ axes.mT, embedded) @ axes - g
+        error = self.decoder(a, embedded, None if self.axes is None else self.axes[units]) - g
         loss: Tensor = (error.square().sum(2).mean(1) * self.weights[units]).mean()
         return loss
 
@@ -137,13 +222,6 @@ class Cloze:
         units, seen = self.held
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # the same points at every check
-            return float(self._loss(self.encoder(self.views.inputs[seen, units])[0], units, seen))
-
-    @torch.no_grad()
-    def _turn(self) -> None:
-        if self.axes.stride(0) == 0:  # one basis for all
-            return
-        view = int(torch.randint(self.n_views, ()))
-        embedded = self.encoder(self.views.inputs[view])[0]
-        points = torch.randperm(self.fields.points.shape[1])[:POSE_POINTS]
-        self.axes = turn_axes(self.decoder, embedded, self.fields, self.axes, points)
+            loss = self._loss(self.encoder(self.inputs[seen, units])[0], units, seen)
+        self.settings.check_converged("the loss on what is held out", loss)
+        return float(loss)

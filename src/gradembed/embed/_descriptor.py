@@ -5,18 +5,46 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from gradembed import _context, _validation
-from gradembed.embed._arguments import check_invariance, check_like_fit, check_seed, check_units, shared_points
-from gradembed.embed._canonical import Coordinates
-from gradembed.embed._pooling import Pooling, pooling_kind
-from gradembed.fields import GradientFields
+from gradembed import _context
+from gradembed._validation import as_integer, check_choice, refuse
+from gradembed.embed._coordinates import INVARIANCES, Canonical, Coordinates
+from gradembed.embed._features import Features
+from gradembed.fields._fields import GradientFields, check_fields
 
 
-class FieldDescriptor(BaseEstimator):
+class FieldEstimator(BaseEstimator):
+    """What estimators of fields have in common: coordinates and features, learnt in a fit and applied to any fields."""
+
+    invariance: str
+    n_features: int
+    random_state: int
+
+    def _fit_features(self, fields: GradientFields, *, is_flat: bool) -> None:
+        check_choice("invariance", self.invariance, INVARIANCES)
+        n, seed = as_integer("n_features", self.n_features, 2), as_integer("random_state", self.random_state, 0)
+        self.n_features_in_, self.kind_ = fields.dim, _kind(fields)
+        self.points_ = fields.points.double().cpu() if is_flat else None
+        self.coordinates_ = Coordinates(fields, self.invariance)
+        self.features_ = Features(self.invariance, fields, is_flat=is_flat, n=n, seed=seed)
+
+    def _canonical(self, fields: GradientFields) -> Canonical:
+        """Return fields in the coordinates of the fit, refusing those that are of another kind."""
+        check_is_fitted(self)
+        check_fields("fields", fields, least_points=2)
+        if (kind := _kind(fields)) != self.kind_:
+            refuse("fields", f"have {self.kind_}, as in fit", kind, "Match them, or fit again")
+        if not (self.points_ is None or (fields.is_shared and torch.equal(fields.points.double().cpu(), self.points_))):
+            remedy = "Take fields at those points, or fit again to fields with own points"
+            refuse("fields", "have the shared points of fit", "other points", remedy)
+        return self.coordinates_.transform(fields)
+
+
+class FieldDescriptor(FieldEstimator):
     """A row of features per unit that says what function it is, whatever the basis; nothing is trained.
 
     A feature is the mean over a unit's points of a random wave cos(w·t + b) of the point's token t. Rows of two units
@@ -67,9 +95,7 @@ class FieldDescriptor(BaseEstimator):
     """
 
     def __init__(self, invariance: str = "linear", *, n_features: int = 512, random_state: int = 0) -> None:
-        self.invariance = invariance
-        self.n_features = n_features
-        self.random_state = random_state
+        self.invariance, self.n_features, self.random_state = invariance, n_features, random_state
 
     def fit(self, fields: GradientFields, y: Any = None) -> Self:  # noqa: ARG002
         """Measure the common scale of the points, and draw the waves.
@@ -85,17 +111,9 @@ class FieldDescriptor(BaseEstimator):
             ValueError: If a setting is out of range, or there are fewer than two points.
             TypeError: If an argument has the wrong type.
         """
-        check_invariance(self.invariance)
-        _validation.check_integer("n_features", self.n_features, 2)
-        check_seed(self.random_state)
-        check_units(fields)
+        check_fields("fields", fields, least_points=2)
         with _context.all_or_nothing(self):
-            is_flat = self.invariance == "none" and fields.is_shared
-            self.n_features_in_, self.has_values_ = fields.dim, fields.values is not None
-            self.points_ = shared_points(fields) if is_flat else None
-            self.coordinates_ = Coordinates.fit(fields, self.invariance)
-            kind = pooling_kind(self.invariance, is_flat=is_flat)
-            self.pooling_ = Pooling.draw(kind, fields.dim, self.has_values_, self.n_features, self.random_state)
+            self._fit_features(fields, is_flat=self.invariance == "none" and fields.is_shared)
         return self
 
     def transform(self, fields: GradientFields) -> NDArray[np.float64]:
@@ -112,9 +130,8 @@ class FieldDescriptor(BaseEstimator):
             ValueError: If the fields do not fit those of `fit`, or a unit is constant.
             TypeError: If they are no `GradientFields`.
         """
-        check_is_fitted(self)
-        check_like_fit(fields, self.n_features_in_, self.has_values_, self.points_)
-        rows: NDArray[np.float64] = self.pooling_.rows(self.coordinates_.apply(fields)).double().numpy()
+        canonical = self._canonical(fields)
+        rows: NDArray[np.float64] = self.features_.transform(canonical).double().numpy()
         return rows
 
     def fit_transform(self, fields: GradientFields, y: Any = None) -> NDArray[np.float64]:
@@ -128,3 +145,7 @@ class FieldDescriptor(BaseEstimator):
             [u, p].
         """
         return self.fit(fields, y).transform(fields)
+
+
+def _kind(fields: GradientFields) -> str:
+    return f"{fields.dim} dimensions {'and no' if fields.values is None else 'and'} values"

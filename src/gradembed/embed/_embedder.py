@@ -1,4 +1,4 @@
-"""Units embedded by a cloze: what must be remembered of a field to fill its gaps."""
+"""Embedders: few numbers per unit, or per row, from which a network can fill the gaps."""
 
 from __future__ import annotations
 
@@ -7,31 +7,24 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
 
 from gradembed import _context
-from gradembed._signs import upright
-from gradembed.embed._arguments import (
-    check_like_fit,
-    check_points,
-    check_settings,
-    check_units,
-    choose_encoder,
-    shared_points,
-)
-from gradembed.embed._canonical import Canonical, Coordinates
-from gradembed.embed._cloze import POSE_POINTS, Cloze, Settings, Views
-from gradembed.embed._pooling import Pooling, pooling_kind
-from gradembed.embed._poses import count_axes, principal_axes, turn_axes
-from gradembed.embed._reduction import Reduction
-from gradembed.fields import GradientFields, field_mask
+from gradembed._validation import as_integer, as_tensor, check_choice, refuse
+from gradembed.embed._cloze import ALIGN_POINTS, NOISE, Cloze, Encoder, Settings, descend
+from gradembed.embed._coordinates import Canonical, align_axes, principal_axes
+from gradembed.embed._descriptor import FieldEstimator
+from gradembed.embed._features import PrincipalComponents, flipped
+from gradembed.fields._fields import GradientFields, check_fields
+from gradembed.fields._points import field_mask
 
-POSE_ROUNDS = 4
+ALIGN_ROUNDS = 4
 
 
-class GradientFieldEmbedder(BaseEstimator):
+class GradientFieldEmbedder(FieldEstimator):
     """Few numbers per unit, learnt without labels, from which a network can fill the gaps in the unit's gradient field.
 
     The cloze: some points of each field are left out. An encoder sees the rest, averaged over points, and gives
@@ -64,7 +57,7 @@ class GradientFieldEmbedder(BaseEstimator):
         progress: Whether to draw a progress bar on standard error.
 
     Attributes:
-        embedding_: Of the units of the fit, [u, k]: centred, in principal axes, not rescaled.
+        embedding_: Of the units of the fit, [u, k]: centered, in principal axes, not rescaled.
         loss_curve_: Training loss of each step: mean squared error in units of each unit's own spread of gradients.
         held_out_curve_: Steps and the loss on what is held out there, [checks, 2].
         n_features_in_: Dimension d of the fields.
@@ -96,18 +89,10 @@ class GradientFieldEmbedder(BaseEstimator):
         width: int = 64,
         progress: bool = True,
     ) -> None:
-        self.n_components = n_components
-        self.invariance = invariance
-        self.encoder = encoder
-        self.mask_fraction = mask_fraction
-        self.max_steps = max_steps
-        self.random_state = random_state
-        self.mask_kind = mask_kind
-        self.learning_rate = learning_rate
-        self.n_features = n_features
-        self.n_views = n_views
-        self.width = width
-        self.progress = progress
+        self.n_components, self.invariance, self.encoder = n_components, invariance, encoder
+        self.mask_fraction, self.max_steps, self.random_state = mask_fraction, max_steps, random_state
+        self.mask_kind, self.learning_rate, self.n_features = mask_kind, learning_rate, n_features
+        self.n_views, self.width, self.progress = n_views, width, progress
 
     def fit(self, fields: GradientFields, y: Any = None) -> Self:  # noqa: ARG002
         """Train the cloze. Labels and groups of the fields are not looked at.
@@ -123,24 +108,37 @@ class GradientFieldEmbedder(BaseEstimator):
             ValueError: If a setting is out of range, there are fewer than two units or points, a unit is constant, or
                 the fields do not fit the encoder or the kind of mask.
             TypeError: If an argument has the wrong type.
+            FloatingPointError: If training diverges, as with a learning rate that is far too large.
         """
-        check_settings(self)
-        check_units(fields, 2)
+        settings, n_views = Settings.read(self), as_integer("n_views", self.n_views, 2)
+        check_choice("encoder", self.encoder, ("auto", "flat", "set"))
+        check_choice("mask_kind", self.mask_kind, ("points", "regions"))
+        check_fields("fields", fields, least_units=2, least_points=2)
+        is_flat = self.invariance == "none" and fields.is_shared and self.encoder != "set"
+        if self.encoder == "flat" and not is_flat:
+            remedy = "Use encoder='set', or invariance='none' and fields at the same points"
+            refuse("encoder", "be 'set' or 'auto' with an invariance or own points", "'flat'", remedy)
         with _context.all_or_nothing(self):
-            self.encoder_kind_ = choose_encoder(self.encoder, self.invariance, fields)
-            self.n_features_in_, self.has_values_ = fields.dim, fields.values is not None
-            self.points_ = shared_points(fields) if self.encoder_kind_ == "flat" else None
-            self.coordinates_ = Coordinates.fit(fields, self.invariance)
-            kind = pooling_kind(self.invariance, is_flat=self.encoder_kind_ == "flat")
-            self.pooling_ = Pooling.draw(kind, fields.dim, self.has_values_, self.n_features, self.random_state)
-            canonical = self.coordinates_.apply(fields)
-            self.n_axes_ = count_axes(canonical)
-            self._train(canonical, self._masks(fields))
-            embedded = self._embed(canonical).double()
+            self.encoder_kind_ = "flat" if is_flat else "set"
+            self._fit_features(fields, is_flat=is_flat)
+            canonical, seed = self.coordinates_.transform(fields), int(self.random_state)
+            axes = None if self.invariance == "none" else principal_axes(canonical)
+            self.n_axes_ = None if axes is None else axes.shape[1]
+            seeds = range(seed * n_views, (seed + 1) * n_views)
+            masks = [field_mask(fields, settings.mask_fraction, s, self.mask_kind).cpu() for s in seeds]
+            self.components_ = PrincipalComponents(self.features_.transform(canonical), 2 * settings.n_components)
+            inputs = torch.stack([self._inputs(canonical, mask) for mask in masks])  # [v, u, p]
+            with _context.seeded(seed):
+                cloze = Cloze(inputs, self.components_.n, torch.stack(masks), canonical, axes, settings)
+                cloze.train(progress=self.progress)
+            self.encoder_, self.decoder_ = cloze.encoder, cloze.decoder
+            self.loss_curve_, self.held_out_curve_ = np.array(cloze.losses), np.array(cloze.checks)
+            embedded = self._embed(canonical)
+            settings.check_converged("an embedding", embedded)
             self.middle_ = embedded.mean(0)
-            centred = embedded - self.middle_
-            self.turn_ = upright(torch.linalg.eigh(centred.mT @ centred).eigenvectors.flip(1).mT).mT
-            self.embedding_ = (centred @ self.turn_).numpy()
+            centered = embedded - self.middle_
+            self.turn_ = flipped(torch.linalg.eigh(centered.mT @ centered).eigenvectors.flip(1).mT).mT
+            self.embedding_ = (centered @ self.turn_).numpy()
         return self
 
     def transform(self, fields: GradientFields) -> NDArray[np.float64]:
@@ -158,7 +156,7 @@ class GradientFieldEmbedder(BaseEstimator):
             TypeError: If they are no `GradientFields`.
         """
         canonical = self._canonical(fields)
-        embedding: NDArray[np.float64] = ((self._embed(canonical).double() - self.middle_) @ self.turn_).numpy()
+        embedding: NDArray[np.float64] = ((self._embed(canonical) - self.middle_) @ self.turn_).numpy()
         return embedding
 
     def fit_transform(self, fields: GradientFields, y: Any = None) -> NDArray[np.float64]:
@@ -176,12 +174,12 @@ class GradientFieldEmbedder(BaseEstimator):
     def predict_gradients(self, fields: GradientFields, points: Tensor) -> Tensor:
         """Decode: the gradients that the embeddings of units stand for, at any points.
 
-        The fields say where each unit lies (centre, covariance, axes, scale) and what is embedded; their gradients
+        The fields say where each unit lies (center, covariance, axes, scale) and what is embedded; their gradients
         at the asked points are never needed.
 
         Args:
             fields: The units, as for `transform`.
-            points: In the layer's own coordinates, [m, d] for all units or [u, m, d].
+            points: In the layer's own coordinates, [m, d] for all units or [u, m, d]; a tensor, array or list.
 
         Returns:
             [u, m, d], in the layer's own coordinates.
@@ -192,70 +190,141 @@ class GradientFieldEmbedder(BaseEstimator):
             TypeError: If one of them has the wrong type.
         """
         canonical = self._canonical(fields)
-        check_points(points, fields)
-        embedded = self._embed(canonical)
-        axes = self._axes(canonical)
-        if self.invariance != "none":
-            n = canonical.points.shape[1]
-            chosen = torch.linspace(0, n - 1, min(n, 4 * POSE_POINTS)).long()
-            axes = turn_axes(self.decoder_, embedded, canonical, axes, chosen, POSE_ROUNDS)
-        asked = points.cpu().expand(len(fields), -1, -1)
+        asked = as_tensor("points", points, "m d|u m d", u=len(fields), d=fields.dim).cpu()
+        embedded, axes = self._embed(canonical).float(), None
+        if self.n_axes_ is not None:
+            n = fields.n_points
+            chosen = torch.linspace(0, n - 1, min(n, 4 * ALIGN_POINTS)).long()
+            axes = principal_axes(canonical, self.n_axes_)
+            axes = align_axes(self.decoder_, embedded, canonical, axes, chosen, ALIGN_ROUNDS)
         with torch.no_grad():
-            predicted = self.decoder_(canonical.place(asked) @ axes.mT, embedded) @ axes
-        return canonical.restore(predicted).to(fields.gradients)
-
-    def _canonical(self, fields: GradientFields) -> Canonical:
-        check_is_fitted(self)
-        check_like_fit(fields, self.n_features_in_, self.has_values_, self.points_)
-        return self.coordinates_.apply(fields)
-
-    def _masks(self, fields: GradientFields) -> Tensor:
-        """Choose what is left out.
-
-        Returns:
-            [v, u, m].
-        """
-        first = self.random_state * self.n_views
-        masks = [
-            field_mask(fields, self.mask_fraction, seed=first + view, kind=self.mask_kind)
-            for view in range(self.n_views)
-        ]
-        return torch.stack(masks).cpu()
-
-    def _train(self, canonical: Canonical, masks: Tensor) -> None:
-        self.reduction_ = Reduction.fit(self.pooling_.rows(canonical), 2 * self.n_components)
-        inputs = torch.stack([self._inputs(canonical, mask) for mask in masks])
-        views = Views(inputs, masks, self.reduction_.matrix.shape[1])
-        settings = Settings(self.n_components, self.width, self.max_steps, self.learning_rate, self.progress)
-        with _context.seeded(self.random_state):
-            cloze = Cloze(views, canonical, self._axes(canonical), settings)
-            cloze.train()
-        self.encoder_, self.decoder_ = cloze.encoder, cloze.decoder
-        self.loss_curve_, self.held_out_curve_ = np.array(cloze.losses), np.array(cloze.checks)
-
-    def _axes(self, canonical: Canonical) -> Tensor:
-        if self.invariance == "none":
-            return torch.eye(self.n_features_in_).expand(len(canonical.gradients), -1, -1)
-        return principal_axes(canonical, self.n_axes_)
+            placed = canonical.transform(asked.expand(len(fields), -1, -1))
+            predicted = self.decoder_(placed, embedded, axes)
+        return canonical.inverse_transform(predicted).to(fields.gradients)
 
     def _inputs(self, canonical: Canonical, hidden: Tensor | None) -> Tensor:
-        """Give the encoder what it may see.
-
-        Args:
-            canonical: The units.
-            hidden: True where a point is left out, [u, m]; ``None`` if none is.
-
-        Returns:
-            [u, inputs].
-        """
-        rows = self.reduction_.apply(self.pooling_.rows(canonical, None if hidden is None else ~hidden))
+        """Return what the encoder may see, [u, inputs], with points left out where ``hidden``, [u, m], is true."""
+        rows = self.components_.transform(self.features_.transform(canonical, None if hidden is None else ~hidden))
         if self.encoder_kind_ == "set":
             return rows
-        u, m, _ = canonical.gradients.shape
-        marks = torch.zeros(u, m) if hidden is None else hidden.float()
+        marks = torch.zeros(canonical.gradients.shape[:2]) if hidden is None else hidden.float()
         return torch.cat([rows, marks], 1)
 
     @torch.no_grad()
     def _embed(self, canonical: Canonical) -> Tensor:
+        """Return the bottleneck for whole fields, [u, k], in float64."""
         embedded: Tensor = self.encoder_(self._inputs(canonical, None))[0]
+        return embedded.double()
+
+
+class RowEmbedder(TransformerMixin, BaseEstimator):
+    """Few numbers per row from which the gaps in the row can be filled: the cloze on plain arrays.
+
+    Entries of each row are left out at random; an encoder sees the rest, and which are left out, and a decoder
+    predicts them from ``n_components`` numbers. It starts from principal components and learns what they
+    miss. Rows may be gradients on a static grid, flattened, or anything else that is numbers in columns; scale them
+    as they should count. Rows are embedded whole.
+
+    Args:
+        n_components: Size of the bottleneck, k.
+        mask_fraction: Share of the entries that is left out.
+        max_steps: Steps of AdamW.
+        learning_rate: Its peak: it rises for a tenth of the steps and falls along a cosine.
+        width: Of the hidden layers.
+        random_state: Seed, or a generator of numpy.
+
+    Attributes:
+        embedding_: Of the rows of the fit, [n, k].
+        loss_curve_: Mean squared error at left-out entries in each step, in units of the rows' mean square.
+        n_features_in_: Number of columns.
+
+    Example:
+        >>> import numpy as np
+        >>> import gradembed as ge
+        >>> x = np.linspace(-1, 1, 20)
+        >>> rows = np.array([np.cos(c + i * x) for i in (1, 4) for c in (0, 0.1, 0.2)])
+        >>> ge.RowEmbedder(n_components=2, max_steps=50).fit_transform(rows).shape
+        (6, 2)
+    """
+
+    def __init__(
+        self,
+        n_components: int = 8,
+        mask_fraction: float = 0.4,
+        max_steps: int = 300,
+        learning_rate: float = 3e-3,
+        width: int = 64,
+        random_state: Any = 0,
+    ) -> None:
+        self.n_components, self.mask_fraction, self.max_steps = n_components, mask_fraction, max_steps
+        self.learning_rate, self.width, self.random_state = learning_rate, width, random_state
+
+    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002, N803
+        """Train the cloze.
+
+        Args:
+            X: Rows, [n, p], at least two.
+            y: Ignored.
+
+        Returns:
+            The fitted embedder.
+
+        Raises:
+            ValueError: If the rows are no finite numbers, or a setting is out of range.
+            TypeError: If a setting has the wrong type.
+            FloatingPointError: If training diverges, as with a learning rate that is far too large.
+        """
+        settings = Settings.read(self)
+        with _context.all_or_nothing(self):
+            rows = torch.tensor(validate_data(self, X, dtype=np.float64, ensure_min_samples=2))
+            self.components_ = PrincipalComponents(rows, 2 * settings.n_components)
+            with _context.seeded(int(check_random_state(self.random_state).randint(2**31 - 1))):
+                self._train(rows, settings)
+            embedded = self._embed(rows)
+            settings.check_converged("an embedding", embedded)
+            self.embedding_ = embedded.numpy()
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """Embed whole rows.
+
+        Args:
+            X: [n, p].
+
+        Returns:
+            [n, k].
+
+        Raises:
+            NotFittedError: If `fit` was not called.
+            ValueError: If the rows are no finite numbers, or have other columns than in `fit`.
+        """
+        check_is_fitted(self)
+        rows = torch.tensor(validate_data(self, X, dtype=np.float64, reset=False))
+        embedding: NDArray[np.float64] = self._embed(rows).numpy()
+        return embedding
+
+    def _train(self, rows: Tensor, settings: Settings) -> None:
+        p, k, width = rows.shape[1], settings.n_components, settings.width
+        self.encoder_ = Encoder(self.components_.n, p, settings).double()
+        decoder = nn.Sequential(nn.Linear(k, width), nn.SiLU(), nn.Linear(width, p)).double()
+        centered = rows - self.components_.center
+        size = centered.square().mean().clamp_min(torch.finfo(torch.float64).tiny)
+
+        def loss_of() -> tuple[Tensor, Tensor]:
+            hidden = torch.rand(rows.shape, dtype=torch.float64) < settings.mask_fraction
+            embedded, correction = self.encoder_(self._inputs(rows, hidden))
+            wrong = (decoder(embedded + NOISE * torch.randn_like(embedded)) - centered / size.sqrt())[hidden].square()
+            return wrong.sum() / max(int(hidden.sum()), 1), correction
+
+        steps = descend(nn.ModuleList([self.encoder_, decoder]), settings, loss_of)
+        self.loss_curve_ = np.array([loss for _, loss in steps])
+
+    def _inputs(self, rows: Tensor, hidden: Tensor) -> Tensor:
+        """Return what the encoder may see, [n, inputs]: left-out entries are at the mean, and marked."""
+        seen = torch.where(hidden, self.components_.center, rows)
+        return torch.cat([self.components_.transform(seen), hidden.to(rows)], 1)
+
+    @torch.no_grad()
+    def _embed(self, rows: Tensor) -> Tensor:
+        embedded: Tensor = self.encoder_(self._inputs(rows, torch.zeros_like(rows).bool()))[0]
         return embedded

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gradembed import _files, _validation
-from gradembed.fields._arguments import (
-    check_fields,
-    check_kind,
-    check_matrices,
-    check_points_of,
-    numbered_on,
-    positions,
-)
+from gradembed import _files
+from gradembed._validation import as_integer, as_list, as_tensor, describe, refuse
 
+AXES = {"gradients": "u m d", "points": "m d|u m d", "values": "u m", "labels": "u", "groups": "u", "regions": "u m"}
 OPTIONAL = ("values", "labels", "groups", "regions")
 
 
@@ -29,7 +25,8 @@ OPTIONAL = ("values", "labels", "groups", "regions")
 class GradientFields:
     """Gradient fields of u units: m points of a d-dimensional space each, and the unit's gradient at every one.
 
-    ``fields[3]``, ``fields[2:5]``, ``fields[[0, 7]]`` and ``fields[mask]`` are fewer of the units.
+    ``fields[3]``, ``fields[2:5]``, ``fields[[0, 7]]`` and ``fields[mask]`` are fewer of the units. Arrays and lists
+    of numbers are taken wherever tensors are, and kept as tensors.
 
     Attributes:
         points: Where gradients are taken: [m, d] if all units share them, [u, m, d] if each has its own.
@@ -42,7 +39,7 @@ class GradientFields:
 
     Raises:
         ValueError: If shapes do not fit each other, numbers are not finite, or precisions or devices differ.
-        TypeError: If one of them is no tensor.
+        TypeError: If one of them holds no numbers.
 
     Example:
         >>> import torch, gradembed as ge
@@ -62,11 +59,16 @@ class GradientFields:
     regions: Int64[Tensor, "u m"] | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self.points, self.gradients, **{name: getattr(self, name) for name in OPTIONAL})
-        for name in ("points", "gradients", "values"):
-            value = getattr(self, name)
-            if value is not None and value.requires_grad:
-                object.__setattr__(self, name, value.detach())
+        gradients: Tensor | None = None
+        sizes: dict[str, int] = {}
+        for name, axes in AXES.items():  # gradients first: the others have to fit them
+            if (value := getattr(self, name)) is None and name in OPTIONAL:
+                continue
+            kind = "int" if name in ("labels", "groups", "regions") else "float"
+            tensor = as_tensor(name, value, axes, kind=kind, like=gradients, **sizes)
+            object.__setattr__(self, name, tensor)
+            if gradients is None:
+                gradients, sizes = tensor, dict(zip("umd", tensor.shape, strict=True))
 
     @classmethod
     def concatenate(cls, parts: Sequence[GradientFields], *, new_networks: bool = False) -> GradientFields:
@@ -93,20 +95,21 @@ class GradientFields:
             >>> ge.GradientFields.concatenate([one, one, one])
             GradientFields(6 units at 10 shared points of 3 dimensions)
         """
-        items: list[GradientFields] = _validation.check_sequence("parts", parts, "a sequence of fields")
-        for part in items:
-            check_kind("parts", part, GradientFields)
-            check_points_of(part.gradients, items[0].gradients)
+        items: list[GradientFields] = [check_fields("parts", part) for part in as_list("parts", parts, "some fields")]
+        kinds = [f"{p.n_points} points of {p.dim} dimensions, {p.points.dtype} on {p.points.device}" for p in items]
+        for kind in kinds:
+            if kind != kinds[0]:
+                refuse("parts", f"all have {kinds[0]}", kind, "Use `subsample` or convert them, or take them apart")
         optional: dict[str, Tensor | None] = {}
         for name in OPTIONAL:
-            given = [getattr(part, name) for part in items]
-            missing = sum(value is None for value in given)
-            if 0 < missing < len(items) and name != "regions":
-                remedy = "Give them to all, or drop them with dataclasses.replace"
-                _validation.refuse("parts", f"all have {name}, or none", f"{missing} of {len(items)} without", remedy)
-            optional[name] = None if missing else torch.cat(given)
-        if new_networks and optional["groups"] is not None:
-            optional["groups"] = torch.cat(numbered_on([part.groups for part in items]))  # type: ignore[misc]
+            given = [value for part in items if (value := getattr(part, name)) is not None]
+            if len(given) not in (0, len(items)) and name != "regions":
+                got = f"{len(items) - len(given)} of {len(items)} without"
+                refuse("parts", f"all have {name}, or none", got, "Add or drop them with dataclasses.replace")
+            optional[name] = torch.cat(given) if len(given) == len(items) else None
+        if new_networks and (groups := optional["groups"]) is not None:  # number the pairs of part and group
+            pairs = torch.stack([torch.cat([torch.full((len(p),), i) for i, p in enumerate(items)]).to(groups), groups])
+            optional["groups"] = pairs.unique(dim=1, return_inverse=True)[1]
         first = items[0].points
         same = all(part.is_shared and torch.equal(part.points, first) for part in items)
         points = first if same else torch.cat([part.own_points() for part in items])
@@ -136,10 +139,9 @@ class GradientFields:
         return self.n_units
 
     def __getitem__(self, index: int | slice | Sequence[int] | Sequence[bool] | Tensor) -> GradientFields:
-        chosen = positions(index, self.n_units).to(self.gradients.device)
-        picked = {name: value[chosen] for name in OPTIONAL if (value := getattr(self, name)) is not None}
-        points = self.points if self.is_shared else self.points[chosen]
-        return replace(self, points=points, gradients=self.gradients[chosen], **picked)
+        chosen = _positions(index, self.n_units).to(self.gradients.device)
+        names = [*OPTIONAL, "gradients", *([] if self.is_shared else ["points"])]
+        return replace(self, **{name: value[chosen] for name in names if (value := getattr(self, name)) is not None})
 
     def __repr__(self) -> str:
         u, m, d = self.gradients.shape
@@ -172,7 +174,7 @@ class GradientFields:
         rounding = 8 * torch.finfo(self.values.dtype).eps * self.values.double().abs().amax(1)
         return torch.where(spread > rounding, spread, 0).to(self.values)
 
-    def normalised(self) -> GradientFields:
+    def normalized(self) -> GradientFields:
         """Drop scale and offset of the units' outputs: f → (f - mean f) / s and g → g / s, with s its amplitude.
 
         Two units of which one is a·f + b of the other, a > 0, come out the same.
@@ -186,17 +188,11 @@ class GradientFields:
         Example:
             >>> import torch, gradembed as ge
             >>> x = torch.randn(100, 3)
-            >>> fields = ge.GradientFields(x, torch.stack([x, 5 * x])).normalised()
+            >>> fields = ge.GradientFields(x, torch.stack([x, 5 * x])).normalized()
             >>> torch.allclose(fields.gradients[0], fields.gradients[1])
             True
         """
-        scale = self.amplitudes()
-        flat = (scale == 0).nonzero().flatten().tolist()
-        if flat:
-            shown = ", ".join(map(str, flat[:8])) + (", ..." if len(flat) > 8 else "")
-            remedy = "Drop them with fields[fields.amplitudes() > 0]"
-            _validation.refuse("fields", "vary at the points of every unit", f"constant units {shown}", remedy)
-        values = self.values
+        scale, values = varying_amplitudes(self), self.values
         if values is not None:
             values = ((values - values.double().mean(1, keepdim=True)) / scale[:, None]).to(values)
         return replace(self, gradients=self.gradients / scale[:, None, None], values=values)
@@ -220,20 +216,16 @@ class GradientFields:
             >>> ge.GradientFields(torch.randn(10, 3), torch.randn(2, 10, 3)).subsample(4)
             GradientFields(2 units at 4 shared points of 3 dimensions)
         """
-        _validation.check_integer("m", m, 1)
-        _validation.check_integer("seed", seed, 0)
-        if m > self.n_points:
-            _validation.refuse("m", f"be at most {self.n_points}, the points that there are", m, "Capture more of them")
-        generator = torch.Generator().manual_seed(seed)
+        m = as_integer("m", m, 1, self.n_points)
+        generator = torch.Generator().manual_seed(as_integer("seed", seed, 0))
         draws = 1 if self.is_shared else self.n_units
         order = torch.stack([torch.randperm(self.n_points, generator=generator)[:m] for _ in range(draws)])
-        order = order.to(self.gradients.device).expand(self.n_units, -1)
+        order = order.to(self.gradients.device).expand(self.n_units, -1)  # [u, m]
         units = torch.arange(self.n_units, device=order.device)[:, None]
-        per_point = {
-            name: value[units, order] for name in ("values", "regions") if (value := getattr(self, name)) is not None
-        }
+        names = ("gradients", "values", "regions")
+        picked = {name: value[units, order] for name in names if (value := getattr(self, name)) is not None}
         points = self.points[order[0]] if self.is_shared else self.points[units, order]
-        return replace(self, points=points, gradients=self.gradients[units, order], **per_point)
+        return replace(self, points=points, **picked)
 
     def rotated(self, rotations: Tensor) -> GradientFields:
         """Turn points and gradients: p → R p, g → R g. Norms and inner products stay.
@@ -246,21 +238,20 @@ class GradientFields:
 
         Raises:
             ValueError: If they have another shape, or are not orthogonal.
-            TypeError: If they are no tensor.
+            TypeError: If they hold no numbers.
 
         Example:
             >>> import torch, gradembed as ge
             >>> fields = ge.GradientFields(torch.randn(10, 2), torch.randn(1, 10, 2))
-            >>> turned = fields.rotated(torch.tensor([[0.0, -1.0], [1.0, 0.0]]))
+            >>> turned = fields.rotated([[0.0, -1.0], [1.0, 0.0]])
             >>> torch.equal(turned.points[:, 1], fields.points[:, 0])
             True
         """
-        matrices = check_matrices("rotations", rotations, self.gradients)
-        identity = torch.eye(self.dim, dtype=matrices.dtype, device=matrices.device)
-        off = float((matrices.mT @ matrices - identity).abs().max())
+        matrices = self._matrices("rotations", rotations)
+        off = float((matrices.mT @ matrices - torch.eye(self.dim).to(matrices)).abs().max())
         if off > 1e3 * torch.finfo(self.gradients.dtype).eps:
             remedy = "Take Q of torch.linalg.qr, or use `transformed`"
-            _validation.refuse("rotations", "be orthogonal", f"R'R that differs from the identity by {off:.1e}", remedy)
+            refuse("rotations", "be orthogonal", f"R'R that differs from the identity by {off:.1e}", remedy)
         return self._mapped(matrices, matrices)
 
     def transformed(self, matrices: Tensor) -> GradientFields:
@@ -274,7 +265,7 @@ class GradientFields:
 
         Raises:
             ValueError: If they have another shape, or cannot be inverted in their precision.
-            TypeError: If they are no tensor.
+            TypeError: If they hold no numbers.
 
         Example:
             >>> import torch, gradembed as ge
@@ -282,10 +273,10 @@ class GradientFields:
             >>> fields.transformed(torch.diag(torch.tensor([2.0, 4.0]))).gradients
             tensor([[[0.5000, 0.2500]]])
         """
-        given = check_matrices("matrices", matrices, self.gradients)
+        given = self._matrices("matrices", matrices)
         singular = torch.linalg.svdvals(given)
         if bool((singular[..., -1] <= self.dim * torch.finfo(self.gradients.dtype).eps * singular[..., 0]).any()):
-            _validation.refuse("matrices", "be invertible", "a singular one", "Leave out the directions that it drops")
+            refuse("matrices", "be invertible", "a singular one", "Leave out the directions that it drops")
         return self._mapped(given, torch.linalg.inv(given).mT)
 
     def save(self, path: str | Path) -> None:
@@ -298,8 +289,7 @@ class GradientFields:
             OSError: If it cannot be written.
             TypeError: If it is no path.
         """
-        tensors = {name: getattr(self, name) for name in ("points", "gradients", *OPTIONAL)}
-        kept = {name: value.cpu().contiguous().clone() for name, value in tensors.items() if value is not None}
+        kept = {name: value.cpu().contiguous().clone() for name in AXES if (value := getattr(self, name)) is not None}
         _files.save("path", path, safetensors.torch.save(kept))
 
     @classmethod
@@ -329,20 +319,64 @@ class GradientFields:
         try:
             tensors = safetensors.torch.load(content)
         except safetensors.SafetensorError as error:
-            _validation.refuse("path", rule, f"{str(path)!r}: {error}", "Pass another")
-        needed, known = {"points", "gradients"}, {"points", "gradients", *OPTIONAL}
-        if not needed <= tensors.keys() <= known:
-            got = ", ".join(map(repr, tensors)) or "nothing"
-            _validation.refuse("path", rule, f"one with {got}", "Pass another")
+            refuse("path", rule, f"{str(path)!r}: {error}", "Pass another")
+        if not {"points", "gradients"} <= tensors.keys() <= AXES.keys():
+            refuse("path", rule, f"one with {', '.join(map(repr, tensors)) or 'nothing'}", "Pass another")
         return cls(**tensors)
 
-    def _mapped(self, of_points: Tensor, of_gradients: Tensor) -> GradientFields:
-        """Multiply points and gradients by matrices, given in float64.
+    def _matrices(self, name: str, value: Any) -> Tensor:
+        """Return one matrix for all units or one for each, in float64 on the fields' device."""
+        matrices = as_tensor(name, value, "d d|u d d", u=self.n_units, d=self.dim)
+        return matrices.to(self.gradients.device, torch.float64)
 
-        Returns:
-            The mapped fields.
-        """
-        points = self.points if of_points.ndim == 2 else self.own_points()
-        moved = points.double() @ of_points.mT
+    def _mapped(self, of_points: Tensor, of_gradients: Tensor) -> GradientFields:
+        points = (self.points if of_points.ndim == 2 else self.own_points()).double() @ of_points.mT
         gradients = self.gradients.double() @ of_gradients.mT
-        return replace(self, points=moved.to(self.points), gradients=gradients.to(self.gradients))
+        return replace(self, points=points.to(self.points), gradients=gradients.to(self.gradients))
+
+
+def check_fields(name: str, value: Any, least_units: int = 1, least_points: int = 1) -> GradientFields:
+    """Return the fields, refusing what is none, or has too few units or points."""
+    if not isinstance(value, GradientFields):
+        refuse(name, "be GradientFields", describe(value), "Take them with gradembed.gradient_fields", TypeError)
+    if value.n_points < least_points:
+        refuse(name, f"have at least {least_points} points of each unit", value.n_points, "Take them at more points")
+    if value.n_units < least_units:
+        refuse(name, f"have at least {least_units} units", value.n_units, "Concatenate more units")
+    return value
+
+
+def varying_amplitudes(fields: GradientFields) -> Tensor:
+    """Return the units' amplitudes, [u], refusing constant units: they have no scale to be divided by."""
+    amplitudes = fields.amplitudes()
+    constant = (amplitudes == 0).nonzero().flatten().tolist()
+    if constant:
+        remedy = "Drop them with fields[fields.amplitudes() > 0]"
+        refuse("fields", "vary at the points of every unit", f"constant units {shown(constant)}", remedy)
+    return amplitudes
+
+
+def shown(numbers: list[int]) -> str:
+    """Return the first eight of some numbers, for an error message."""
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+
+
+def _positions(index: Any, u: int) -> Tensor:
+    """Return an integer, a slice, a list of positions or a mask as positions from 0 to u - 1, at least one, [v]."""
+    try:
+        given = index.numpy(force=True) if isinstance(index, Tensor) else index
+        row = np.asarray(range(u)[given] if isinstance(given, slice) else given)
+    except ValueError:  # rows of different lengths
+        row = np.array(None)
+    if (row.size and row.dtype.kind not in "iub") or (row.ndim == 0 and row.dtype.kind == "b"):
+        remedy = "Pass fields[0], fields[2:5], fields[[0, 7]] or fields[mask]"
+        refuse("index", "be an integer, a slice, a list of positions or a mask", describe(index), remedy, TypeError)
+    row = row.reshape(-1) if row.dtype.kind == "b" else row.reshape(-1).astype(np.int64)
+    try:
+        chosen = torch.from_numpy(np.arange(u)[row])
+    except IndexError:
+        rule = f"lie between {-u} and {u - 1}, or be a mask of {u} units"
+        refuse("index", rule, describe(index), "Drop or correct it", IndexError)
+    if not len(chosen):
+        refuse("index", "pick at least one unit", "none", f"There are {u}", IndexError)
+    return chosen

@@ -1,27 +1,25 @@
-"""Per-sample gradients of units with respect to an earlier layer's activations."""
+"""Per-sample gradients of units with respect to an earlier layer's activations: the one engine."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradembed import _validation
-from gradembed.gradients._chain import SKIPPED, Chain, apply_with_slope
-from gradembed.gradients._rows import Basis, Capture, Rows, unit_rows
-from gradembed.gradients._session import Session, check_layers, keep_freed_memory, resolve_units
-from gradembed.gradients._stream import Stream, streamed
+from gradembed import _progress
+from gradembed._validation import check_finite_result
+from gradembed.gradients.lowrank import Basis, Capture, LowRank, unit_rows
+from gradembed.gradients.session import Session
+from gradembed.gradients.sites import Site
 
-__all__ = [
-    "SKIPPED", "Basis", "Capture", "Chain", "Rows", "Session", "Stream", "UnitGradients", "apply_with_slope",
-    "check_layers", "keep_freed_memory", "resolve_units", "streamed", "unit_gradients", "unit_rows",
-]  # fmt: skip
+__all__ = ["Basis", "Capture", "LowRank", "Session", "Site", "UnitGradients", "unit_gradients", "unit_rows"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class UnitGradients:
     """Gradients of units at samples, with the points where they were taken.
 
@@ -50,7 +48,8 @@ class UnitGradients:
 
     def __repr__(self) -> str:
         n, u, d = self.gradients.shape
-        return f"UnitGradients({n} samples, {u} units of {self.unit_layer!r} with respect to {d} of {self.wrt!r})"
+        units = f"{u} unit{'s' if u != 1 else ''} of {self.unit_layer!r}"
+        return f"UnitGradients({n} samples, {units} with respect to {d} of {self.wrt!r})"
 
     def unit_vectors(self) -> Float[Tensor, "n u d"]:
         """The gradients scaled to length 1; zero gradients stay zero.
@@ -63,11 +62,12 @@ class UnitGradients:
 
 def unit_gradients(
     model: nn.Module,
-    x: Tensor,
-    wrt: str,
+    x: Any,
+    wrt: str | Site,
     *,
-    unit_layer: str = "output",
-    units: Sequence[int] | None = None,
+    forward: Callable[..., Any] | None = None,
+    unit_layer: str | Site = "output",
+    units: Sequence[int | str] | Tensor | None = None,
     directions: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> UnitGradients:
@@ -79,11 +79,15 @@ def unit_gradients(
 
     Args:
         model: A trained network that treats every sample by itself; usually in eval mode.
-        x: Samples, [n, d], or [n, ...] where the model takes more axes. Float32 or float64, as the model.
-        wrt: "input", or the name of a module out of ``model.named_modules()``: its output.
-        unit_layer: The layer that the units belong to: such a name, or "output" for what the
-            model returns (unless a module has that name).
-        units: Indices in the unit layer; ``None`` for all.
+        x: What it is asked with. A tensor [n, ...] of any type is given to ``model(x)``, a mapping to ``model(**x)``, a
+            tuple of several inputs to ``model(*x)``; every tensor in it has the samples along axis 0. Or an iterable
+            of such batches (a list, a ``DataLoader``): labels behind the input are dropped if the model takes but one.
+        wrt: "input", the name of a module out of ``model.named_modules()`` (its output), or a `Site`.
+        forward: Called with model and batch, gives what is compared: a tensor [n] or [n, ...], or a mapping or tuple of
+            such heads, whose units are then called "head[0]"; ``None`` calls the model, of whose result ``.logits``
+            counts, if it has any.
+        unit_layer: The layer that the units belong to: such a name or `Site`, or "output" for what the model returns.
+        units: Indices in the unit layer, or labels; ``None`` for all.
         directions: Instead of ``units``: directions in the unit layer, [u, D]. The unit's value is the dot
             product of the layer's activations with its direction.
         chunk_size: Samples at a time; ``None`` chooses by a memory budget. The result is the same.
@@ -107,14 +111,36 @@ def unit_gradients(
 
         >>> bool((ge.unit_gradients(network, x, "hidden1").gradients == network.output.weight).all())
         True
+
+        Tokens and a mask, and the last token of a block:
+
+        >>> class Reader(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.embed = torch.nn.Embedding(10, 6)
+        ...         self.block = torch.nn.TransformerEncoderLayer(6, 2, 12, batch_first=True)
+        ...         self.head = torch.nn.Linear(6, 2)
+        ...     def forward(self, tokens, mask):
+        ...         return self.head(self.block(self.embed(tokens), src_key_padding_mask=mask)[:, -1])
+        >>> asked = {"tokens": torch.randint(10, (7, 5)), "mask": torch.zeros(7, 5, dtype=torch.bool)}
+        >>> ge.unit_gradients(Reader().eval(), asked, ge.Site("block", index=(slice(None), -1)))
+        UnitGradients(7 samples, 2 units of 'output' with respect to 6 of 'block [:, -1]')
     """
-    if not isinstance(wrt, str):
-        _validation.refuse("wrt", "be one layer's name", _validation.describe(wrt), "Call once per layer", TypeError)
-    with Session.open(model, x, [wrt], unit_layer, units, directions, "wrt") as session:
-        parts = []
-        for capture in session.captures(chunk_size):
-            gradients = capture.gradients[wrt].dense()
-            _validation.check_finite_result("gradients", gradients, wrt)
-            parts.append((gradients, capture.activations[wrt], capture.values))
-        gradients, activations, values = (torch.cat(part).clone() for part in zip(*parts, strict=True))
-    return UnitGradients(gradients, activations, values, unit_layer, wrt, session.unit_labels)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with Session.open(model, x, wrt, unit_layer, units, directions, forward=forward, argument="wrt") as session:
+        layer = session.layers[0]
+        n, start, whole = session.n_samples, 0, None
+        with _progress.bar(n, "gradients", " samples", wanted=True, delay=1) as bar:
+            for capture in session.captures(chunk_size):
+                gradients = capture.gradients[layer].dense().transpose(0, 1)  # [n, u, d]
+                check_finite_result("gradients", gradients, layer)
+                if n is not None:  # written where it stays, not kept and put together
+                    whole = gradients.new_empty(n, *gradients.shape[1:]) if whole is None else whole
+                    whole[start : start + len(gradients)] = gradients
+                    start, gradients = start + len(gradients), whole[start : start + len(gradients)]
+                parts.append((gradients, capture.activations[layer].clone(), capture.values.T))
+                bar.update(len(gradients))
+    gradients, activations, values = zip(*parts, strict=True)
+    whole = torch.cat(gradients) if whole is None else whole
+    kept = torch.cat(activations), torch.cat(values).contiguous()
+    return UnitGradients(whole, *kept, str(session.unit_site), layer, session.unit_labels)

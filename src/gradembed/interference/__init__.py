@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from gradembed import _progress, _validation
-from gradembed.gradients import Session, Stream, streamed
-from gradembed.interference._all_pairs import AllPairs
-from gradembed.interference._geometry import DimensionSample, chance_abs_cosine
-from gradembed.interference._realised import PoissonWeights, RealisedSums
-from gradembed.interference._result import MEASURES, Interference
-from gradembed.models import untrained
+from gradembed import _progress
+from gradembed._validation import as_integer, as_number, check_choice, check_module, describe, refuse
+from gradembed.gradients import Session, Site
+from gradembed.interference.all_pairs import AllPairs
+from gradembed.interference.geometry import DimensionSample, chance_abs_cosine
+from gradembed.interference.realised import PoissonWeights, RealisedSums
+from gradembed.interference.result import MEASURES, Interference
+from gradembed.models import check_reinitializable, untrained
 
 __all__ = ["Interference", "interference"]
 
 
 def interference(
     model: nn.Module,
-    x: Tensor | Iterable[Tensor | Sequence[Any]],
+    x: Any,
     *,
-    unit_layer: str = "output",
-    units: Sequence[int] | None = None,
+    forward: Callable[..., Any] | None = None,
+    unit_layer: str | Site = "output",
+    units: Sequence[int | str] | Tensor | None = None,
     directions: Tensor | None = None,
-    layers: Sequence[str] | None = None,
+    layers: str | Site | Sequence[str | Site] | None = None,
     pairing: str = "realised",
     n_bootstrap: int = 0,
     confidence: float = 0.95,
     n_untrained: int = 0,
+    reinitialize: Callable[[nn.Module], Any] | None = None,
+    effective_dimension: bool = False,
     seed: int = 0,
     chunk_size: int | None = None,
 ) -> Interference:
@@ -41,16 +45,17 @@ def interference(
 
     Args:
         model: A trained network that treats every sample by itself; usually in eval mode. Left as it was.
-        x: Samples, [n, d], or [n, ...] where the model takes more axes. Or batches of them, from a ``DataLoader`` or
-            any other iterable: tensors, or tuples or lists that begin with one (labels may follow). Batches are gone
-            through once, in constant memory; the result is that of all samples in one tensor up to rounding, save
-            effective dimension and chance, which rest on a choice of samples of their own where there are more than
+        x: What it is asked with, as in `unit_gradients`. Batches from a ``DataLoader`` or any other iterable are gone
+            through once, in constant memory; the result is that of all samples in one tensor up to rounding, save the
+            effective dimension, which rests on a choice of samples of its own where there are more than
             2,048 gradients. Messages count batches from 0.
-        unit_layer: The layer that the units belong to; "output" is what the model returns.
-        units: Indices in the unit layer; ``None`` for all.
+        forward: How the model is called with a batch, and what is compared, as in `unit_gradients`.
+        unit_layer: The layer that the units belong to, or a `Site`; "output" is what the model returns.
+        units: Indices in the unit layer, or labels; ``None`` for all.
         directions: Instead of ``units``: directions in the unit layer, [u, D].
-        layers: Where to compare: "input" and names of modules; ``None`` for the input and every direct child
-            of the model before the unit layer.
+        layers: Where to compare: "input", names of modules, patterns ("blocks.*.mlp"), or `Site`s. ``None`` for the
+            input, if it is of floats, and the modules that feed all units: the items of lists and sequences, inside
+            wrappers, each run once and more than a mere pass-through.
         pairing: "realised": both gradients are taken at the same sample. "all": at every ordered pair of samples, a
             sample with itself included; the mean cosine then takes linear time, the rest quadratic (with a progress
             bar), and all gradients are kept in memory: not for batches.
@@ -58,6 +63,8 @@ def interference(
         confidence: Of the intervals.
         n_untrained: Copies of the model with new initial weights to be measured likewise, as a control. Batches are
             gone through once more for each.
+        reinitialize: How a copy's weights are drawn anew, where its modules cannot do so: see `untrained`.
+        effective_dimension: Whether to estimate the dimension that the gradients fill, and the level of chance in it.
         seed: Of the bootstrap, and of the first copy's weights; the next copies count on from it.
         chunk_size: Samples at a time; ``None`` chooses by a memory budget. The result is the same up to rounding.
 
@@ -84,20 +91,24 @@ def interference(
         >>> ge.interference(network, (torch.randn(1000, 4) for _ in range(100)))
         Interference(3 units of 'output', layers ['input', 'hidden1'], 100,000 samples)
     """
-    _validation.check_choice("pairing", pairing, ("realised", "all"))
-    for name, value in (("n_bootstrap", n_bootstrap), ("n_untrained", n_untrained), ("seed", seed)):
-        _validation.check_integer(name, value, 0)
-    _validation.check_number("confidence", confidence, 0.5, 0.9999)
+    check_choice("pairing", pairing, ("realised", "all"))
+    n_bootstrap = as_integer("n_bootstrap", n_bootstrap, 0)
+    n_untrained, seed = as_integer("n_untrained", n_untrained, 0), as_integer("seed", seed, 0)
+    confidence = as_number("confidence", confidence, 0.5, 0.9999)
+    if not isinstance(effective_dimension, bool):
+        refuse("effective_dimension", "be True or False", describe(effective_dimension), "Pass one of them", TypeError)
+    if reinitialize is not None and not callable(reinitialize):
+        refuse("reinitialize", "be a function of a module", describe(reinitialize), "Pass one, or None", TypeError)
     if pairing == "all" and n_bootstrap:
         remedy = "Set it to 0, or use pairing='realised'"
-        _validation.refuse(
-            "n_bootstrap", "be 0 with pairing='all', whose pairs are not independent", n_bootstrap, remedy
-        )
-    samples = streamed(x)
-    if isinstance(samples, Stream):
-        _check_stream(samples, pairing, n_untrained)
-    with Session.open(model, samples, layers, unit_layer, units, directions) as session:
-        tables, sums, n = _measure(session, pairing, n_bootstrap, seed, chunk_size)
+        refuse("n_bootstrap", "be 0 with pairing='all', whose pairs are not independent", n_bootstrap, remedy)
+    if n_untrained:
+        check_module(model)
+        check_reinitializable(model, reinitialize)
+    asked = {"unit_layer": unit_layer, "units": units, "directions": directions, "forward": forward}
+    with Session.open(model, x, layers, **asked) as session:
+        _check_stream(session, x, pairing, n_untrained)
+        tables, sums, n = _measure(session, pairing, n_bootstrap, seed, chunk_size, effective_dimension)
     intervals: dict[str, dict[str, Tensor]] = {}
     summary: dict[str, dict[str, tuple[float, float]]] = {}
     for layer, part in sums.items() if n_bootstrap else ():
@@ -105,47 +116,36 @@ def interference(
         for name in MEASURES:
             intervals.setdefault(name, {})[layer] = by_pair[name]
             summary.setdefault(name, {})[layer] = by_layer[name]
-    controls = [
-        interference(
-            untrained(model, seed + i),
-            x,
-            unit_layer=unit_layer,
-            units=units,
-            directions=directions,
-            layers=session.layers,
-            pairing=pairing,
-            chunk_size=chunk_size,
-        )
-        for i in range(n_untrained)
-    ]
+    control = asked | {"layers": session.sites, "pairing": pairing, "chunk_size": chunk_size}
     return Interference(
         **tables,
         n_samples=n,
-        unit_layer=unit_layer,
+        unit_layer=str(session.unit_site),
         unit_labels=session.unit_labels,
+        heads=session.heads,
         pairing=pairing,
         intervals=intervals,
         summary_intervals=summary,
         confidence=confidence,
-        untrained=tuple(controls),
+        untrained=tuple(
+            interference(untrained(model, seed + i, reinitialize), x, **control) for i in range(n_untrained)
+        ),
     )
 
 
-def _check_stream(stream: Stream, pairing: str, n_untrained: int) -> None:
+def _check_stream(session: Session, x: Any, pairing: str, n_untrained: int) -> None:
     """Refuse what needs all samples at once, or again where they come only once."""
-    if pairing == "all":
+    if session.stream and pairing == "all":
         remedy = "Pass all samples as one tensor, or use pairing='realised'"
-        _validation.refuse(
-            "pairing", "be 'realised' for samples in batches", "'all', which keeps all gradients", remedy
-        )
-    if n_untrained and isinstance(stream.source, Iterator):
+        refuse("pairing", "be 'realised' for samples in batches", "'all', which keeps all gradients", remedy)
+    if session.stream and n_untrained and isinstance(x, Iterator):
         rule = "be 0 for an iterator, whose samples come only once"
         remedy = "Pass batches that can be gone through again (a list, a DataLoader), or set it to 0"
-        _validation.refuse("n_untrained", rule, n_untrained, remedy)
+        refuse("n_untrained", rule, n_untrained, remedy)
 
 
 def _measure(
-    session: Session, pairing: str, n_bootstrap: int, seed: int, chunk_size: int | None
+    session: Session, pairing: str, n_bootstrap: int, seed: int, chunk_size: int | None, effective_dimension: bool
 ) -> tuple[dict[str, dict[str, Any]], dict[str, RealisedSums], int]:
     """Go through the samples once.
 
@@ -153,33 +153,37 @@ def _measure(
         For each field of the result a value per layer, the sums behind them (for realised pairs), and the number of
         samples.
     """
-    n = None if session.stream else len(session.x)
-    u, like = len(session.unit_labels), session.x
+    u, device, layers = len(session.unit_labels), session.readout.device, session.layers
     weights = PoissonWeights(n_bootstrap, seed)
-    realised = {layer: RealisedSums(layer, u, like, n_bootstrap) for layer in session.layers if pairing == "realised"}
-    pairs = {layer: AllPairs(layer, u, like) for layer in session.layers if pairing == "all"}
-    dimensions = {layer: DimensionSample(n, u, layer) for layer in session.layers}
-    widths: dict[str, int] = {}
-    with _progress.bar(None, "interference", " samples", wanted=session.stream is not None, delay=1) as bar:
+    is_all = pairing == "all"
+    realised = {} if is_all else {layer: RealisedSums(layer, u, session.kind, device, n_bootstrap) for layer in layers}
+    pairs = {layer: AllPairs(layer, u, session.kind) for layer in layers if is_all}
+    dimensions = {layer: DimensionSample(session.n_samples, u) for layer in layers if effective_dimension}
+    n, widths = 0, dict.fromkeys(layers, 0)
+    with _progress.bar(session.n_samples, "interference", " samples", wanted=True, delay=1) as bar:
         for capture in session.captures(chunk_size):
-            drawn = weights.draw(len(capture.values))
+            size = capture.values.shape[1]
+            drawn = weights.draw(size)
             for layer, rows in capture.gradients.items():
                 coordinates = rows.coordinates()
                 widths[layer] = coordinates.shape[2]
-                dimensions[layer].add(coordinates)
-                if pairing == "all":
+                if effective_dimension:
+                    dimensions[layer].add(coordinates)
+                if is_all:
                     pairs[layer].add(coordinates, constant=rows.is_constant)
                 else:
                     realised[layer].add(coordinates, drawn, constant=rows.is_constant)
-            bar.update(len(capture.values))
-    n = dimensions[session.layers[0]].seen
+            bar.update(size)
+            n += size
     steps = len(pairs) * u * (u + 1) // 2
     with _progress.bar(steps, "all pairs of samples", "it", wanted=steps > 0, delay=1) as bar:
-        means = {layer: pairs[layer].means(n, bar) if pairs else realised[layer].means() for layer in session.layers}
+        means = {layer: pairs[layer].means(n, bar) if is_all else realised[layer].means() for layer in layers}
     tables: dict[str, dict[str, Any]] = {}
-    for layer in session.layers:
-        effective = dimensions[layer].effective(widths[layer])
-        extra = {"effective_dimension": effective, "chance": chance_abs_cosine(effective)}
+    for layer in layers:
+        extra: dict[str, Any] = {}
+        if effective_dimension:
+            effective = dimensions[layer].effective(widths[layer])
+            extra = {"effective_dimension": effective, "chance": chance_abs_cosine(effective)}
         for name, value in {**means[layer], **extra}.items():
             tables.setdefault(name, {})[layer] = value
     return tables, realised, n

@@ -1,97 +1,192 @@
-"""What all figures share: colours, sizes, axes, the line that names the data."""
+"""What all figures share: colors, what they refuse, Axes, legends, words in cells, the line that names the data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from pandas.api.types import is_numeric_dtype
+from torch import Tensor
 
-from gradembed import _validation
+from gradembed._validation import as_list, as_names, as_tensor, describe, refuse
+
+if TYPE_CHECKING:
+    from matplotlib.image import AxesImage
+    from numpy.typing import NDArray
 
 # Paul Tol's "muted" scheme, ordered for contrast between neighbours, and grey as the tenth.
-COLOURS = (
-    "#332288",
-    "#CC6677",
-    "#117733",
-    "#DDCC77",
-    "#88CCEE",
-    "#882255",
-    "#44AA99",
-    "#999933",
-    "#AA4499",
-    "#777777",
-)
+COLORS = (
+    "#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#777777",
+)  # fmt: skip
+GREY = "#d9d9d9"  # of cells that say nothing
 MARKERS = "osD^vP*X<>"
-MEASURES = {
+MEASURES = {  # name -> words, colors, lower end
     "cosine": ("mean cosine of gradients", "RdBu_r", -1.0),
     "abs_cosine": ("mean |cosine| of gradients", "viridis", 0.0),
     "conflict": ("share of samples in conflict (cosine < 0)", "viridis", 0.0),
     "norm_similarity": ("mean norm similarity of gradients", "viridis", 0.0),
 }
 
-
-def axes(ax: Axes | None, size: tuple[float, float], source: str) -> tuple[Any, Axes]:
-    """Make a figure if there is no Axes to draw in.
-
-    Returns:
-        Figure and Axes.
-    """
-    if ax is not None:
-        check_axes("ax", ax)
-    else:
-        _, ax = plt.subplots(figsize=size, layout="constrained")
-    sign(ax.figure, source)
-    return ax.figure, ax
+# ---------------------------------------------------------------- what figures take
 
 
-def check_axes(name: str, value: object) -> None:
-    """Refuse what cannot be drawn in."""
-    if not isinstance(value, Axes):
-        remedy = "Pass one of plt.subplots(), or None"
-        _validation.refuse(name, "be Axes of matplotlib", _validation.describe(value), remedy, TypeError)
+def check_result(name: str, value: object, kind: str, verb: str, *parts: str) -> None:
+    """Refuse what has not the parts of a result that are drawn; whatever has them will do."""
+    if not all(hasattr(value, part) for part in parts):
+        refuse(name, f"be a {kind}", describe(value), f"Pass what gradembed.{verb} returned", TypeError)
 
 
-def panels(axes: Any, number: int, width: float, source: str) -> tuple[Any, list[Axes]]:
-    """Make a figure with panels side by side if there are none to draw in.
+def several(value: Any) -> list[Any]:
+    """Return a list: of one thing, if it is none yet."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+
+def numbers(name: str, value: Any, axes: str, *, gaps: bool = False, **sizes: Any) -> NDArray[Any]:
+    """Read real, finite numbers of given axes, of any precision (``gaps`` lets NaN pass).
 
     Returns:
-        Figure and Axes.
+        The numbers, off their graph and device.
     """
-    if axes is None:
-        _, grid = plt.subplots(1, number, figsize=(width * number + 1, width), squeeze=False, layout="constrained")
-        panels = list(grid.flat)
-    else:
-        panels = [axes] if isinstance(axes, str | Axes) else list(axes)  # an array of them too
-        for panel in panels:
-            check_axes("axes", panel)
-    if len(panels) != number:
-        _validation.refuse("axes", f"be {number}, one for each panel", len(panels), "Pass None to have them made")
-    sign(panels[0].figure, source)
-    return panels[0].figure, panels
+    if isinstance(value, Tensor) and value.is_complex():
+        refuse(name, "hold real numbers", describe(value), f"Draw {name}.abs()")
+    tensor = as_tensor(name, value, axes, kind="any", gaps=gaps, **sizes)
+    coarse = tensor.is_floating_point() and tensor.itemsize < 4  # NumPy has no bfloat16
+    array: NDArray[Any] = (tensor.float() if coarse else tensor).numpy(force=True)
+    return array
 
 
-def ticks(ax: Axes, names: Sequence[str]) -> None:
-    step = -(-len(names) // 16)
-    places = range(0, len(names), step)
-    ax.set_xticks(places, [names[i] for i in places])
-    ax.set_yticks(places, [names[i] for i in places])
+def square(name: str, value: Any, *, gaps: bool = True) -> NDArray[Any]:
+    """Read a square matrix.
+
+    Returns:
+        Float numbers, [u, u].
+    """
+    table = numbers(name, value, "u v", gaps=gaps).astype(float)
+    if table.shape[0] != table.shape[1]:
+        refuse(name, "be square, [u, u]", f"shape {list(table.shape)}", "Pass one number for each pair")
+    return table
+
+
+def kinds(name: str, value: Any, given: Any, n: int, *, optional: bool = False) -> tuple[NDArray[Any], dict[int, str]]:
+    """Read a whole number for each of n things (0 without any), and what numbers are called (``given``, from 0 on).
+
+    Returns:
+        The numbers, [n], and the name of each.
+    """
+    array = np.zeros(n, dtype=int) if optional and value is None else numbers(name, value, "n", n=n)
+    if array.dtype.kind not in "biu":
+        refuse(name, "be whole numbers", f"type {array.dtype}", "Number them, and pass their names", TypeError)
+    array = array.astype(np.int64)
+    found = np.unique(array).tolist()
+    if given is None:
+        return array, {kind: str(kind) for kind in found}
+    called = f"{name[:-1]}_names"
+    listed = as_names(called, given)
+    if min(found, default=0) < 0 or max(found, default=0) >= len(listed):
+        got = f"{len(listed)} names for {found[0]} to {found[-1]}"
+        refuse(called, "name every number from 0 on", got, "Name them all")
+    return array, {kind: listed[kind] for kind in found}
+
+
+def pair(name: str, value: Any, what: str) -> list[Any]:
+    """Return two things in a row; refuse anything else."""
+    both = as_list(name, value, f"a pair of {what}")
+    if len(both) != 2:
+        refuse(name, f"be a pair of {what}", len(both), "Pass two")
+    return both
+
+
+def check_table(table: Any, names: Sequence[Any], numeric: Sequence[Any]) -> None:
+    """Refuse tables without rows or columns, or with words in columns of numbers."""
+    if not hasattr(table, "columns"):
+        refuse("table", "be a pandas.DataFrame", describe(table), "Pass the sweep's table", TypeError)
+    for name in (*names, *numeric):
+        if not isinstance(name, str):
+            refuse("table", "have columns with names", describe(name), "Name a column by a string", TypeError)
+        if name not in table.columns:
+            refuse("table", f"have a column {name!r}", list(table.columns), "Name one of these")
+    if not len(table):
+        refuse("table", "have at least one row", "none", "Pass the sweep's table")
+    for name in numeric:
+        if not is_numeric_dtype(table[name]):
+            refuse("table", f"have numbers in its column {name!r}", table[name].dtype, "Convert it")
+
+
+# ---------------------------------------------------------------- what figures are made of
+
+
+def panels(
+    name: str, given: Any, size: tuple[float, float], source: str, shape: tuple[int, int] = (1, 1), title: str = "",
+    **layout: Any,
+) -> list[Axes]:  # fmt: skip
+    """Return the Axes to draw in, those of a new figure if none are given, and sign their figure."""
+    if given is None:
+        given = plt.subplots(*shape, figsize=size, squeeze=False, **{"layout": "constrained"} | layout)[1]
+    listed = np.asarray(given, dtype=object).ravel().tolist()
+    for panel in listed:
+        if not isinstance(panel, Axes):
+            refuse(name, "be Axes of matplotlib", describe(panel), "Pass some of plt.subplots(), or None", TypeError)
+    if len(listed) != math.prod(shape):
+        refuse(name, f"be {math.prod(shape)}, one for each panel", len(listed), "Pass None to have them made")
+    sign(listed[0].figure, source, title)
+    return listed
+
+
+def single(ax: Any, size: tuple[float, float], source: str) -> Axes:
+    """Return the one Axes to draw in."""
+    return panels("ax", ax, size, source)[0]
+
+
+def grid(ax: Axes, rows: tuple[Any, Sequence[str]], columns: tuple[Any, Sequence[str]]) -> None:
+    """Name rows and columns of a picture: (places, names)."""
+    ax.set_yticks(*rows)
+    ax.set_xticks(*columns)
     ax.tick_params(length=0, labelsize=8)
 
 
-def ink(colour: Any) -> str:
-    """Choose black or white, whichever can be read on a colour.
-
-    Returns:
-        A colour for text.
-    """
-    red, green, blue = to_rgb(colour)
-    return "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else "black"
-
-
-def sign(figure: Any, source: str) -> None:
-    """Write below the figure where its data come from."""
+def sign(figure: Any, source: str, title: str = "") -> None:
+    """Write a title above all panels, and below them where their data come from."""
+    if title:
+        figure.suptitle(title, fontsize=11)
     if source:
         figure.supxlabel(f"data: {source}", fontsize=7, color="#555555", x=0.01, ha="left")
+
+
+def label(ax: Axes, title: str, xlabel: str = "", ylabel: str = "", drawn: Any = None, words: str = "") -> Axes:
+    """Write above and beside the Axes what is seen, with a bar for the colors of what is ``drawn``.
+
+    Returns:
+        The Axes.
+    """
+    ax.set_title(title, fontsize=10)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if drawn is not None:
+        bar(drawn, ax, words)
+    return ax
+
+
+def legend(ax: Axes, **options: Any) -> None:
+    """Put the legend beside the data."""
+    ax.legend(**{"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "frameon": False, "fontsize": 8} | options)
+
+
+def bar(drawn: Any, ax: Axes | Sequence[Axes], words: str) -> None:
+    """Explain the colors beside the Axes."""
+    several(ax)[0].figure.colorbar(drawn, ax=ax, label=words, shrink=0.85)
+
+
+def ink(color: Any) -> str:
+    """Return black or white, whichever can be read on a color."""
+    return "white" if np.dot(to_rgb(color), (0.3, 0.6, 0.1)) < 0.5 else "black"
+
+
+def write(ax: Axes, image: AxesImage, words: Mapping[tuple[int, int], str], size: float) -> None:
+    """Write words into cells of a picture, (row, column), so that they can be read there."""
+    colors = image.to_rgba(np.ma.asarray(image.get_array()))
+    for (i, j), word in words.items():
+        ax.text(j, i, word, ha="center", va="center", fontsize=size, color=ink(colors[i, j]))

@@ -11,11 +11,11 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-DOTS_PER_INCH = 144
+SAVED: dict[str, Any] = {"dpi": 144, "bbox_inches": "tight", "pad_inches": 0.04, "metadata": {"Software": None}}
 
 
 def pictures(draw: Callable[[list[Axes]], object], sizes: Sequence[tuple[float, float]]) -> list[bytes]:
-    """Draw into new figures, one for each size, and give them as PNG.
+    """Draw into new figures, one for each size, and give them as PNG, without a word on what made them.
 
     Args:
         draw: Called with an Axes in each figure.
@@ -27,7 +27,10 @@ def pictures(draw: Callable[[list[Axes]], object], sizes: Sequence[tuple[float, 
     with mpl.style.context("default"), mpl.rc_context({"text.parse_math": False}):
         made = [Figure(figsize=size, layout="constrained") for size in sizes]  # unknown to pyplot, which keeps its own
         draw([figure.subplots() for figure in made])
-        return [_png(figure) for figure in made]
+        files = [io.BytesIO() for _ in made]
+        for figure, file in zip(made, files, strict=True):
+            figure.savefig(file, format="png", **SAVED)
+        return [file.getvalue() for file in files]
 
 
 def turn_layer_names(ax: Axes) -> Axes:
@@ -44,15 +47,3 @@ def turn_layer_names(ax: Axes) -> Axes:
         figure: Any = ax.figure
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
     return ax
-
-
-def _png(figure: Any) -> bytes:
-    """Save a figure without a word on what made it.
-
-    Returns:
-        The file's content.
-    """
-    buffer = io.BytesIO()
-    cut = {"bbox_inches": "tight", "pad_inches": 0.04}
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None}, **cut)
-    return buffer.getvalue()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from gradembed._files import save
-from gradembed.report._request import check_path, check_request
+from gradembed._validation import check_path, refuse
+from gradembed.report._request import read_request
 
 __all__ = ["report"]
 
@@ -21,6 +22,7 @@ def report(
     y: Tensor | None = None,
     path: str | os.PathLike[str] = "report.html",
     *,
+    forward: Callable[[nn.Module, Tensor], Any] | None = None,
     others: Sequence[nn.Module] = (),
     names: Sequence[str] | None = None,
     units: Sequence[int] | None = None,
@@ -47,13 +49,17 @@ def report(
 
     Args:
         model: Any trained module that treats every sample by itself, in eval mode. Left as it was.
-        x: Samples, [n, d], or [n, ...] where the model takes more axes; best ones that it was not trained on.
+        x: Samples, [n, d], or [n, ...] where the model takes more axes; best ones that it was not trained on. A tensor,
+            or an array or list of its precision.
         y: Integer classes [n], or [n, t] where the outputs are t equal blocks; or float values [n] or [n, u].
         path: The file to write; its folder is made if it is missing.
+        forward: How to call a model that is not called as ``model(x)`` or does not return what is asked about:
+            ``forward(model, x)`` gives a tensor [n] or [n, ...] or a mapping of such heads; ``None`` calls the model.
         others: Networks of the same architecture and tasks.
-        names: Of all outputs; ``None`` numbers them.
+        names: Of all outputs; ``None`` numbers them, those of several heads as "head[0]".
         units: Which outputs to compare; ``None`` for all, at most the first 20.
-        layers: Where to compare; ``None`` for the input and every direct child of the model before the output.
+        layers: Where to compare; ``None`` for the input and every direct child of the model before the output. A child
+            named "output" that is not what the model returns is called "output (child)", here and on the page.
         unit_layer: Hidden layer whose units are embedded with the outputs; ``None`` for the last of ``layers``.
         embedder: A `FieldDescriptor`, a `GradientFieldEmbedder` or the like, fitted as a copy; ``None`` for
             ``FieldDescriptor("none")``, which trains nothing: all units have the input's basis in common.
@@ -84,14 +90,17 @@ def report(
         ...     page.name, "Do the outputs interfere?" in page.read_text()
         ('iris.html', True)
     """
-    target = check_path(path)
+    check_path("path", path)
+    target = Path(path)
+    if target.is_dir():
+        refuse("path", "name a file", f"the folder {str(target)!r}", "Add a file's name, say report.html")
     options = {
-        "layers": layers, "unit_layer": unit_layer, "embedder": embedder, "tolerance": tolerance,
+        "layers": layers, "unit_layer": unit_layer, "forward": forward, "embedder": embedder, "tolerance": tolerance,
         "n_bootstrap": n_bootstrap, "n_untrained": n_untrained, "n_cards": n_cards, "max_samples": max_samples,
-        "max_units": max_units, "title": title,
+        "max_units": max_units, "title": title, "seed": seed,
     }  # fmt: skip
-    request = check_request(model, x, y, others, names, units, options, seed)
-    from gradembed.report._write import page_of  # draws: only here, so that gradembed does not import matplotlib
+    request = read_request(model, x, y, others, names, units, options)
+    from gradembed.report._sections import page_of  # draws: only here, so that gradembed does not import matplotlib
 
-    save("path", target, page_of(request).html().encode())
+    save("path", target, page_of(request).encode())
     return target

@@ -1,190 +1,179 @@
-"""Fourth section of a report: units embedded by what they compute, and who computes nearly the same."""
+"""The section on units: embedded by what they compute, who computes nearly the same, and a few units one by one."""
 
 from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.spatial.distance import cdist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradembed import plots
+from gradembed.cards import UnitCard, aligned_units, mean_cosine, unit_card
 from gradembed.embed import FieldDescriptor
 from gradembed.fields import GradientFields, gradient_fields
 from gradembed.gradients import unit_gradients
-from gradembed.metrics import project_2d
+from gradembed.metrics import project_2d, retrieval
 from gradembed.models import untrained
 from gradembed.plots._render import pictures
-from gradembed.report._page import Page
 from gradembed.report._request import Request
-from gradembed.report._twins import Units, nearest, write_cards, write_twins
 
-BUDGET = 2**24  # numbers in the fields of all units together
-FEWEST_POINTS = 20
-WHY = (
-    "The functions that the units compute, as functions of the input: a unit's gradient field is its gradient with "
-    "respect to the input at every sample. All units have the input in common, of whatever layer or network they "
-    "are."
-)
+FIELD_NUMBERS = 2**24  # in the fields of all units together
+FEWEST_POINTS, FEWEST_UNITS = 20, 3  # to embed; to draw
+MOST_TWINS = 15  # rows of the table
+MOST_CLASSES = 10  # that have a colour of their own
+CARD_PANELS = ((4.0, 3.4), (3.9, 3.2), (3.9, 3.2), (3.9, 3.2))  # of a card: two beside each other on a wide page
 
 
-def write_units(page: Page, request: Request, layers: tuple[str, ...], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Embed units, list nearest twins, and describe a few units."""
-    page.section("units", "Which units compute the same?")
-    last = request.options["unit_layer"] or layers[-1]
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Units of all networks that are not constant at the samples, and where an embedding puts them.
+
+    Attributes:
+        fields: Gradients with respect to the input; groups are the networks.
+        groups: The network of each, [u].
+        names: One per unit.
+        is_output: Which of them are outputs, [u].
+        dropped: Number of units that were constant.
+        z: Embedding, [u, k].
+        control: Embedding of the units of an untrained copy, if there is one.
+    """
+
+    fields: GradientFields
+    groups: NDArray[np.int64]
+    names: list[str]
+    is_output: Tensor
+    dropped: int
+    z: NDArray[np.float64]
+    control: NDArray[np.float64] | None
+
+
+def units_section(request: Request, layers: tuple[str, ...]) -> dict[str, Any]:
+    """Return embedded units, their nearest twins and a few cards; or why there are none."""
+    options, n, d = request.options, len(request.x), math.prod(request.shapes["input"])
+    last = options["unit_layer"] or layers[-1]
     hidden = None if last == "input" else last
-    page.say(WHY)
-    u = len(request.networks) * (len(request.units) + (request.options["max_units"] if hidden else 0))
-    most = min(request.options["max_samples"], BUDGET // (u * math.prod(shapes["input"])))
-    if min(most, len(request.x)) < FEWEST_POINTS:
-        page.say(
-            f"Nothing is embedded. {u} units with gradients in {math.prod(shapes['input']):,} dimensions leave room "
-            f"for {most:,} samples, and there are {len(request.x):,}; fewer than {FEWEST_POINTS} say too little."
-        )
-        return
+    u = len(request.networks) * (len(request.units) + (options["max_units"] if hidden else 0))
+    most = min(options["max_samples"], FIELD_NUMBERS // (u * d))
+    data = {"state": "embedded", "u": u, "d": d, "most": most, "n": n, "fewest": FEWEST_POINTS, "hidden": hidden}
+    if min(most, n) < FEWEST_POINTS:
+        return data | {"state": "too few"}
     chosen = request.sample(most)
     try:
         units = _embed(request, hidden, request.x[chosen.to(request.x.device)])
+        twins = [] if units is None else _twins(units, len(request.networks) > 1)
     except ValueError as error:
-        page.say("The units could not be embedded. The library refused with:")
-        page.quote(str(error))
-        return
+        return data | {"state": "refused", "refusal": str(error)}
     if units is None:
-        page.say("Nothing is embedded: every unit is constant at these samples.")
-        return
-    _say_which(page, request, hidden, units, len(chosen))
-    _write_embedding(page, request, units, chosen)
-    twins = nearest(units, len(request.networks) > 1)
-    write_twins(page, request, units, twins)
-    write_cards(page, request, units, twins)
+        return data | {"state": "constant"}
+    picture = _layout(request, units, chosen) if len(units.z) >= FEWEST_UNITS else None
+    data |= {"m": len(chosen), "dropped": units.dropped, "n_embedded": len(units.z), "picture": picture}
+    data |= {"n_hidden": int((~units.is_output.numpy() & (units.groups == 0)).sum()), "twins": twins[:MOST_TWINS]}
+    return data | {"cards": _cards(units, twins, options["n_cards"])}
 
 
 def _embed(request: Request, hidden: str | None, x: Tensor) -> Units | None:
-    """Take the fields of all networks' units and embed them together.
-
-    Returns:
-        The units that are not constant, if there are any.
-    """
+    """Return all networks' units that are not constant, embedded together, if there are any."""
     parts, names, is_output = [], [], []
     for i, network in enumerate(request.networks):
         home = f", net {i}" if len(request.networks) > 1 else ""
-        indices = [] if hidden is None else _most_varied(network, x, hidden, request)
-        parts.append(_fields_of(network, x, hidden, indices, request.units))
+        fields, indices = _fields_of(network, x, hidden, request)
+        parts.append(fields)
         names += [f"{hidden}[{j}]{home}" for j in indices] + [f"output {name}{home}" for name in request.names]
         is_output += [False] * len(indices) + [True] * len(request.units)
     together = GradientFields.concatenate(parts, new_networks=True)
     alive = (together.amplitudes() > 0).cpu()
     if not bool(alive.any()):
         return None
-    fields = together[alive]
-    given = request.options["embedder"]
-    embedder = FieldDescriptor("none", random_state=request.seed) if given is None else copy.deepcopy(given)
+    fields, given, seed, control = together[alive], request.options["embedder"], request.options["seed"], None
+    embedder = FieldDescriptor("none", random_state=seed) if given is None else copy.deepcopy(given)
     z = np.asarray(embedder.fit(fields).transform(fields), dtype=np.float64)
-    own: Any = fields.groups == 0
-    control = None
     if request.options["n_untrained"]:
-        other = _control_fields(request, hidden, x)
-        if other is not None:
-            rows = np.asarray(embedder.transform(other), dtype=np.float64)
-            control = cdist(z[own.numpy(force=True)], rows).min(1)
+        other, _ = _fields_of(untrained(request.model, seed), x, hidden, request)
+        moving = other.amplitudes() > 0
+        control = np.asarray(embedder.transform(other[moving]), dtype=np.float64) if bool(moving.any()) else None
+    groups: Any = fields.groups
     kept = [name for name, is_alive in zip(names, alive.tolist(), strict=True) if is_alive]
-    return Units(fields, kept, torch.tensor(is_output)[alive], int((~alive).sum()), z, control)
+    dropped = int((~alive).sum())
+    return Units(fields, groups.numpy(force=True), kept, torch.tensor(is_output)[alive], dropped, z, control)
 
 
-def _control_fields(request: Request, hidden: str | None, x: Tensor) -> GradientFields | None:
-    """Take the fields of the same kinds of units of an untrained copy.
-
-    Returns:
-        Of those that are not constant; ``None`` if all are.
-    """
-    network = untrained(request.model, request.seed)
-    indices = [] if hidden is None else _most_varied(network, x, hidden, request)
-    fields = _fields_of(network, x, hidden, indices, request.units)
-    alive = fields.amplitudes() > 0
-    return fields[alive] if bool(alive.any()) else None
-
-
-def _most_varied(network: nn.Module, x: Tensor, hidden: str, request: Request) -> list[int]:
-    """Choose the units of a layer whose values vary most.
-
-    Returns:
-        Their indices, in order.
-    """
-    values = unit_gradients(network, x, hidden, units=request.units[:1]).activations.double()
-    spread = values.std(0, correction=0)
-    return sorted(spread.argsort(descending=True, stable=True)[: request.options["max_units"]].tolist())
+def _fields_of(network: nn.Module, x: Tensor, hidden: str | None, request: Request) -> tuple[GradientFields, list[int]]:
+    """Return fields of the hidden units whose values vary most, then of the outputs; and which hidden ones."""
+    outputs = gradient_fields(network, x, units=request.units, **request.calling)
+    if hidden is None:
+        return replace(outputs, regions=None), []
+    values = unit_gradients(network, x, hidden, units=request.units[:1], **request.calling).activations.double()
+    order = values.std(0, correction=0).argsort(descending=True, stable=True)
+    indices = sorted(order[: request.options["max_units"]].tolist())
+    inner = gradient_fields(network, x, unit_layer=hidden, units=indices, **request.calling)
+    return replace(GradientFields.concatenate([inner, outputs]), regions=None), indices
 
 
-def _fields_of(
-    network: nn.Module, x: Tensor, hidden: str | None, indices: list[int], outputs: tuple[int, ...]
-) -> GradientFields:
-    """Take the fields of hidden units and outputs of one network.
-
-    Returns:
-        The hidden units first.
-    """
-    parts = [gradient_fields(network, x, units=outputs)]
-    if hidden is not None:
-        parts.insert(0, gradient_fields(network, x, unit_layer=hidden, units=indices))
-    return replace(GradientFields.concatenate(parts), regions=None)
-
-
-def _say_which(page: Page, request: Request, hidden: str | None, units: Units, m: int) -> None:
-    """Say which units are embedded, at how many samples and how."""
-    count = int((~units.is_output & (units.fields.groups == 0).cpu()).sum())  # type: ignore[union-attr]
-    which = f"{count} units of {hidden!r}, those whose values vary most (max_units=), and the" if hidden else "The"
-    embedder = request.options["embedder"]
-    how = (
-        "FieldDescriptor('none'): scale and offset of each unit are dropped and the gradients compared as they "
-        "are; nothing is trained"
-        if embedder is None
-        else type(embedder).__name__
-    )
-    page.say(
-        f"{which} {len(request.units)} outputs"
-        + (" of each network" if len(request.networks) > 1 else "")
-        + f", at {m:,} of "
-        f"{len(request.x):,} samples (max_samples=). Embedded by {how}."
-        + (f" {units.dropped} units were constant at these samples and are left out." if units.dropped else "")
-    )
+def _twins(units: Units, across: bool) -> list[dict[str, Any]]:
+    """Return each unit of the first network with its nearest in another one (if any), nearest first."""
+    own = units.groups == 0
+    homes = units.groups if across else np.arange(len(own))
+    n_candidates = int((~own).sum()) if across else len(own) - 1
+    if not (own.any() and n_candidates):
+        return []
+    found = retrieval(units.z, homes, homes, queries=own, k=n_candidates)
+    rows = []
+    for i, near, distances in zip(found.queries.tolist(), found.neighbours.tolist(), found.distances, strict=True):
+        row = {"unit": i, "twin": near[0], "name": units.names[i], "twin_name": units.names[near[0]]}
+        row |= {"distance": float(distances[0]), "typical": float(np.median(distances.numpy()))}
+        a, b = (units.fields.gradients[k].double() for k in (i, near[0]))
+        values: Any = units.fields.values
+        correlation = np.corrcoef(values[[i, near[0]]].double().numpy(force=True))[0, 1]
+        rows.append(row | {"cosine": mean_cosine(a, b), "correlation": float(correlation)})
+    if units.control is not None:
+        both = np.concatenate([units.z[own], units.control])
+        kind = np.arange(len(both)) >= own.sum()
+        nearest = retrieval(both, kind, kind, queries=~kind).distances[:, 0].tolist()
+        rows = [row | {"untrained": distance} for row, distance in zip(rows, nearest, strict=True)]
+    return sorted(rows, key=lambda row: row["distance"])
 
 
-def _write_embedding(page: Page, request: Request, units: Units, chosen: Tensor) -> None:
-    """Draw all units in two dimensions."""
-    if len(units.z) < 3:
-        page.say("There are fewer than three units: nothing to draw.")
-        return
-    labels, names, colours = _labels(request, units, chosen)
-    layout = project_2d(units.z, method="pca").coordinates
-    draw = lambda axes: plots.embedding(  # noqa: E731
-        layout, labels, label_names=names, markers=units.is_output.long(), method="pca", ax=axes[0]
-    )
-    (picture,) = pictures(draw, [(4.8, 3.8)])
-    page.figures(
-        [(picture, f"{len(units.z)} units laid out in two dimensions by principal components; {colours}")],
-        f"Units by what they compute, in the two principal directions of the embedding: {colours}. Discs are hidden "
-        "units, squares outputs. Near each other in the picture need not be near in the embedding: for that, see "
-        "the table below. Clusters here are a reason to look closer, not a result.",
-    )
+def _cards(units: Units, twins: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """Return cards of the units with the nearest twins; none is on two cards as the unit or its nearest twin."""
+    cards: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for row in twins:
+        pair = {row["unit"], row["twin"]}
+        if len(cards) < most and not pair & seen:
+            seen |= pair
+            card = _card(units, row["unit"])
+            draw = lambda axes, card=card: plots.unit_card(card, title="field", axes=axes)  # noqa: E731
+            cards.append({"card": card, "panels": pictures(draw, CARD_PANELS)})
+    return cards
 
 
-def _labels(request: Request, units: Units, chosen: Tensor) -> tuple[Tensor, list[str] | None, str]:
-    """Colour each unit by the class at which its values are highest, or by its network.
+def _card(units: Units, i: int) -> UnitCard:
+    """Return a unit's card; of a single network, twins are its other units."""
+    if units.groups.any():
+        return unit_card(units.fields, i, units.z, names=units.names)
+    each = replace(units.fields, groups=torch.arange(len(units.fields)))
+    card = unit_card(each, i, units.z, names=units.names)
+    return replace(card, network=0, **aligned_units(units.fields, i, units.z, units.names, 5))
 
-    Returns:
-        Whole numbers, their names, and what the colours mean.
-    """
+
+def _layout(request: Request, units: Units, chosen: Tensor) -> dict[str, Any]:
+    """Return all units in two dimensions, colored by class, network or layer, whichever there is."""
     classes, values = request.classes, units.fields.values
-    if classes is not None and values is not None and int(classes.max()) < 10:
+    labels, colours, legend = units.is_output.long(), "layers", ["hidden", "output"]
+    if classes is not None and values is not None and int(classes.max()) < MOST_CLASSES:
         own = classes[chosen]
-        present = own.unique()
-        means = torch.stack([values[:, (own == k).to(values.device)].double().mean(1) for k in present], dim=1).cpu()
-        names = [request.all_names[k] if k < len(request.all_names) else str(k) for k in range(int(present.max()) + 1)]
-        return present[means.argmax(1)], names, "colours are the class at which a unit's mean value is highest"
-    if len(request.networks) > 1 and units.fields.groups is not None:
-        return units.fields.groups.cpu(), [f"net {i}" for i in range(len(request.networks))], "colours are networks"
-    return units.is_output.long(), ["hidden", "output"], "colours are layers"
+        means = torch.stack([values[:, own == k].double().mean(1) for k in own.unique()], dim=1).cpu()  # [u, classes]
+        labels, colours = own.unique()[means.argmax(1)], "classes"
+        legend = request.all_names[: int(own.max()) + 1]
+    elif units.groups.any():
+        labels, colours = torch.from_numpy(units.groups), "networks"
+        legend = [f"net {i}" for i in range(len(request.networks))]
+    layout = project_2d(units.z, method="pca").coordinates
+    shown: dict[str, Any] = {"label_names": legend, "markers": units.is_output.long(), "method": "pca"}
+    (png,) = pictures(lambda axes: plots.embedding(layout, labels, ax=axes[0], **shown), [(4.8, 3.8)])
+    return {"png": png, "colours": colours}

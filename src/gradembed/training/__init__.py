@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from gradembed import _context, _progress
-from gradembed.datasets import Split
-from gradembed.training._arguments import check_arguments, check_outputs
-from gradembed.training._config import TrainConfig, resolve_device
-from gradembed.training._ensemble import train_ensemble
-from gradembed.training._loop import Loop, Task
+from gradembed._validation import as_integer, check_module, check_parameters, describe, refuse, try_forward
+from gradembed.datasets import RandomWaves, Split
+from gradembed.models import MLPEnsemble
+from gradembed.training._config import TrainConfig, optimizer_and_schedule, resolve_device
+from gradembed.training._data import Pool, Shift, Task, assign
+from gradembed.training._stack import Stack
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["TrainConfig", "TrainingRun", "resolve_device", "train", "train_ensemble"]
 
+CACHE_BYTES = 4 * 2**20  # what a group's weights and activations may take
+CHUNK, ENSEMBLE_CHUNK = 8192, 2048  # test samples that one network, or a group, sees at a time
 
-@dataclass(frozen=True, repr=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainingRun:
     """A trained network and how it came about.
 
@@ -56,14 +62,9 @@ class TrainingRun:
     seconds: float
 
     def __repr__(self) -> str:
-        score = (
-            f"test accuracy {self.test_accuracy:.4f}"
-            if self.test_accuracy is not None
-            else f"test R² {self.test_r2:.4f}"
-        )
-        return (
-            f"TrainingRun({type(self.model).__name__}, {score} after {self.config.epochs} epochs, {self.seconds:.1f} s)"
-        )
+        name, score = ("R²", self.test_r2) if self.test_accuracy is None else ("accuracy", self.test_accuracy)
+        trained = f"after {self.config.epochs} epochs, {self.seconds:.1f} s"
+        return f"TrainingRun({type(self.model).__name__}, test {name} {score:.4f} {trained})"
 
 
 def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> TrainingRun:
@@ -95,36 +96,214 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
         >>> run.test_accuracy > 0.9
         True
     """
-    config = TrainConfig() if config is None else config
-    check_arguments(model, split, config)
-    device = resolve_device(config.device)
-    start = time.perf_counter()
-    rows: list[dict[str, Any]] = []
-    with _in_place_or_not_at_all(model, device), _context.seeded(config.seed, device):
-        task = Task(split, device)
-        check_outputs(model, task)
-        loop = Loop(model, task, config, device)
-        with _progress.bar(config.epochs, f"train on {split.name}", "epoch", wanted=config.progress) as bar:
-            for epoch in range(1, config.epochs + 1):
-                row = {"epoch": epoch, **loop.epoch(epoch), "seconds": time.perf_counter() - start}
-                rows.append(row)
-                score = f"test_{task.score_name}"
-                bar.set_postfix({"loss": f"{row['train_loss']:.4f}", score: f"{row[score]:.4f}"}, refresh=False)
-                bar.update()
-    return _finish(model, rows, config, time.perf_counter() - start)
-
-
-def _finish(model: nn.Module, rows: list[dict[str, Any]], config: TrainConfig, seconds: float) -> TrainingRun:
-    """Put the run together.
-
-    Returns:
-        The run.
-    """
     import pandas as pd
 
-    history = pd.DataFrame(rows).astype({"epoch": int})
-    last = rows[-1]
-    return TrainingRun(model, history, last.get("test_accuracy"), last.get("test_r2"), config, seconds)
+    config = TrainConfig() if config is None else config
+    _check_arguments(model, split, config)
+    device, start = resolve_device(config.device), time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    with _in_place_or_not_at_all(model, device), _context.seeded(config.seed, device):
+        task, parts, undone = Task(split, device), [], "the model has its former weights back"
+        n, name = len(task.x_train), task.score_name
+        with _context.preserved(model.eval()), torch.no_grad():  # two samples, tried
+            output = try_forward(model, task.x_train[:2], "split")
+        task.check_width("model", output.shape[1] if output.ndim == 2 else 0, describe(output))
+        optimizer, schedule = optimizer_and_schedule([p for p in model.parameters() if p.requires_grad], config, n)
+        generator = torch.Generator().manual_seed(config.seed)
+        shift = Shift(task.x_train, config.max_shift, generator) if config.max_shift else task.x_train.__getitem__
+
+        def step(rows: Tensor, when: str) -> Tensor:
+            index = rows[0].to(device)
+            y, output = task.y_train[index], model(shift(index))
+            loss = task.loss(output, y)
+            _check_loss(float(loss.detach()), when, config, undone)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            parts.append(task.score_parts(output.detach(), y))
+            return loss.detach()
+
+        with _progress.bar(config.epochs, f"train on {split.name}", "epoch", wanted=config.progress) as bar:
+            model.train()
+            for epoch, total in _epochs(step, [generator], n, config, bar):
+                model.eval()
+                loss, score = task.evaluate(model(x) for x in task.x_test.split(CHUNK))
+                model.train()
+                _check_loss(loss, f"on the test part after epoch {epoch}", config, undone)
+                row = {"epoch": epoch, "train_loss": float(total) / n, f"train_{name}": task.score(parts, task.y_train)}
+                row |= {"test_loss": loss, f"test_{name}": score, "learning_rate": float(schedule.get_last_lr()[0])}
+                rows.append(row | {"seconds": time.perf_counter() - start})
+                parts.clear()
+                bar.set_postfix({"loss": f"{row['train_loss']:.4f}", f"test_{name}": f"{score:.4f}"}, refresh=False)
+    accuracy, r2 = rows[-1].get("test_accuracy"), rows[-1].get("test_r2")
+    return TrainingRun(model, pd.DataFrame(rows), accuracy, r2, config, time.perf_counter() - start)
+
+
+def train_ensemble(
+    target: Split | Sequence[Split] | RandomWaves | Callable[[Tensor], Tensor],
+    widths: Sequence[int],
+    n_members: int,
+    config: TrainConfig | None = None,
+    *,
+    n_samples: int | None = None,
+    group_size: int | None = None,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+) -> MLPEnsemble:
+    """Train many small networks at once, each as `train` trains it alone.
+
+    Member i starts from ``MLP(widths, activation, seed=config.seed + i)`` and meets its samples in the order of
+    ``config.seed + i``; up to rounding it becomes what `train` makes of that network with that seed. Networks learn in
+    groups, as batched matrix products. Either all members are returned or, after an error, none.
+
+    Args:
+        target: What they learn. A `Split`: all members the same data. A sequence of splits of equal shapes: each
+            member its own. `RandomWaves`: member i learns function ``i // (n_members // n_functions)``. Any other
+            function, [n, d] to [n] or [n, u]: all members that. Functions are sampled uniformly from [-1, 1]^d, at
+            points that ``config.seed`` draws, the same for all members, and 2,000 more points are held out.
+        widths: Features, hidden units layer by layer, outputs.
+        n_members: How many networks.
+        config: The settings; ``None`` for the defaults, which are `TrainConfig.for_waves` if functions are learned.
+        n_samples: Points at which functions are sampled for training; ``None`` for 16,384.
+        group_size: Networks trained at a time; ``None`` chooses as many as the processor's cache may hold, 16 to 64.
+            The result is the same up to rounding.
+        activation: As for `MLPEnsemble`.
+
+    Returns:
+        The trained networks, with held-out ``scores`` (accuracy, or R² averaged over outputs), ``labels`` (which
+        function a member learned; with splits, which of the distinct ones) and ``losses`` by epoch.
+
+    Raises:
+        ValueError: If target, widths, number of members and settings do not fit each other.
+        TypeError: If an argument has the wrong type.
+        FloatingPointError: If a member's loss is not finite; says whose and when.
+
+    Example:
+        >>> import gradembed as ge
+        >>> config = ge.TrainConfig(epochs=30, batch_size=16, learning_rate=0.01, progress=False)
+        >>> ensemble = ge.train_ensemble(ge.datasets.load_iris(), [4, 32, 3], n_members=5, config=config)
+        >>> len(ensemble), bool((ensemble.scores > 0.9).all())
+        (5, True)
+    """
+    if config is not None:
+        _check_config(config)
+    size = None if group_size is None else as_integer("group_size", group_size, 1)
+    ensemble = MLPEnsemble(widths, n_members, activation, seed=0 if config is None else config.seed)
+    e, d = len(ensemble), ensemble.widths[0]
+    if config is None:
+        config = TrainConfig.for_waves(d) if callable(target) else TrainConfig()
+    if config.max_shift:  # drawn for one network at a time
+        refuse("max_shift", "be 0 for an ensemble", config.max_shift, "Set it to 0, or train the networks one by one")
+    splits, labels = assign(target, d, e, config.seed, n_samples)
+    pool = Pool(splits, labels, resolve_device(config.device))
+    for task in pool.tasks:
+        task.check_width("widths", ensemble.widths[-1], list(ensemble.widths))
+    ensemble.to(pool.x)
+    groups = torch.arange(e).split(size or _group_size(ensemble, config))
+    text = f"train {e} on {splits[0].name}"
+    with _progress.bar(config.epochs * len(groups), text, "epoch", wanted=config.progress) as bar:
+        parts = [_train_group(ensemble, members, pool, config, bar) for members in groups]
+    ensemble.losses, ensemble.scores = (torch.cat(part) for part in zip(*parts, strict=True))
+    ensemble.labels = pool.labels
+    return ensemble.cpu()
+
+
+def _train_group(
+    ensemble: MLPEnsemble, members: Tensor, pool: Pool, config: TrainConfig, bar: tqdm[Any]
+) -> tuple[Tensor, Tensor]:
+    """Return mean losses by epoch, [e, epochs], and scores on the test part, [e], of members trained in place."""
+    tasks = [pool.tasks[label] for label in pool.labels[members].tolist()]
+    starts = (pool.labels[members] * pool.n)[:, None].to(pool.x.device)
+    stack, epochs = Stack(ensemble[members], config, pool.n), []
+
+    def check(losses: list[float], when: str) -> None:
+        for i, loss in zip(members.tolist(), losses, strict=True):
+            _check_loss(loss, f"for member {i} {when}", config, "no network is returned")
+
+    def step(rows: Tensor, _: str) -> Tensor:
+        return stack.step(*pool.batch(rows.to(starts.device), starts), is_classes=tasks[0].is_classes)
+
+    generators = [torch.Generator().manual_seed(config.seed + i) for i in members.tolist()]
+    for epoch, total in _epochs(step, generators, pool.n, config, bar):
+        epochs.append(total.cpu() / pool.n)
+        check(epochs[-1].tolist(), f"in epoch {epoch}")
+        bar.set_postfix({"median loss": f"{float(epochs[-1].median()):.4f}"}, refresh=False)
+    with torch.no_grad():
+        for whole, part in zip(ensemble.parameters(), stack.ensemble().parameters(), strict=True):
+            whole[members] = part
+        group = ensemble[members]
+        x = tasks[0].x_test if pool.is_test_shared else torch.stack([task.x_test for task in tasks])
+        outputs = torch.cat([group(part) for part in x.split(ENSEMBLE_CHUNK, dim=-2)], dim=1)  # [e, n, u]
+    tests = [task.evaluate(output.split(CHUNK)) for task, output in zip(tasks, outputs, strict=True)]
+    check([loss for loss, _ in tests], f"on the test part after epoch {config.epochs}")
+    return torch.stack(epochs, 1), torch.tensor([score for _, score in tests], dtype=torch.float64)
+
+
+def _group_size(ensemble: MLPEnsemble, config: TrainConfig) -> int:
+    """Return how many members train at a time: 16 to 64, groups about equal, and small enough for the cache."""
+    weights = sum(parameter[0].numel() for parameter in ensemble.parameters())
+    # what weights (four times) and activations (twice) take
+    numbers = 4 * weights + config.batch_size * (ensemble.widths[0] + 2 * sum(ensemble.widths[1:]))
+    size, e = min(max(CACHE_BYTES // (4 * numbers), 16), 64), len(ensemble)
+    return math.ceil(e / max(math.ceil(e / 64), round(e / size)))
+
+
+def _epochs(
+    step: Callable[[Tensor, str], Tensor],
+    generators: list[torch.Generator],
+    n: int,
+    config: TrainConfig,
+    bar: tqdm[Any],
+) -> Iterator[tuple[int, Tensor]]:
+    """Let networks step through n samples epoch after epoch, each in the order that its generator draws.
+
+    The generators live on the CPU, so that the order is the same whatever the device. ``step`` takes rows of each
+    network's data, [e, batch], and when this is, and returns mean losses, [e]. The bar moves on after each epoch.
+
+    Yields:
+        The epoch, from 1 on, and its summed losses, [e].
+    """
+    for epoch in range(1, config.epochs + 1):
+        order = torch.stack([torch.randperm(n, generator=generator) for generator in generators])  # [e, n]
+        total = torch.zeros(())
+        for i, rows in enumerate(order.split(config.batch_size, dim=1), start=1):
+            total = total + step(rows, f"in epoch {epoch}, step {i}") * rows.shape[1]
+        yield epoch, total
+        bar.update()
+
+
+def _check_loss(loss: float, when: str, config: TrainConfig, aftermath: str) -> None:
+    """Stop if a loss is not finite.
+
+    Raises:
+        FloatingPointError: If so.
+    """
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"`config.learning_rate` should keep the loss finite. Got a loss of {loss} {when}, at a peak rate of "
+            f"{config.learning_rate:g}. Lower it, or scale the data; {aftermath}."
+        )
+
+
+def _check_arguments(model: nn.Module, split: object, config: TrainConfig) -> None:
+    """Refuse wrong types and settings that the data cannot follow."""
+    check_module(model)
+    check_parameters(model)
+    if not isinstance(split, Split):
+        remedy = "Build one with gradembed.datasets.Split"
+        refuse("split", "be a gradembed.datasets.Split", describe(split), remedy, TypeError)
+    _check_config(config)
+    d = split.x_train.shape[1]
+    if config.max_shift and round(d**0.5) ** 2 != d:
+        got = f"{config.max_shift} with {d} features"
+        refuse("max_shift", "be 0 unless rows are square images", got, "Set it to 0")
+    if not any(p.requires_grad for p in model.parameters()):
+        refuse("model", "have parameters that require a gradient", "none", "Call model.requires_grad_()")
+
+
+def _check_config(config: object) -> None:
+    if not isinstance(config, TrainConfig):
+        refuse("config", "be a gradembed.TrainConfig", describe(config), "Build one", TypeError)
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import torch
+from torch import Tensor
 
-from gradembed import _validation
+from gradembed._validation import as_integer, as_number, describe, refuse
 
 
 @dataclass(frozen=True)
@@ -49,17 +52,13 @@ class TrainConfig:
     progress: bool = field(default=True, metadata={"changes_result": False})
 
     def __post_init__(self) -> None:
-        _validation.check_integer("epochs", self.epochs, 1)
-        _validation.check_integer("batch_size", self.batch_size, 1)
-        _validation.check_number("learning_rate", self.learning_rate, 0, open_low=True)
-        _validation.check_number("weight_decay", self.weight_decay, 0)
-        _validation.check_integer("max_shift", self.max_shift, 0)
-        _validation.check_integer("seed", self.seed, 0)
+        for name, minimum in (("epochs", 1), ("batch_size", 1), ("max_shift", 0), ("seed", 0)):
+            object.__setattr__(self, name, as_integer(name, getattr(self, name), minimum))
+        object.__setattr__(self, "learning_rate", as_number("learning_rate", self.learning_rate, 0, open_low=True))
+        object.__setattr__(self, "weight_decay", as_number("weight_decay", self.weight_decay, 0))
         resolve_device(self.device)
         if not isinstance(self.progress, bool):
-            _validation.refuse(
-                "progress", "be True or False", _validation.describe(self.progress), "Pass a bool", TypeError
-            )
+            refuse("progress", "be True or False", describe(self.progress), "Pass a bool", TypeError)
 
     @classmethod
     def for_mnist(cls, seed: int = 0) -> Self:
@@ -121,8 +120,8 @@ class TrainConfig:
             ValueError: If ``dim`` is below 1.
             TypeError: If it is no integer.
         """
-        _validation.check_integer("dim", dim, 1)
-        return cls(epochs=5 if dim <= 16 else 10, batch_size=64, learning_rate=0.01, weight_decay=0.01, seed=seed)
+        epochs = 5 if as_integer("dim", dim, 1) <= 16 else 10
+        return cls(epochs=epochs, batch_size=64, learning_rate=0.01, weight_decay=0.01, seed=seed)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -136,9 +135,23 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
-        got, remedy = _validation.describe(name), "Use 'auto' or 'cpu'"
-        _validation.refuse("device", "be 'auto' or a device that torch knows", got, remedy)
+        refuse("device", "be 'auto' or a device that torch knows", describe(name), "Use 'auto' or 'cpu'")
     backend = getattr(torch, device.type, None)  # torch.cpu, torch.cuda, torch.mps, ...; there is no torch.meta
     if backend is None or not backend.is_available():
-        _validation.refuse("device", "be a device of this machine", repr(name), "Use 'auto' or 'cpu'")
+        refuse("device", "be a device of this machine", repr(name), "Use 'auto' or 'cpu'")
     return device
+
+
+def optimizer_and_schedule(
+    parameters: Sequence[Tensor], config: TrainConfig, n: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
+    """Make AdamW and its one-cycle schedule for n samples.
+
+    Returns:
+        Both.
+    """
+    fused = parameters[0].device.type in ("cpu", "cuda") or None
+    optimizer = torch.optim.AdamW(parameters, fused=fused, lr=config.learning_rate, weight_decay=config.weight_decay)
+    steps = config.epochs * math.ceil(n / config.batch_size)
+    # below four steps one-cycle has no room for its phases: the schedule then runs its first few
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, max(steps, 4))

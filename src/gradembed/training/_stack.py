@@ -13,37 +13,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradembed.training._config import TrainConfig
-from gradembed.training._loop import optimiser_and_schedule
+from gradembed.models import MLPEnsemble
+from gradembed.training._config import TrainConfig, optimizer_and_schedule
 
 
 class Stack:
     """Networks in training.
 
     Args:
-        weights: Layer by layer, [e, out, in]; copied.
-        biases: Layer by layer, [e, out]; copied.
-        activations: One per hidden layer, elementwise.
+        ensemble: The networks; copied.
         config: The settings.
         n: Samples of an epoch.
     """
 
-    def __init__(
-        self,
-        weights: Sequence[Tensor],
-        biases: Sequence[Tensor],
-        activations: Sequence[nn.Module],
-        config: TrainConfig,
-        n: int,
-    ) -> None:
-        parts = [weight.transpose(1, 2) for weight in weights] + [bias[:, :, None] for bias in biases]
-        # all numbers in one tensor: one call of the optimiser's kernel
+    def __init__(self, ensemble: MLPEnsemble, config: TrainConfig, n: int) -> None:
+        self._given = given = ensemble.parts()
+        parts = [weight.transpose(1, 2) for weight in given["weights"]] + [bias[:, :, None] for bias in given["biases"]]
+        # all numbers in one tensor: one call of the optimizer's kernel
         numbers = torch.cat([part.reshape(-1) for part in parts])
         numbers.grad = torch.zeros_like(numbers)
-        self.weights, self.biases = _views(numbers, parts)
+        self.weights, self.biases = _views(numbers, parts)  # each [e, in, out], each [e, out, 1]
         self.weight_grads, self.bias_grads = _views(numbers.grad, parts)
-        self.activations = activations
-        self.optimiser, self.schedule = optimiser_and_schedule([numbers], config, n, numbers.device)
+        self.activations = ensemble.activation_modules()
+        self.optimizer, self.schedule = optimizer_and_schedule([numbers], config, n)
+        # by batch size: memory for what leaves each layer, and for gradients there
         self._spaces: dict[int, list[Tensor]] = {}
 
     @torch.no_grad()
@@ -61,38 +54,27 @@ class Stack:
         inputs, graphs, output = self._forward(x.transpose(1, 2))
         loss, gradient = (_cross_entropy if is_classes else _squared_error)(output, y.transpose(1, 2))
         self._backward(gradient, inputs, graphs)
-        self.optimiser.step()
+        self.optimizer.step()
         self.schedule.step()
         return loss
 
-    def numbers(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Look at the weights.
-
-        Returns:
-            Weights [e, out, in] and biases [e, out], layer by layer.
-        """
-        return [weight.transpose(1, 2) for weight in self.weights], [bias[:, :, 0] for bias in self.biases]
+    def ensemble(self) -> MLPEnsemble:
+        """Return the networks as they are now."""
+        weights, biases = [w.transpose(1, 2) for w in self.weights], [b[:, :, 0] for b in self.biases]
+        return MLPEnsemble.from_parts(self._given | {"weights": weights, "biases": biases})
 
     def _forward(self, a: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor] | None], Tensor]:
-        """Run forward.
-
-        Returns:
-            What enters each layer, how each smooth activation's numbers came about (to go back through it), outputs.
-        """
+        """Return what enters each layer, [e, in, n], the graph of each smooth activation, and outputs [e, u, n]."""
         n = a.shape[2]
         if n not in self._spaces:
             self._spaces[n] = [a.new_empty(*bias.shape[:2], n) for bias in self.biases * 2]
         inputs, graphs = [], []
-        for weight, bias, space, act in zip(
-            self.weights, self.biases, self._spaces[n], [*self.activations, None], strict=False
-        ):
-            inputs.append(a)
-            if weight.shape[1] == 1:  # a product with a single column is slow
-                a = torch.addcmul(bias, weight.transpose(1, 2), a, out=space)
-            else:
-                a = torch.baddbmm(bias, weight.transpose(1, 2), a, out=space)
-            if act is not None:
-                a, graph = _activate(act, a)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            inputs.append(a)  # [e, in, n]
+            product = torch.addcmul if weight.shape[1] == 1 else torch.baddbmm  # slow with a single column
+            a = product(bias, weight.transpose(1, 2), a, out=self._spaces[n][i])  # [e, out, n]
+            if i < len(self.activations):
+                a, graph = _activate(self.activations[i], a)
                 graphs.append(graph)
         return inputs, graphs, a
 
@@ -101,12 +83,12 @@ class Stack:
         depth = len(self.weights)
         spaces = self._spaces[g.shape[2]][depth:]
         for i in reversed(range(depth)):
-            torch.bmm(inputs[i], g.transpose(1, 2), out=self.weight_grads[i])
-            torch.sum(g, 2, keepdim=True, out=self.bias_grads[i])
+            torch.bmm(inputs[i], g.transpose(1, 2), out=self.weight_grads[i])  # [e, in, n] x [e, n, out]
+            torch.sum(g, 2, keepdim=True, out=self.bias_grads[i])  # [e, out, 1]
             if i == 0:
                 return
             weight, space = self.weights[i], spaces[i - 1]
-            g = torch.mul(weight, g, out=space) if g.shape[1] == 1 else torch.bmm(weight, g, out=space)
+            g = (torch.mul if g.shape[1] == 1 else torch.bmm)(weight, g, out=space)  # [e, in, n]
             graph = graphs[i - 1]
             if graph is None:
                 torch.ops.aten.threshold_backward.grad_input(g, inputs[i], 0, grad_input=g)
@@ -115,22 +97,14 @@ class Stack:
 
 
 def _views(numbers: Tensor, parts: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Cut one long tensor into the shapes of others.
-
-    Returns:
-        The first half of the views, and the second.
-    """
+    """Return views of one long tensor in the shapes of others: the first half of them, and the second."""
     pieces = numbers.split([part.numel() for part in parts])
     views = [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
     return views[: len(parts) // 2], views[len(parts) // 2 :]
 
 
 def _activate(module: nn.Module, z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Apply an activation, ReLU in place.
-
-    Returns:
-        The numbers after it and, unless it is ReLU, leaf and result of a graph to go back through.
-    """
+    """Return the numbers after an activation and, unless it is ReLU, which works in place, its graph: leaf, result."""
     if isinstance(module, nn.ReLU):
         return z.clamp_min_(0), None
     with torch.enable_grad():
@@ -140,24 +114,22 @@ def _activate(module: nn.Module, z: Tensor) -> tuple[Tensor, tuple[Tensor, Tenso
 
 
 def _squared_error(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Differentiate the mean squared error over samples and outputs.
-
-    Returns:
-        Each member's loss [e], and its gradient at the outputs [e, u, n].
-    """
+    """Return each member's mean squared error over samples and outputs, [e], and its gradient there, [e, u, n]."""
     difference = output - y
     count = y.shape[1] * y.shape[2]
     return difference.square().sum((1, 2)) / count, difference * (2 / count)
 
 
 def _cross_entropy(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Differentiate the mean cross-entropy over samples and tasks; each task has its block of outputs.
+    """Return each member's mean cross-entropy over samples and tasks, [e], and its gradient at the outputs, [e, u, n].
 
-    Returns:
-        Each member's loss [e], and its gradient at the outputs [e, u, n].
+    Each task has its block of outputs.
     """
     (e, u, n), t = output.shape, y.shape[1]
-    logarithms, classes = F.log_softmax(output.view(e, t, u // t, n), 2), y[:, :, None]
+    logarithms, classes = (
+        F.log_softmax(output.view(e, t, u // t, n), 2),
+        y[:, :, None],
+    )  # [e, t, classes, n], [e, t, 1, n]
     loss = -logarithms.gather(2, classes).sum((1, 2, 3)) / (t * n)
     gradient = logarithms.exp_()
     gradient.scatter_add_(2, classes, gradient.new_full((), -1).expand(classes.shape))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradembed import _validation
-from gradembed.gradients import Chain, Session
+from gradembed._validation import as_integer, as_number, check_choice, refuse
+from gradembed.gradients import Session, Site
+from gradembed.gradients.chain import Chain
+from gradembed.gradients.patterns import is_smooth
 from gradembed.tree._exact import exact_levels
 from gradembed.tree._merge import merged_levels
-from gradembed.tree._pieces import is_smooth
 from gradembed.tree._result import GradientTree
 
 __all__ = ["GradientTree", "gradient_tree"]
@@ -20,11 +21,12 @@ __all__ = ["GradientTree", "gradient_tree"]
 
 def gradient_tree(
     model: nn.Module,
-    x: Tensor,
+    x: Any,
     *,
-    layers: Sequence[str] | None = None,
-    roots: Sequence[int] | None = None,
-    unit_layer: str = "output",
+    forward: Callable[..., Any] | None = None,
+    layers: str | Site | Sequence[str | Site] | None = None,
+    roots: Sequence[int | str] | Tensor | None = None,
+    unit_layer: str | Site = "output",
     mode: str = "realised",
     max_nodes: int = 200_000,
     tolerance: float | None = None,
@@ -38,11 +40,12 @@ def gradient_tree(
 
     Args:
         model: A trained network that treats every sample by itself; usually in eval mode. Left as it was.
-        x: Samples, [n, d], or [n, ...] where the model takes more axes.
-        layers: Where to take nodes: "input" and names of modules, in any order; ``None`` for the input and every
-            direct child of the model before the unit layer. Layers side by side in the network stand one below
-            the other in the tree all the same, which then divides by both.
-        roots: Indices of units in the unit layer; ``None`` for all.
+        x: What it is asked with, as in `unit_gradients`, all samples at once.
+        forward: How the model is called with a batch, as in `unit_gradients`.
+        layers: Where to take nodes: "input", names of modules or sites, in any order; ``None`` for those of
+            `interference`. Layers side by side in the network stand one below the other in the tree all the same,
+            which then divides by both.
+        roots: Indices of units in the unit layer, or labels; ``None`` for all.
         unit_layer: The layer that the roots belong to; "output" is what the model returns.
         mode: "realised": nodes that some sample has, at most n per root and layer. "product": every node with
             every pattern of the layer below, whether they ever meet or not; of chains only.
@@ -65,100 +68,54 @@ def gradient_tree(
 
         The output layer is linear, so that each root has one gradient at ``"hidden2"``.
     """
-    _validation.check_choice("mode", mode, ("realised", "product"))
-    _validation.check_integer("max_nodes", max_nodes, 1)
+    check_choice("mode", mode, ("realised", "product"))
+    max_nodes = as_integer("max_nodes", max_nodes, 1)
     if tolerance is not None:
-        _validation.check_number("tolerance", tolerance, 0, 1, open_low=True)
-    with Session.open(model, x, layers, unit_layer, None, None) as session:
-        session = _with_roots(session, roots)
-        names = list(session.layers[::-1]) if layers is None else _from_the_top(session)
-        network = session.network
-        if isinstance(network, Chain) and not _first_smooth(network, names, unit_layer):
+        tolerance = as_number("tolerance", tolerance, 0, 1, open_low=True)
+    asked = {"forward": forward, "units_argument": "roots"}
+    with Session.open(model, x, layers, unit_layer, roots, **asked) as session:
+        if session.stream:
+            remedy = "Pass all samples as one tensor, mapping or tuple"
+            refuse("x", "hold all samples at once: a tree sorts them", "batches", remedy)
+        names = list(session.layers[::-1]) if layers is None else session.from_the_top()
+        without = _without_patterns(session, names)
+        if without:
+            levels = merged_levels(session, names, _tolerance_for(without, mode, tolerance), max_nodes)
+        else:
             if tolerance is not None:
                 remedy = "Leave it out: patterns tell gradients apart exactly"
-                _validation.refuse("tolerance", "be None for a piecewise-linear network", tolerance, remedy)
-            stops = {name: network.positions[name] for name in names}
-            steps = network.steps[: network.positions[unit_layer]]
-            levels = exact_levels(session, steps, stops, mode, max_nodes)
-        else:
-            levels = merged_levels(session, names, _tolerance_for(session, names, mode, tolerance), max_nodes)
+                refuse("tolerance", "be None for a piecewise-linear network", tolerance, remedy)
+            levels = exact_levels(session, names, mode, max_nodes)
     fields = ("directions", "norms", "parents", "roots", "counts", "nodes")
-    by_layer = {field: {layer: getattr(levels[layer], field) for layer in names} for field in fields}
     return GradientTree(
-        **by_layer,
-        samples=torch.arange(len(x)),
+        **{field: {layer: getattr(levels[layer], field) for layer in names} for field in fields},
+        samples=torch.arange(session.n_samples or 0),
         root_labels=session.unit_labels,
-        unit_layer=unit_layer,
+        unit_layer=str(session.unit_site),
         mode=mode,
         tolerance=tolerance,
     )
 
 
-def _with_roots(session: Session, roots: Sequence[int] | None) -> Session:
-    """Choose units as roots.
-
-    Returns:
-        The session that reads those only.
-    """
-    if roots is None:
-        return session
-    listed = roots.tolist() if hasattr(roots, "tolist") else roots  # tensors and arrays of indices too
-    indices = _validation.check_sequence("roots", listed, "a list of indices")
-    width = len(session.readout)
-    for root in indices:
-        _validation.check_integer("roots", root)
-        if not 0 <= root < width:
-            rule = f"lie between 0 and {width - 1}, the units of {session.unit_layer!r}"
-            _validation.refuse("roots", rule, root, "Drop or correct it")
-    return replace(session, readout=session.readout[indices], unit_labels=tuple(map(str, indices)))
-
-
-def _from_the_top(session: Session) -> list[str]:
-    """Order the caller's layers so that each comes before those that it depends on; else the later named first.
-
-    Returns:
-        Their names.
-    """
-    names = session.layers[::-1]
-    depends = session.network.comes_after
-    return sorted(names, key=lambda name: -sum(depends(name, other) for other in names))
-
-
-def _first_smooth(chain: Chain, names: Sequence[str], unit_layer: str) -> str:
-    """Name the first activation without patterns between the lowest layer and the units.
-
-    Returns:
-        Its type and layer name, or nothing.
-    """
-    low, high = min(chain.positions[name] for name in names), chain.positions[unit_layer]
-    for p, step in enumerate(chain.steps[:high]):
+def _without_patterns(session: Session, names: Sequence[str]) -> str:
+    """Say what keeps a network from having activation patterns between its lowest layer and the units, if anything."""
+    chain = session.network
+    if not isinstance(chain, Chain):
+        return f"{type(chain.model).__name__}, which, asked for these places and samples, is no chain of whole layers"
+    low = min(chain.positions[name] for name in names)
+    for p, step in enumerate(chain.steps[: chain.top(session.unit_site)]):
         if p >= low and is_smooth(step):
             ends = [name for name, position in chain.positions.items() if position == p + 1]
             return f"{type(step).__name__} at {ends[0]!r}"
     return ""
 
 
-def _tolerance_for(session: Session, names: Sequence[str], mode: str, tolerance: float | None) -> float:
-    """Refuse what a network without patterns cannot have.
-
-    Returns:
-        The tolerance.
-    """
-    network = session.network
-    what = (
-        _first_smooth(network, names, session.unit_layer)
-        if isinstance(network, Chain)
-        else f"{type(network.model).__name__}, which is no chain of linear layers and elementwise modules"
-    )
+def _tolerance_for(without: str, mode: str, tolerance: float | None) -> float:
+    """Refuse what a network without patterns cannot have."""
     if mode == "product":
-        _validation.refuse(
-            "mode", "be 'realised' for a network without activation patterns", what, "Pass mode='realised'"
-        )
+        rule = "be 'realised' for a network without activation patterns"
+        refuse("mode", rule, without, "Pass mode='realised'")
     if tolerance is None:
-        _validation.refuse(
-            "tolerance",
-            "be given for a network without activation patterns",
-            f"None for {what}",
-            "Pass tolerance=0.01 to merge gradients up to that cosine distance",
-        )
+        remedy = "Pass tolerance=0.01 to merge gradients up to that cosine distance"
+        refuse("tolerance", "be given for a network without activation patterns", f"None for {without}", remedy)
     return tolerance

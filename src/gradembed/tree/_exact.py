@@ -15,41 +15,41 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradembed import _validation
+from gradembed._validation import check_finite_result, refuse
 from gradembed.gradients import Session, unit_rows
+from gradembed.gradients.chain import Chain, Linear
+from gradembed.gradients.patterns import distinct, is_on, packed, slopes_of, splits
 from gradembed.tree._level import Level, check_size, ranks
-from gradembed.tree._pieces import is_on, packed, slopes_of, splits
 
 CHUNK_BYTES = 64 * 2**20  # of samples on the way forward, and of patterns per root on the way down
 
 
 @torch.no_grad()
-def exact_levels(
-    session: Session, steps: Sequence[nn.Module], stops: dict[str, int], mode: str, max_nodes: int
-) -> dict[str, Level]:
+def exact_levels(session: Session, layers: Sequence[str], mode: str, max_nodes: int) -> dict[str, Level]:
     """Walk back from the roots, splitting nodes by activation pattern.
 
     Args:
-        session: The network, samples and roots.
-        steps: The chain's steps up to the unit layer.
-        stops: Layers from the top down, with the number of steps before each.
+        session: A chain, samples and roots.
+        layers: From the top down.
         mode: "realised" or "product".
         max_nodes: At any layer.
 
     Returns:
         The nodes at each layer.
     """
-    bottom = min(stops.values())
-    patterns = _patterns(session, steps, bottom)
-    lowest = list(stops)[-1]
-    check_size(len(session.readout), max_nodes, next(iter(stops)))
+    chain: Chain = session.network  # type: ignore[assignment]
+    stops = {layer: chain.positions[layer] for layer in layers}
+    bottom, lowest = min(stops.values()), layers[-1]
+    patterns = _patterns(session, chain.steps[: chain.top(session.unit_site)], bottom)
+    rows, start = chain.read_out(session.readout, session.unit_site, session.batch)
+    check_size(len(rows), max_nodes, layers[0])
     if mode == "product":
         _check_product(patterns, session, max_nodes, lowest)
-    descent = _Descent(session.readout, len(session.x))
-    levels: dict[str, Level] = {}
-    for p in range(len(steps) - 1, bottom - 1, -1):
-        step = steps[p]
-        if isinstance(step, nn.Linear):
+    descent = _Descent(rows[:, 0], session.n_samples or 0)
+    levels = {layer: descent.record(layer, is_last=layer == lowest) for layer in layers if stops[layer] == start}
+    for p in range(start - 1, bottom - 1, -1):
+        step = chain.steps[p]
+        if isinstance(step, Linear):
             descent.gradients = descent.gradients @ step.weight
         else:
             low, high = slopes_of(step, descent.gradients)
@@ -65,31 +65,31 @@ def exact_levels(
     return levels
 
 
-def _patterns(session: Session, steps: Sequence[nn.Module], bottom: int) -> dict[int, np.ndarray]:
+def _patterns(session: Session, steps: Sequence[Linear | nn.Module], bottom: int) -> dict[int, np.ndarray]:
     """Run forward and note which piece every unit is on.
 
     Returns:
         For each step with two slopes from the bottom up: bits packed in words, [n, q].
     """
     parts: dict[int, list[np.ndarray]] = defaultdict(list)
-    x = session.x.flatten(1)
-    widest = max([x.shape[1], *(step.out_features for step in steps if isinstance(step, nn.Linear))])
+    x = session.batch.flatten(1)
+    widest = max([x.shape[1], *(step.weight.shape[0] for step in steps if isinstance(step, Linear))])
     for part in x.split(max(1, CHUNK_BYTES // (widest * x.element_size()))):
         a = part
         for p, step in enumerate(steps):
-            if p >= bottom and splits(step):
+            if p >= bottom and isinstance(step, nn.Module) and splits(step):
                 parts[p].append(packed(is_on(step, a).numpy(force=True)))
-            a = step(a if isinstance(step, nn.Linear) else a.clone())  # a copy, because it may work in place
-        _validation.check_finite_result("values", a, session.unit_layer)
+            a = step(a if isinstance(step, Linear) else a.clone())  # a copy, because it may work in place
+        check_finite_result("values", a, str(session.unit_site))
     return {p: np.concatenate(part) for p, part in parts.items()}
 
 
 def _check_product(patterns: dict[int, np.ndarray], session: Session, max_nodes: int, lowest: str) -> None:
-    n, r = len(session.x), len(session.readout)
-    numbers = [len(_group(words.T)[1]) for words in patterns.values()]
+    n, r = session.n_samples or 0, len(session.readout)
+    numbers = [int(distinct(words[None]).max()) + 1 for words in patterns.values()]
     needed = r * math.prod(numbers)
     if needed > max_nodes:
-        _validation.refuse(
+        refuse(
             "max_nodes",
             f"be at least {needed:,}, one node at {lowest!r} for each of {r:,} roots and all combinations of "
             f"{' × '.join(map(str, numbers))} patterns",
@@ -137,8 +137,10 @@ class _Descent:
         for start in range(0, len(self.nodes), rows):
             chunk = self.nodes[start : start + rows]
             masked = (words & reads[chunk]).reshape(chunk.size, -1)
-            labels, heads = _group(np.vstack([masked.T, chunk.reshape(1, -1).astype(np.uint64)]))
+            keys = np.column_stack([masked, chunk.reshape(-1).astype(np.uint64)])
+            labels = distinct(keys[None])[0]
             nodes[start : start + rows] = labels.reshape(chunk.shape) + offset
+            heads = _first_of(labels)
             first.append(heads + start * n)
             offset += len(heads)
         flat = np.concatenate(first)
@@ -150,7 +152,8 @@ class _Descent:
         Returns:
             The parts, node by node.
         """
-        labels, first = _group(words.T)
+        labels = distinct(words[None])[0]
+        first = _first_of(labels)
         c, k = len(self.roots), len(first)
         return _Parts(np.repeat(np.arange(c), k), np.tile(first, c), self.nodes * k + labels)
 
@@ -158,8 +161,7 @@ class _Descent:
         """Put the parts in order and scale their gradients by their slopes."""
         flat = parts.nodes.ravel()
         counts = np.bincount(flat, minlength=len(parts.parents))
-        first = np.full(len(counts), flat.size)
-        first[flat[::-1]] = np.arange(flat.size)[::-1]
+        first = _first_of(flat, len(counts))
         order, rank = ranks(self.roots[parts.parents], counts, first)
         parents, examples = parts.parents[order], parts.examples[order]
         bits = np.unpackbits(words[examples].view(np.uint8), axis=1, count=self.gradients.shape[1])
@@ -175,7 +177,7 @@ class _Descent:
         Returns:
             The layer's nodes.
         """
-        _validation.check_finite_result("gradients", self.gradients, layer)
+        check_finite_result("gradients", self.gradients, layer)
         directions = self.gradients if is_last else self.gradients.clone()
         _, norms = unit_rows(directions, out=directions)
         c, above = len(self.roots), self.above
@@ -185,18 +187,8 @@ class _Descent:
         return Level(directions.cpu(), norms.cpu(), *arrays)
 
 
-def _group(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the distinct columns of a matrix [q, m] of integers.
-
-    Returns:
-        The number of each column [m], and the first column of each number.
-    """
-    order = np.lexsort(columns)
-    differs = np.ones(len(order), dtype=bool)
-    differs[1:] = False
-    for row in columns:
-        sorted_row = row[order]
-        differs[1:] |= sorted_row[1:] != sorted_row[:-1]
-    labels = np.empty_like(order)
-    labels[order] = differs.cumsum() - 1
-    return labels, order[differs]
+def _first_of(labels: np.ndarray, n: int | None = None) -> np.ndarray:
+    """The first place of each of n labels; beyond the end for one that does not occur."""
+    first = np.full(int(labels.max()) + 1 if n is None else n, labels.size)
+    first[labels[::-1]] = np.arange(labels.size)[::-1]
+    return first

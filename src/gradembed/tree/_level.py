@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from gradembed import _validation
+from gradembed._validation import refuse
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,5 @@ def ranks(roots: np.ndarray, counts: np.ndarray, first: np.ndarray) -> tuple[np.
 def check_size(needed: int, max_nodes: int, layer: str) -> None:
     """Refuse a realised tree that is larger than the caller wants to hold."""
     if needed > max_nodes:
-        _validation.refuse(
-            "max_nodes",
-            f"be at least {needed:,}, the nodes at {layer!r}",
-            max_nodes,
-            "Raise it, or pass fewer samples or `roots`",
-        )
+        remedy = "Raise it, or pass fewer samples or `roots`"
+        refuse("max_nodes", f"be at least {needed:,}, the nodes at {layer!r}", max_nodes, remedy)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradembed import _validation
+from gradembed._validation import check_finite_result
 from gradembed.gradients import Basis, Session, unit_rows
 from gradembed.tree._level import Level, check_size, ranks
 
@@ -31,7 +31,7 @@ def merged_levels(session: Session, layers: Sequence[str], tolerance: float, max
     parts: dict[str, list[Level]] = {layer: [] for layer in layers}
     sizes = dict.fromkeys(layers, 0)
     for root in range(len(session.readout)):
-        above = np.zeros(len(session.x), dtype=np.int64)
+        above = np.zeros(session.n_samples, dtype=np.int64)
         for depth, (layer, rows, flat, basis) in enumerate(_gradients(session, root, layers)):
             level = _merge(rows, flat, basis, above, tolerance)
             above = level.nodes[0].numpy()
@@ -57,14 +57,13 @@ def _gradients(
     Yields:
         For each layer: its name, rows [n, r], their coordinates [n, c] and what maps rows to the layer.
     """
-    alone = replace(session, readout=session.readout[root : root + 1])
-    bytes_per_sample = 4 * max(session.x[0].numel(), 64) * session.x.element_size()
-    captures = [capture.gradients for capture in alone.captures(None, bytes_per_sample)]
+    alone = replace(session, readout=session.readout[root : root + 1], unit_labels=session.unit_labels[root : root + 1])
+    captures = [capture.gradients for capture in alone.captures()]
     for layer in layers:
         pieces = [capture.pop(layer) for capture in captures]
-        flat = torch.cat([piece.coordinates()[:, 0] for piece in pieces]).clone()
-        _validation.check_finite_result("gradients", flat, layer)
-        yield layer, torch.cat([piece.factors()[:, 0] for piece in pieces]), flat, pieces[0].basis
+        flat = torch.cat([piece.coordinates()[0] for piece in pieces]).clone()
+        check_finite_result("gradients", flat, layer)
+        yield layer, torch.cat([piece.factors()[0] for piece in pieces]), flat, pieces[0].basis
 
 
 def _merge(rows: Tensor, flat: Tensor, basis: Basis | None, above: np.ndarray, tolerance: float) -> Level:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from gradembed import _validation
+from gradembed._validation import as_integer, check_layer, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_SIMILARITY = 10_000  # nodes: 400 MB in single precision
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class GradientTree:
     """Samples sorted by their gradients, layer by layer: a partition for each root that gets finer going down.
 
@@ -99,7 +99,10 @@ class GradientTree:
             >>> part.layers, part.samples.tolist() == tree.nodes["hidden1"][0].eq(1).nonzero().flatten().tolist()
             (('hidden1', 'input'), True)
         """
-        self._check_node(layer, node)
+        check_layer("layer", layer, self.layers)
+        node, last = as_integer("node", node), len(self.norms[layer]) - 1
+        if not 0 <= node <= last:
+            refuse("node", f"lie between 0 and {last}, the nodes of {layer!r}", node, "Look at largest(layer)")
         root = int(self.roots[layer][node])
         members = self.nodes[layer][root] == node
         kept = torch.tensor([node])
@@ -154,15 +157,12 @@ class GradientTree:
             >>> tree.similarity("hidden2").shape
             torch.Size([3, 3])
         """
-        _validation.check_layer("layer", layer, self.layers)
+        check_layer("layer", layer, self.layers)
         directions = self.directions[layer]
         if len(directions) > MAX_SIMILARITY:
-            _validation.refuse(
-                "layer",
-                f"have at most {MAX_SIMILARITY:,} nodes for a matrix of all pairs",
-                f"{len(directions):,} at {layer!r}",
-                "Take a subtree(layer, node), or choose directions by to_frame() and multiply those",
-            )
+            rule = f"have at most {MAX_SIMILARITY:,} nodes for a matrix of all pairs"
+            remedy = "Take a subtree(layer, node), or choose directions by to_frame() and multiply those"
+            refuse("layer", rule, f"{len(directions):,} at {layer!r}", remedy)
         return (directions @ directions.T).clamp_(-1, 1)
 
     def largest(self, layer: str, k: int = 10) -> pd.DataFrame:
@@ -190,8 +190,8 @@ class GradientTree:
         """
         import pandas as pd
 
-        _validation.check_layer("layer", layer, self.layers)
-        _validation.check_integer("k", k, 1)
+        check_layer("layer", layer, self.layers)
+        k = as_integer("k", k, 1)
         counts = self.counts[layer]
         chosen = counts.argsort(descending=True, stable=True)[:k]
         children, leaves = self._descendants(layer)
@@ -230,15 +230,6 @@ class GradientTree:
             for layer, norms in self.norms.items()
         ]
         return pd.concat(parts, ignore_index=True)
-
-    def _check_node(self, layer: str, node: int) -> None:
-        _validation.check_layer("layer", layer, self.layers)
-        _validation.check_integer("node", node)
-        last = len(self.norms[layer]) - 1
-        if not 0 <= node <= last:
-            _validation.refuse(
-                "node", f"lie between 0 and {last}, the nodes of {layer!r}", node, "Look at largest(layer)"
-            )
 
     def _descendants(self, layer: str) -> tuple[Tensor, Tensor]:
         """Count what hangs below each node of a layer.

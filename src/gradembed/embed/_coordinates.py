@@ -1,0 +1,200 @@
+"""Coordinates of a unit's own, which a change of basis does not move or only turns, and the alignment of their axes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gradembed.fields._fields import GradientFields, varying_amplitudes
+
+INVARIANCES = ("none", "permutation", "orthogonal", "linear")
+RANK_TOLERANCE = 1e-9  # directions of the points with less than this share of the largest variance are not there
+UNITS_AT_A_TIME = 64  # in float64
+SHARE = 0.99  # of the gradients' squared length that the axes should hold
+MOST_AXES = 6
+FULL = 4  # with at most so many axes all combinations of signs are tried, with more one flip at a time
+MEAN_DECIDES = 0.1  # a mean below this share of the root mean square leaves the sign to the skewness
+SYMMETRIC = 1e-9  # a skewness below this is rounding
+
+Basis = Tensor | float  # matrices [u or 1, d, d] to be multiplied from the right, or a factor for all coordinates
+
+
+@dataclass(frozen=True, eq=False)
+class Canonical:
+    """Fields without scale and offset, in float32, and the way between these coordinates and the layer's own.
+
+    Attributes:
+        points: Centered, [u, m, d].
+        gradients: Of the values below, [u, m, d].
+        values: Mean 0, variance 1, [u, m]; or ``None``.
+        center: What was subtracted from the points, [u or 1, 1, d].
+        basis: Points of these coordinates are (a - center) @ basis.
+        amplitudes: Gradients in the layer's own coordinates are amplitude · g @ basis', [u].
+    """
+
+    points: Tensor
+    gradients: Tensor
+    values: Tensor | None
+    center: Tensor
+    basis: Basis
+    amplitudes: Tensor
+
+    def transform(self, points: Tensor) -> Tensor:
+        """Return other points, [u, m, d], in these coordinates."""
+        return _times(points.to(self.center) - self.center, self.basis).to(self.points)
+
+    def inverse_transform(self, gradients: Tensor) -> Tensor:
+        """Return gradients, [u, m, d], in the layer's own coordinates and with the unit's own scale, in float64."""
+        back = self.basis.mT if isinstance(self.basis, Tensor) else self.basis
+        return _times(gradients.to(self.center), back) * self.amplitudes[:, None, None]
+
+
+class Coordinates:
+    """How fields are made canonical: learnt from the fields of a fit, applied to any.
+
+    Args:
+        fields: Of the fit.
+        invariance: As for `FieldDescriptor`.
+
+    Attributes:
+        center: Where the basis is shared: the mean of all points, [1, 1, d]. Else each unit has its own.
+        scale: Root mean square of the centered points' coordinates; 1 where each unit is whitened by itself.
+    """
+
+    def __init__(self, fields: GradientFields, invariance: str) -> None:
+        self.invariance, self.center, self.scale = invariance, None, 1.0
+        if invariance == "linear":
+            return
+        points = fields.points.double().cpu()
+        self.center = points.flatten(0, -2).mean(0)[None, None] if invariance == "none" else None
+        center = points.mean(-2, keepdim=True) if self.center is None else self.center[0]
+        self.scale = float((points - center).square().mean().sqrt()) or 1.0
+
+    def transform(self, fields: GradientFields) -> Canonical:
+        """Return the fields in these coordinates, computed in float64, a few units at a time; refuses constant ones."""
+        amplitudes = varying_amplitudes(fields).double().cpu()
+        u, m, d = fields.gradients.shape
+        points, gradients = (torch.empty(u, m, d, dtype=torch.float32) for _ in range(2))
+        frames: list[tuple[Tensor, Basis]] = []
+        for part in slices(u, UNITS_AT_A_TIME):
+            if not fields.is_shared or not frames:
+                a = (fields.points[None] if fields.is_shared else fields.points[part]).double().cpu()  # [u or 1, m, d]
+                center, basis, inverse = self._frame(a)
+                frames.append((center, basis))
+                a = _times(a - center, basis)
+            g = _times(fields.gradients[part].double().cpu(), inverse)  # [u, m, d]
+            if fields.values is None:  # then the scale is the gradients' own, in these coordinates
+                scale = g.square().sum(2).mean(1).sqrt()
+                amplitudes[part] = torch.where(scale > 0, scale, 1)  # no point differs along any of it: it stays zero
+            points[part], gradients[part] = a, g / amplitudes[part, None, None]
+        values = None if fields.values is None else fields.values.double().cpu()
+        if values is not None:
+            values = ((values - values.mean(1, keepdim=True)) / amplitudes[:, None]).float()
+        center = torch.cat([center for center, _ in frames]) if self.center is None else self.center
+        bases = [basis for _, basis in frames if isinstance(basis, Tensor)]
+        return Canonical(points, gradients, values, center, torch.cat(bases) if bases else basis, amplitudes)
+
+    def _frame(self, points: Tensor) -> tuple[Tensor, Basis, Basis]:
+        """Return the center of points, [u or 1, m, d], the basis for them, and the one for gradients."""
+        center = points.mean(1, keepdim=True) if self.center is None else self.center
+        if self.invariance != "linear":
+            return center, 1 / self.scale, 1 / self.scale * self.scale**2
+        covariance = (points - center).mT @ (points - center) / points.shape[1]  # [u, d, d]
+        variances, vectors = torch.linalg.eigh(covariance)
+        is_there = variances > RANK_TOLERANCE * variances[:, -1:]  # what no point differs along is zero in both bases
+        spreads = torch.where(is_there, variances, 1).sqrt()
+        shrink, stretch = (torch.where(is_there, factor, 0)[:, None] for factor in (1 / spreads, spreads))
+        return center, vectors * shrink, vectors * stretch
+
+
+def sign_flip(along: Tensor) -> Tensor:
+    """Tell to which side numbers lie: by their mean, or by their skewness where the mean is small.
+
+    Args:
+        along: What lies along each of k directions, [..., m, k].
+
+    Returns:
+        -1 where a direction should be turned round, else 1, [..., k].
+    """
+    mean, third, size = along.mean(-2), along.pow(3).mean(-2), along.square().mean(-2).sqrt()
+    skewness = torch.where(third.abs() > SYMMETRIC * size**3, third, 0)
+    return torch.where(torch.where(mean.abs() > MEAN_DECIDES * size, mean, skewness) < 0, -1, 1)
+
+
+def principal_axes(fields: Canonical, q: int | None = None) -> Tensor:
+    """Find the leading eigenvectors of E[g g'], along which the mean gradient, or else its skewness, is positive.
+
+    Args:
+        fields: The units.
+        q: How many; ``None`` counts those that hold the gradients of three units in four.
+
+    Returns:
+        [u, q, d].
+    """
+    d, leading, counts = fields.gradients.shape[2], [], []
+    for part in slices(len(fields.gradients), UNITS_AT_A_TIME):
+        g = fields.gradients[part]
+        shares, vectors = torch.linalg.eigh((g.mT @ g).double())  # [u, d] and [u, d, d], the largest last
+        shares = shares.flip(1).cumsum(1)
+        counts.append((shares < SHARE * shares[:, -1:]).sum(1) + 1)
+        leading.append(vectors.flip(2)[:, :, :MOST_AXES].float())
+    q = q or min(int(torch.cat(counts).double().quantile(0.75)), MOST_AXES, d)
+    axes = torch.cat(leading)[:, :, :q].contiguous()
+    return (axes * sign_flip(fields.gradients @ axes)[:, None]).mT.contiguous()
+
+
+@torch.no_grad()
+def align_axes(
+    decoder: nn.Module, embedded: Tensor, fields: Canonical, axes: Tensor, points: Tensor, rounds: int = 2
+) -> Tensor:
+    """Flip each unit's axes, then turn them, to where the decoder predicts its gradients best.
+
+    An embedding says what the function is, not how it lies in the unit's space. What is invariant to that cannot
+    tell, and eigenvectors leave signs open and, where eigenvalues are close, directions too.
+
+    Args:
+        decoder: In evaluation mode.
+        embedded: [u, k].
+        fields: The units.
+        axes: To start from, [u, q, d].
+        points: Which of the points to look at, [m'].
+        rounds: Of turning, each towards the best rotation for the present prediction (Procrustes).
+
+    Returns:
+        [u, q, d]. Never worse at these points than the axes to start from.
+    """
+    a, g = fields.points[:, points] @ axes.mT, fields.gradients[:, points] @ axes.mT  # [u, m', q]
+    flips = _flips(axes.shape[1])
+    losses = torch.stack([(decoder(a * s, embedded) * s - g).square().sum((1, 2)) for s in flips], 1)
+    turns, best = torch.diag_embed(flips[losses.argmin(1)]), losses.amin(1)  # [u, q, q], [u]
+    for _ in range(rounds):
+        left, _, right = torch.linalg.svd(decoder(a @ turns.mT, embedded).mT @ g)
+        tried = left @ right
+        loss = (decoder(a @ tried.mT, embedded) @ tried - g).square().sum((1, 2))
+        turns, best = torch.where((loss < best)[:, None, None], tried, turns), torch.minimum(loss, best)
+    return turns @ axes
+
+
+def _flips(q: int) -> Tensor:
+    """Return the signs to try, rows of 1 and -1, the first without a flip, [number of tries, q]."""
+    if q <= FULL:
+        return torch.tensor(list(itertools.product([1.0, -1.0], repeat=q)))
+    return torch.cat([torch.ones(1, q), 1 - 2 * torch.eye(q)])
+
+
+def slices(n: int, size: int) -> Iterator[slice]:
+    """Cut n things into chunks.
+
+    Yields:
+        Where each chunk lies.
+    """
+    for start in range(0, n, size):
+        yield slice(start, start + size)
+
+
+def _times(rows: Tensor, basis: Basis) -> Tensor:
+    return rows @ basis if isinstance(basis, Tensor) else rows * basis

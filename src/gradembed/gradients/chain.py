@@ -1,0 +1,262 @@
+"""The matrix-product path: chains of linear layers and elementwise modules, of one network or an ensemble at once.
+
+With activations a_p after step p and a read-out S [u, D] of the unit layer, the gradient of all units of
+all samples is S W_k diag(s_k) W_{k-1} ... , where s are the slopes of the elementwise steps at the sample. An ensemble
+has an axis [e] before all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gradembed._validation import FLOAT_TYPES
+from gradembed.gradients.lowrank import Basis, Capture, LowRank, product
+from gradembed.gradients.patterns import SKIPPED, pattern_words, splits
+from gradembed.gradients.sites import OUTPUT, Site
+from gradembed.models import ACTIVATIONS, MLP, MLPEnsemble, StackedLinear
+
+# Exact types only: a subclass may compute something else.
+ELEMENTWISE = (*ACTIVATIONS.values(), nn.PReLU, nn.Dropout, nn.BatchNorm1d)
+_CONTAINER_FORWARDS = (nn.Sequential.forward, MLP.forward)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer of one network, or of every network of an ensemble.
+
+    Attributes:
+        weight: [*e, out, in].
+        bias: [*e, out], or ``None``.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, a: Tensor) -> Tensor:
+        """Map activations, [*e, n, in] to [*e, n, out]."""
+        if self.weight.ndim == 2 or self.bias is None:
+            return nn.functional.linear(a, self.weight, self.bias)
+        return torch.baddbmm(self.bias[:, None], a, self.weight.mT)
+
+    def of(self, members: slice) -> Linear:
+        """The layer of some members of an ensemble."""
+        return Linear(self.weight[members], None if self.bias is None else self.bias[members])
+
+
+Step = Linear | nn.Module
+
+
+class Chain:
+    """A network that is a chain, or an ensemble of them, with a position for each of its layer names.
+
+    Attributes:
+        steps: What it does, one after the other.
+        positions: Layer name → number of steps before that layer's activations; "input" is 0.
+        width: Features that the first linear layer takes, or ``None`` without one.
+        n_members: Networks of an ensemble, or ``None``.
+    """
+
+    def __init__(self, model: nn.Module, steps: list[Step], positions: dict[str, int], n_members: int | None) -> None:
+        self.model, self.steps, self.positions, self.n_members = model, steps, positions, n_members
+        self.width = next((step.weight.shape[-1] for step in steps if isinstance(step, Linear)), None)
+        self._bases = {p: Basis(step.weight) for p, step in enumerate(steps) if isinstance(step, Linear)}
+
+    @classmethod
+    def of(cls, model: nn.Module, x: Any) -> Self | None:
+        """Read a model as a chain.
+
+        Returns:
+            The chain, or ``None`` if the model, or these samples, need the general path.
+        """
+        if not isinstance(x, Tensor) or x.dtype not in FLOAT_TYPES:
+            return None
+        steps: list[Step] = []
+        positions = {"input": 0}
+        if not _flatten(model, "", steps, positions):
+            return None
+        if x.ndim != 2 and not isinstance(model, MLPEnsemble) and not (steps and isinstance(steps[0], nn.Flatten)):
+            return None
+        positions.setdefault("output", len(steps))
+        return cls(model, steps, positions, len(model) if isinstance(model, MLPEnsemble) else None)
+
+    @property
+    def names(self) -> list[str]:
+        """All layer names."""
+        return list(self.positions)
+
+    def top(self, unit_site: Site) -> int:
+        """The number of steps before the units."""
+        return len(self.steps) if unit_site is OUTPUT else self.positions[unit_site.name]
+
+    def width_of(self, unit_site: Site, x: Tensor) -> int:
+        """The number of units in a layer."""
+        widths = [step.weight.shape[-2] for step in self.steps[: self.top(unit_site)] if isinstance(step, Linear)]
+        return widths[-1] if widths else x[0].numel() if self.n_members is None else x.shape[-1]
+
+    def members(self, chosen: slice) -> Chain:
+        """Some members of an ensemble."""
+        steps = [step.of(chosen) if isinstance(step, Linear) else step for step in self.steps]
+        return Chain(self.model, steps, self.positions, len(range(self.n_members or 0)[chosen]))
+
+    @torch.no_grad()
+    def capture(
+        self, x: Tensor, sites: Sequence[Site], unit_site: Site, readout: Tensor, *, patterns: bool = False
+    ) -> Capture:
+        """Run forward to the unit layer and back to the lowest of the sites.
+
+        Args:
+            x: Samples, [n, ...], or [e, n, d].
+            sites: Where gradients are wanted.
+            unit_site: The layer that the units read.
+            readout: How they read it: their indices [u], or directions [*e, u, D].
+            patterns: Whether to note the states of the units that gradients pass through.
+
+        Returns:
+            Values, activations and gradients.
+        """
+        stops = {str(site): self.positions[site.name] for site in sites}
+        bottom, top = min(stops.values()), self.top(unit_site)
+        x = x.flatten(1) if self.n_members is None else x
+        activations, slopes, states = self._forward(x, set(stops.values()), bottom, top)
+        a = activations[top]
+        rows, start = self.read_out(readout, unit_site, x)
+        gradients, words = self._backward(
+            rows, start, set(stops.values()), slopes, states if patterns else {}, a.shape[-2]
+        )
+        if patterns and words is None:  # the same piece everywhere
+            words = np.zeros((*rows.shape[:-2], a.shape[-2], 1), np.uint64)
+        return Capture(
+            a[..., readout].mT if readout.ndim == 1 else readout.to(a) @ a.mT,
+            {layer: activations[p] for layer, p in stops.items()},
+            {layer: gradients[p] for layer, p in stops.items()},
+            words,
+        )
+
+    def read_out(self, readout: Tensor, unit_site: Site, x: Tensor) -> tuple[Tensor, int]:
+        """Begin the way back: rows [*e, u, 1, r], common to all samples, and the number of steps below them."""
+        top = self.top(unit_site)
+        if readout.ndim > 1:
+            return readout[..., None, :].to(x), top
+        step = self.steps[top - 1]
+        if isinstance(step, Linear):  # its weights are the gradients of its units; no matrix as wide as the layer
+            return step.weight[..., readout, :][..., None, :], top - 1
+        rows = nn.functional.one_hot(readout, self.width_of(unit_site, x)).to(x)[:, None]
+        return rows if self.n_members is None else rows.expand(self.n_members, *rows.shape), top
+
+    def _forward(self, a: Tensor, wanted: set[int], bottom: int, top: int) -> tuple[dict[int, Tensor], ...]:
+        """Run forward, keeping activations where wanted, slopes, and what tells the piece of a step with two slopes."""
+        activations, slopes, states = {}, {}, {}
+        for p, step in enumerate(self.steps[:top]):
+            if p in wanted:
+                activations[p] = a
+            if isinstance(step, Linear):
+                a = step(a)
+            elif not isinstance(step, SKIPPED):
+                entered = a
+                a, slope = apply_with_slope(step, a, with_slope=p >= bottom)
+                if slope is not None:
+                    slopes[p] = slope
+                if p >= bottom and splits(step):
+                    states[p] = a if type(step) is nn.ReLU else entered
+        activations[top] = a
+        return activations, slopes, states
+
+    def _backward(
+        self,
+        rows: Tensor,
+        start: int,
+        wanted: set[int],
+        slopes: dict[int, Tensor],
+        states: dict[int, Tensor],
+        n: int,
+    ) -> tuple[dict[int, LowRank], np.ndarray | None]:
+        """Go back, keeping what is common to all samples common, and products unmade, as long as that can be."""
+        # the gradient at any time is (rows * slope) @ basis, with rows [*e, u, n, r] or, common, [*e, u, 1, r]
+        gradients: dict[int, LowRank] = {}
+        words: list[np.ndarray] = []
+        slope, basis, common = None, None, True
+        if start in wanted:
+            gradients[start] = LowRank(rows, n, common)
+        for p in range(start - 1, min(wanted) - 1, -1):
+            here = self._bases.get(p)
+            if (basis is not None and (here is not None or p in slopes)) or (slope is not None and p in states):
+                rows = product(rows, slope, None if basis is None else basis.weight)
+                common, slope, basis = common and slope is None, None, None
+            if p in states:
+                words.append(pattern_words(self.steps[p], rows, states[p]))  # type: ignore[arg-type]
+            if here is not None:
+                basis = here
+            elif p in slopes and common:
+                slope = slopes[p] if slope is None else slope * slopes[p]
+            elif p in slopes:  # in place, unless a result holds the rows
+                own = not any(kept.rows is rows for kept in gradients.values())
+                rows = torch.mul(rows, slopes[p][..., None, :, :], out=rows if own else None)
+            if p in wanted:
+                if basis is not None and basis.isometry is basis.weight:  # nothing is saved by waiting
+                    rows = product(rows, slope, basis.weight)
+                    common, slope, basis = common and slope is None, None, None
+                gradients[p] = LowRank(rows, n, common, slope, basis)
+        return gradients, np.concatenate(words, -1) if words else None
+
+
+def apply_with_slope(step: nn.Module, a: Tensor, *, with_slope: bool) -> tuple[Tensor, Tensor | None]:
+    """Apply an elementwise module, and differentiate it as autograd does.
+
+    Returns:
+        Its output and, if wanted, its derivative at each number.
+    """
+    if isinstance(step, nn.ReLU):
+        out = a.clamp_min(0)
+        return out, out.sign() if with_slope else None
+    if not with_slope:
+        return step(a.clone()), None  # a copy, because the module may work in place
+    with torch.enable_grad():
+        leaf = a.detach().clone().requires_grad_()
+        out = step(leaf.clone())
+        (slope,) = torch.autograd.grad(out.sum(), leaf)
+    return out.detach(), slope
+
+
+def _flatten(module: nn.Module, name: str, steps: list[Step], positions: dict[str, int]) -> bool:
+    """Append a module's steps and note where each name within it ends.
+
+    Returns:
+        Whether it is a chain.
+    """
+    if _has_hooks(module):
+        return False
+    if type(module).forward in _CONTAINER_FORWARDS or type(module) is MLPEnsemble:
+        for key, child in module._modules.items():
+            if child is None or not _flatten(child, f"{name}.{key}" if name else key, steps, positions):
+                return False
+    elif type(module) in (nn.Linear, StackedLinear):
+        weight, bias = module.weight, module.bias
+        steps.append(Linear(weight.detach(), None if bias is None else bias.detach()))
+    elif type(module) in ELEMENTWISE or (type(module) is nn.Flatten and module.start_dim == 1 and module.end_dim == -1):
+        steps.append(module)
+    else:
+        return False
+    if name and name != "input":
+        positions[name] = len(steps)
+    return True
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether anything may change what the module computes, or the gradient through it.
+
+    Returns:
+        True if it, or every module, has hooks, or it has a forward of its own.
+    """
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    of_all = nn.modules.module
+    return (
+        any(getattr(module, kind) or getattr(of_all, f"_global{kind}") for kind in kinds)
+        or "forward" in vars(module)
+        or hasattr(module, "parametrizations")
+    )

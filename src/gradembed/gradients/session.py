@@ -1,0 +1,346 @@
+"""One question to one network or ensemble: arguments checked once, then answered chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from gradembed import _context
+from gradembed._validation import (
+    as_integer,
+    as_list,
+    as_tensor,
+    check_finite_result,
+    check_module,
+    check_parameters,
+    check_per_sample,
+    describe,
+    refuse,
+)
+from gradembed.gradients.autograd import Autograd, refuse_independent
+from gradembed.gradients.batches import Batch, Stream, call, check_fits, float_kind, part, read, size_of, tensors_in
+from gradembed.gradients.chain import Chain, Linear
+from gradembed.gradients.layers import default_names
+from gradembed.gradients.lowrank import Capture
+from gradembed.gradients.patterns import SKIPPED
+from gradembed.gradients.sites import OUTPUT, Site, find_sites
+from gradembed.models import MLPEnsemble
+
+CHUNK_BYTES = (
+    10 * 2**20
+)  # of a chain's gradients at a time: fewer calls than smaller chunks, and still kept by the allocator
+GROUP_BYTES = 8 * 2**20  # of what one group of an ensemble computes: about what a processor keeps in its cache
+SITE_BYTES = 4 * 2**20  # of activations at all sites, on the general path: about what stays in the caches
+GRADIENT_BYTES = 256 * 2**20  # of gradients at all sites
+FEW = 8  # samples; of fewer at a time, running sums over many pairs of units cost more than the samples
+
+
+@dataclass(frozen=True)
+class Session:
+    """A network, samples, units and sites that fit each other.
+
+    Attributes:
+        batch: All samples, or the first batch of a stream.
+        sites: Where gradients are wanted, in the caller's order.
+        readout: Of the unit layer: indices [u], or directions [*e, u, D].
+        unit_labels: One label per unit: its index, "direction i", or "head[i]".
+        heads: The head that each unit is of; empty if there is but one.
+        kind: The precision that is computed in.
+        stream: Where the samples come from, if not all of them are there.
+        x_name: What the caller's users call the samples.
+        protect: Puts the model and the random state back after each chunk of a stream: what the caller's iterable
+            does between them, such as drawing samples, is not undone.
+    """
+
+    network: Chain | Autograd
+    batch: Batch
+    sites: tuple[Site, ...]
+    unit_site: Site
+    readout: Tensor
+    unit_labels: tuple[str, ...]
+    heads: tuple[str, ...]
+    kind: torch.dtype
+    x_name: str = "x"
+    stream: Stream | None = None
+    protect: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        model: nn.Module,
+        x: Any,
+        layers: Any = None,
+        unit_layer: str | Site = "output",
+        units: Any = None,
+        directions: Any = None,
+        *,
+        forward: Callable[..., Any] | None = None,
+        argument: str = "layers",
+        units_argument: str = "units",
+        x_name: str = "x",
+        ensembles: bool = False,
+    ) -> Iterator[Self]:
+        """Check everything, choose the path, and put the model back afterwards.
+
+        Args:
+            model: The network.
+            x: What it is asked with: see `batches.read`.
+            layers: Where gradients are wanted: names, patterns, sites; one of them unless ``argument`` is "layers";
+                ``None`` for the default layers.
+            unit_layer: The layer that the units belong to.
+            units: Their indices or labels; ``None`` for all.
+            directions: Or directions in that layer, [u, D], or [e, u, D] for an ensemble.
+            forward: How the model is called with a batch; ``None`` for as usual.
+            argument: What the caller's users call ``layers``, for error messages.
+            units_argument: What they call ``units``.
+            x_name: What they call ``x``.
+            ensembles: Whether the model may be an `MLPEnsemble`.
+
+        Yields:
+            The session.
+        """
+        check_module(model)
+        model = _unwrapped(model)
+        if isinstance(model, MLPEnsemble) and not ensembles:
+            refuse("model", "be one network", describe(model), "Take a member out by ensemble[i]")
+        if forward is not None and not callable(forward):
+            refuse("forward", "be callable with model and batch", describe(forward), "Pass a function", TypeError)
+        samples = read(x, model, forward, x_name)
+        if isinstance(model, MLPEnsemble) and (forward is not None or not isinstance(samples, Tensor)):
+            rule = "be one tensor, and `forward` None, for an ensemble"
+            refuse(x_name, rule, describe(x), "Take a member out by ensemble[i]")
+        batch = samples.first if isinstance(samples, Stream) else samples
+        check_fits(model, batch, x_name)
+        check_parameters(model)
+        check_per_sample(model)
+        several = argument == "layers"
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            keep_freed_memory()
+            opening = stack.enter_context(ExitStack())
+            protect: Callable[[], AbstractContextManager[None]] = nullcontext
+            chain = Chain.of(model, batch) if forward is None else None
+            names = chain.names if chain else _names(model)
+            unit_site = _unit_site(unit_layer, model, names)
+            sites = None if layers is None else find_sites(argument, layers, names, several=several)
+            partial_site = next((site for site in [*(sites or []), unit_site] if not site.is_plain), None)
+            if partial_site and isinstance(model, MLPEnsemble):
+                refuse(
+                    argument,
+                    "be whole layers for an ensemble",
+                    repr(str(partial_site)),
+                    "Take a member out by ensemble[i]",
+                )
+            if chain and not partial_site:
+                _check_chain(chain, batch, sites or [Site("input")], unit_site, x_name)
+                network: Chain | Autograd = chain
+                sites = _default_sites(chain, unit_site) if sites is None else sites
+                widths = {"": chain.width_of(unit_site, batch)}
+            else:
+                protect = partial(_context.preserved, model)
+                opening.enter_context(protect())
+                network = Autograd(model, batch, forward or call, unit_site, sites, argument, x_name)
+                sites, widths = network.sites, network.heads
+            readout, labels, heads = resolve_units(
+                widths, unit_site, units, directions, units_argument, network.n_members
+            )
+            readout = readout.to(tensors_in(batch)[0].device)
+            session = cls(
+                network, batch, tuple(sites), unit_site, readout, labels, heads, float_kind(model, batch), x_name
+            )
+            if isinstance(samples, Stream):
+                opening.close()
+                session = cls(**{**vars(session), "stream": samples, "protect": protect})
+            yield session
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What the sites are called."""
+        return tuple(map(str, self.sites))
+
+    @property
+    def n_samples(self) -> int | None:
+        """Their number; ``None`` for a stream."""
+        if self.stream:
+            return None
+        return size_of(self.batch) if self.network.n_members is None else self.batch.shape[-2]
+
+    def from_the_top(self) -> list[str]:
+        """The layers, each before those that it depends on."""
+        if isinstance(self.network, Chain):
+            place = {str(site): self.network.positions[site.name] for site in self.sites}
+        else:
+            place = self.network.time
+        named_last_first = self.layers[::-1]
+        return sorted(named_last_first, key=lambda layer: -place[layer])
+
+    def captures(self, chunk_size: int | None = None, *, patterns: bool = False) -> Iterator[Capture]:
+        """Answer chunk by chunk: of samples, or for an ensemble of its networks.
+
+        Args:
+            chunk_size: Samples at a time; ``None`` chooses by a memory budget.
+            patterns: Whether to note activation patterns, where the network has them.
+
+        Yields:
+            Captures with finite values, in order.
+        """
+        if self.network.n_members is not None:
+            yield from self._of_groups(self.network.n_members, patterns)
+            return
+        size = self.samples_at_a_time(chunk_size)
+        n = self.n_samples
+        parts = (
+            self.stream.chunks(size) if self.stream else (part(self.batch, i, i + size) for i in range(0, n or 0, size))
+        )
+        for batch in parts:
+            with self.protect():
+                yield self._checked(
+                    self.network.capture(batch, self.sites, self.unit_site, self.readout, patterns=patterns)
+                )
+
+    def _of_groups(self, e: int, patterns: bool) -> Iterator[Capture]:
+        """Go through an ensemble in groups of networks whose numbers fit into the caches."""
+        chain: Chain = self.network  # type: ignore[assignment]
+        x = self.batch.expand(e, *self.batch.shape[-2:])
+        m, d = x.shape[-2:]
+        u = self.readout.shape[-2] if self.readout.ndim > 1 else len(self.readout)
+        widths = [d, *(step.weight.shape[-2] for step in chain.steps if isinstance(step, Linear))]
+        size = max(1, GROUP_BYTES // (m * (sum(widths) + u * max(widths)) * x.element_size()))
+        for start in range(0, e, size):
+            group = slice(start, start + size)
+            readout = self.readout[group] if self.readout.ndim == 3 else self.readout
+            if readout.ndim == 2:
+                readout = readout.expand(len(range(e)[group]), -1, -1)
+            chosen = chain.members(group)
+            yield self._checked(chosen.capture(x[group], self.sites, self.unit_site, readout, patterns=patterns))
+
+    def _checked(self, capture: Capture) -> Capture:
+        check_finite_result("values", capture.values, str(self.unit_site), self.x_name)
+        return capture
+
+    def samples_at_a_time(self, chunk_size: int | None = None) -> int:
+        """Choose the size of chunks; see `captures`."""
+        if chunk_size is not None:
+            return as_integer("chunk_size", chunk_size, 1)
+        item, u = max(4, tensors_in(self.batch)[0].element_size()), len(self.unit_labels)
+        if isinstance(self.network, Chain):
+            steps = self.network.steps[: self.network.top(self.unit_site)]
+            width = max((step.weight.shape[-2] for step in steps if isinstance(step, Linear)), default=1)
+            each = u * max(width, u, self.readout.shape[-1], 64) * item
+            size = max(1, CHUNK_BYTES // each, min(FEW, 4 * CHUNK_BYTES // each))
+        else:
+            width = sum(self.network.widths[layer] for layer in self.layers)
+            size = max(1, min(SITE_BYTES // (width * item), GRADIENT_BYTES // (u * max(width, u) * item)), 2)
+            size = max(size, min(16, GRADIENT_BYTES // (u * max(width, u) * item), 512))
+        n = self.n_samples
+        return size if n is None else -(-n // -(-n // size))  # equal chunks: a small last one costs as many calls
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what a chunk frees for the next one.
+
+    glibc gives large freed blocks back to the system and pays for them anew, page by page, which can take as long as
+    the arithmetic. Freeing one block of 31 MiB, which is never touched and so costs nothing, raises the size from
+    which it does so. Other allocators take no notice.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The module that a compiled or data-parallel one computes with."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _names(model: nn.Module) -> list[str]:
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name not in ("", "input")]
+    return ["input", *names] + ["output"] * ("output" not in names)
+
+
+def _unit_site(unit_layer: Any, model: nn.Module, names: Sequence[str]) -> Site:
+    """The string "output" is what the model returns, whatever its modules are called."""
+    if isinstance(unit_layer, str) and unit_layer == "output":
+        return OUTPUT
+    (site,) = find_sites("unit_layer", unit_layer, names, several=False)
+    is_module = site.name in dict(model.named_modules(remove_duplicate=False))
+    return site if is_module or site.name == "input" else OUTPUT
+
+
+def _check_chain(chain: Chain, x: Tensor, sites: Sequence[Site], unit_site: Site, x_name: str) -> None:
+    """Refuse samples and layers that do not fit a chain."""
+    e = chain.n_members
+    if e is None and chain.width is not None and x[0].numel() != chain.width:
+        rule = f"have {chain.width} features, the width of the model's first layer"
+        refuse(x_name, rule, describe(x), "Pass samples shaped as in training")
+    if e is not None and (x.shape[-1] != chain.width or x.ndim not in (2, 3) or (x.ndim == 3 and len(x) != e)):
+        rule = f"have shape [m, {chain.width}] for all members, or [{e}, m, {chain.width}]"
+        refuse(x_name, rule, describe(x), "Match them to the ensemble")
+    for site in sites:
+        if not chain.top(unit_site) > chain.positions[site.name]:
+            refuse_independent(site, unit_site)
+
+
+def _default_sites(chain: Chain, unit_site: Site) -> list[Site]:
+    """The input, and the layers of a chain before the units, each once: a pass-through is the layer before it."""
+    work = [0]  # steps that do anything, before each position
+    for step in chain.steps:
+        work.append(work[-1] + (not isinstance(step, SKIPPED)))
+    done = {name: work[chain.positions[name]] for name in reversed(default_names(chain.model))}
+    first = {at: name for name, at in done.items() if 0 < at < work[chain.top(unit_site)]}
+    return [Site("input"), *(Site(first[at]) for at in sorted(first))]
+
+
+def resolve_units(
+    widths: dict[str, int],
+    unit_site: Site,
+    units: Any,
+    directions: Any,
+    argument: str = "units",
+    n_members: int | None = None,
+) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
+    """Turn units or directions of a layer into a read-out, refusing both and those that the layer does not have.
+
+    Returns:
+        The read-out, indices [u] or directions [*e, u, D]; a label per unit; and its head, if there are several.
+    """
+    width = sum(widths.values())
+    labels = [f"{head}[{i}]" if head else str(i) for head, size in widths.items() for i in range(size)]
+    heads = [head for head, size in widths.items() for _ in range(size)] if list(widths) != [""] else []
+    if units is not None and directions is not None:
+        refuse("directions", "be None when `units` is given", describe(directions), "Pass one of them")
+    if directions is not None:
+        axes = "u D" if n_members is None else "u D | e u D"
+        sizes = {"D": width} | ({} if n_members is None else {"e": n_members})
+        matrix = as_tensor("directions", directions, axes, **sizes)
+        if bool((matrix == 0).all(-1).any()):
+            refuse("directions", "be non-zero", "a row of zeros", "Drop that row: it reads nothing")
+        return matrix, tuple(f"direction {i}" for i in range(matrix.shape[-2])), ()
+    if units is None:
+        return torch.arange(width), tuple(labels), tuple(heads)
+    where = f"lie between 0 and {width - 1}, the units of {str(unit_site)!r}"
+    chosen = []
+    for item in as_list(argument, units, "a list of indices"):
+        if isinstance(item, str) and item not in labels:
+            refuse(
+                argument,
+                f"name units of {str(unit_site)!r}",
+                repr(item),
+                f"Choose labels like {labels[0]!r}, or indices",
+            )
+        chosen.append(labels.index(item) if isinstance(item, str) else as_integer(argument, item))
+        if not 0 <= chosen[-1] < width:
+            refuse(argument, where, item, "Drop or correct it")
+    picked = tuple(heads[i] for i in chosen) if heads else ()
+    return torch.tensor(chosen), tuple(labels[i] for i in chosen), picked

@@ -1,0 +1,206 @@
+"""A forward pass with fresh nodes at the sites."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from gradembed._validation import describe, refuse
+from gradembed.gradients.batches import Batch, each
+from gradembed.gradients.sites import OUTPUT, Site, read_element, replace_element
+
+Place = tuple[str, bool, int | None, int | str | None]
+
+
+def place_of(site: Site) -> Place:
+    """Where a site's tensor stands, whichever part of it is meant: sites of one place share a node."""
+    return site.name, site.input, site.call, site.element
+
+
+class Tape:
+    """What a forward pass leaves behind: fresh nodes at the sites, and the units.
+
+    A node is a copy that is handed on in place of what the module returned. So what a skip, or whoever else holds the
+    module's very output, does with it is no path through the site, and later in-place modules cannot overwrite it.
+
+    Attributes:
+        n: Samples.
+        edges: Where in the graph the gradient of each place arrives, in the order in which they ran.
+        values: What stood there, [n, ...].
+        units: Head by head, [n, D].
+    """
+
+    def __init__(self, n: int, argument: str, sites: Sequence[Site], unit_site: Site) -> None:
+        self.n, self.argument, self.unit_site = n, argument, unit_site
+        self.places = dict(zip(map(place_of, sites), sites, strict=True))  # any one site of each place
+        self.edges: dict[Place, Any] = {}
+        self.values: dict[Place, Tensor] = {}
+        self.units: dict[str, Tensor] = {}
+        self.runs: Counter[str] = Counter()
+
+    @contextmanager
+    def tapping(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        """Register the hooks for the duration of a block."""
+        read = [] if self.unit_site is OUTPUT else [self.unit_site]
+        with ExitStack() as handles:
+            for name in dict.fromkeys(site.name for site in (*self.places.values(), *read) if site.name in modules):
+                tap = _Tap(self, name)
+                handles.callback(modules[name].register_forward_pre_hook(tap.before, with_kwargs=True).remove)
+                handles.callback(modules[name].register_forward_hook(tap.after).remove)
+            yield
+
+    def cut_input(self, batch: Batch) -> Batch:
+        """Make fresh nodes of the model's inputs; every other tensor is copied, for the model may work in place."""
+        batch = each(batch, torch.clone)
+        for site in self.places.values():
+            if site.name == "input":
+                batch = self.cut(batch, site)
+        return batch
+
+    def cut(self, held: Any, site: Site) -> Any:
+        """Put a fresh node in place of a tensor.
+
+        Args:
+            held: What holds it.
+            site: Which.
+
+        Returns:
+            The same with the node.
+        """
+        tensor, place = read_element(held, site.element)
+        self._check(self.argument, site, tensor, held)
+        key = place_of(site)
+        if key in self.edges:
+            _refuse_runs(self.argument, site)
+        site.part(tensor, argument=self.argument)
+        base = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+        node = base.clone()
+        self.edges[key] = torch.autograd.graph.get_gradient_edge(node)  # stays where it is if the node is overwritten
+        self.values[key] = tensor.detach()
+        return replace_element(held, place, node)
+
+    def read_units(self, held: Any) -> None:
+        """Take down the units' values, as they are now."""
+        tensor, _ = read_element(held, self.unit_site.element)
+        self._check("unit_layer", self.unit_site, tensor, held)
+        if self.units:
+            _refuse_runs("unit_layer", self.unit_site)
+        self.units = {"": self.unit_site.part(tensor, argument="unit_layer").clone()}
+
+    def check_complete(self) -> None:
+        """Refuse sites that the pass has not met."""
+        for site in self.places.values():
+            if place_of(site) not in self.edges:
+                self._refuse_unmet(self.argument, site)
+        if not self.units:
+            self._refuse_unmet("unit_layer", self.unit_site)
+
+    def _check(self, argument: str, site: Site, tensor: Any, held: Any) -> None:
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.ndim and len(tensor) == self.n:
+            return
+        what = "takes" if site.input else "holds" if site.name == "input" else "returned"
+        got = f"{str(site)!r}, which {what} {describe(held)}"
+        remedy = "Choose another layer, or one of the elements by gradembed.Site(name, element=...)"
+        if site.name == "input":
+            remedy = (
+                "Start at the first layer that makes floats of it (an embedding), or pass Site('input', element=...)"
+            )
+        refuse(argument, "name a place with one float tensor that has a row per sample", got, remedy)
+
+    def _refuse_unmet(self, argument: str, site: Site) -> NoReturn:
+        runs = self.runs[site.name]
+        if site.call is not None and runs:
+            refuse(argument, f"name one of the {runs} runs of {site.name!r}, from 0", site.call, "Lower `call`")
+        rule, remedy = "name a layer that the forward pass runs", "Choose one that it calls as a module"
+        refuse(argument, rule, repr(site.name), f"{remedy} (compiled, scripted and exported modules call none)")
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """The hooks of one module."""
+
+    tape: Tape
+    name: str
+
+    def before(self, _module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+        """Look at what the module takes, arguments by position and by name together."""
+        held = {**dict(enumerate(args)), **named}
+        held = self._pass(held, is_input=True)
+        return tuple(held[i] for i in range(len(args))), {key: held[key] for key in named}
+
+    def after(self, _module: nn.Module, _args: Any, output: Any) -> Any:
+        """Look at what the module returns."""
+        output = self._pass(output, is_input=False)
+        self.tape.runs[self.name] += 1
+        return output
+
+    def _pass(self, held: Any, *, is_input: bool) -> Any:
+        run = self.tape.runs[self.name]
+        for site in self.tape.places.values():
+            if self._is_here(site, run, is_input):
+                held = self.tape.cut(held, site)
+        if self._is_here(self.tape.unit_site, run, is_input) and self.tape.unit_site is not OUTPUT:
+            self.tape.read_units(held)
+        return held
+
+    def _is_here(self, site: Site, run: int, is_input: bool) -> bool:
+        return site.name == self.name and site.input == is_input and site.call in (None, run)
+
+
+def _refuse_runs(argument: str, site: Site) -> NoReturn:
+    got = f"{site.name!r}, which runs more often"
+    remedy = f"Say which run: gradembed.Site({site.name!r}, call=0) is the first"
+    refuse(argument, "name a module that runs once in a forward pass", got, remedy)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Have no gradients flow to the parameters: a graph is then kept from the sites on only."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+def heads_of(result: Any, n: int, model: str) -> dict[str, Tensor]:
+    """Read what a model returned as heads.
+
+    Args:
+        result: A tensor, an object with ``logits``, or a mapping or tuple of heads, each with a row per sample.
+        n: Samples.
+        model: Its name, for messages.
+
+    Returns:
+        Name → [n, D], "" where there is but one tensor.
+    """
+    logits = getattr(result, "logits", None)
+    result = logits if isinstance(logits, Tensor) else result
+    if isinstance(result, Mapping):
+        named = {str(key): item for key, item in result.items()}
+    elif isinstance(result, tuple | list):
+        names = getattr(result, "_fields", range(len(result)))
+        named = {str(key): item for key, item in zip(names, result, strict=True)}
+        named = {"": result[0]} if len(named) == 1 else named
+    else:
+        named = {"": result}
+    heads = {}
+    for name, item in named.items():
+        item = item[None] if isinstance(item, Tensor) and item.ndim == 0 and n == 1 else item
+        if not (isinstance(item, Tensor) and item.is_floating_point() and item.ndim and len(item) == n):
+            where = f"{describe(item)} as {name!r}" if name else describe(item)
+            remedy = "Pass forward=lambda model, batch: ..., which returns what is to be compared, and nothing else"
+            refuse("model", "return float tensors with a row per sample", f"{model}, which returned {where}", remedy)
+        heads[name] = item.reshape(n, -1)
+    if not heads:
+        refuse("model", "return a tensor", describe(result), "Pass forward=lambda model, batch: ..., which does")
+    return heads

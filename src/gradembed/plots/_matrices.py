@@ -1,0 +1,282 @@
+"""Figures of square tables: what every two units, nodes, classes have to do with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+
+from gradembed._validation import as_list, as_names, as_number, check_choice, check_layer, refuse
+from gradembed.plots import _frame
+
+if TYPE_CHECKING:
+    from matplotlib.image import AxesImage
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
+
+    from gradembed.interference import Interference
+    from gradembed.tree import GradientTree
+
+
+def similarity_matrix(
+    matrix: Tensor | ArrayLike, labels: Sequence[str] | None = None, *, measure: str = "cosine", limit: float = 1.0,
+    title: str = "", axis_label: str = "unit", colorbar: bool = True, source: str = "", ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Draw one square matrix of pairwise scores, with the numbers where there is room.
+
+    The diagonal, a unit with itself, is left grey.
+
+    Args:
+        matrix: [u, u].
+        labels: One per unit; ``None`` numbers them.
+        measure: "cosine" (diverging colors from -1 to 1), "abs_cosine", "conflict" or "norm_similarity" (0 to 1).
+        limit: Where the colors end instead of at 1; beyond, they do not change.
+        title: Above the matrix.
+        axis_label: What a row and a column stand for.
+        colorbar: Whether to explain the colors.
+        source: Where the data come from.
+        ax: Where to draw; ``None`` makes a figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: If the matrix is not square or finite, labels do not fit it, or the measure is unknown.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> ge.plots.similarity_matrix(torch.eye(3), title="nothing shared").get_title()
+        'nothing shared'
+    """
+    check_choice("measure", measure, _frame.MEASURES)
+    as_number("limit", limit, 0, 1, open_low=True)
+    table = _frame.square("matrix", matrix)
+    names = as_names("labels", map(str, range(len(table))) if labels is None else labels, len(table))
+    ax = _frame.single(ax, (4.6, 4.0), source)
+    image = _draw(ax, table, names, measure, limit)
+    words = _frame.MEASURES[measure][0]
+    return _frame.label(ax, title, axis_label, axis_label, image if colorbar else None, words)
+
+
+def interference(
+    result: Interference, *, measure: str = "cosine", layers: Sequence[str] | None = None, limit: float = 1.0,
+    title: str = "", axis_label: str = "class", source: str = "", axes: Sequence[Axes] | None = None,
+) -> list[Axes]:  # fmt: skip
+    """Draw the matrices of several layers side by side, with one color scale.
+
+    A dot marks pairs whose bootstrap interval holds 0 (cosine) or one half (conflict). Titles of |cosine| name its
+    mean, the level of chance and the untrained control, as far as the result has them.
+
+    Args:
+        result: What `gradembed.interference` returned.
+        measure: "cosine", "abs_cosine", "conflict" or "norm_similarity".
+        layers: Which layers; ``None`` for all.
+        limit: Where the colors end instead of at 1; beyond, they do not change.
+        title: Above all of them.
+        axis_label: What a row and a column stand for.
+        source: Where the data come from.
+        axes: Where to draw, one for each layer; ``None`` makes a figure.
+
+    Returns:
+        The Axes, one per layer.
+
+    Raises:
+        ValueError: If a layer or the measure is unknown, or there are too few Axes.
+        TypeError: If ``result`` is none.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> result = ge.interference(ge.MLP([4, 8, 3], seed=0), torch.randn(9, 4))
+        >>> len(ge.plots.interference(result))
+        2
+    """
+    _frame.check_result("result", result, "Interference", "interference", "pair_mean", "unit_labels")
+    check_choice("measure", measure, _frame.MEASURES)
+    as_number("limit", limit, 0, 1, open_low=True)
+    chosen = list(result.layers) if layers is None else as_list("layers", layers, "a list of layer names")
+    for layer in chosen:
+        check_layer("layers", layer, result.layers)
+    panels = _frame.panels("axes", axes, (3.6 * len(chosen) + 1, 3.6), source, (1, len(chosen)), title)
+    neutral = {"cosine": 0.0, "conflict": 0.5}.get(measure)
+    for ax, layer in zip(panels, chosen, strict=True):
+        image = _draw(ax, getattr(result, measure)[layer].numpy(force=True), list(result.unit_labels), measure, limit)
+        _frame.label(ax, _panel_title(result, measure, layer), axis_label)
+        if neutral is not None and measure in result.intervals:
+            low, high = result.intervals[measure][layer].numpy()  # [2, u, u]
+            rows, columns = np.nonzero((low <= neutral) & (neutral <= high) & ~np.eye(len(low), dtype=bool))
+            ax.scatter(columns + 0.36, rows - 0.36, s=3, color="black", linewidths=0)
+    panels[0].set_ylabel(axis_label)
+    _frame.bar(image, panels, _frame.MEASURES[measure][0])
+    return panels
+
+
+def _panel_title(result: Interference, measure: str, layer: str) -> str:
+    """Return the layer's name and, for |cosine|, what its numbers are to be held against."""
+    if measure != "abs_cosine":
+        return layer
+    control = [copy.pair_mean(measure, layer) for copy in result.untrained]
+    beside = f", untrained {np.mean(control):.2f}" if control else ""
+    return f"{layer}\nmean {result.pair_mean(measure, layer):.2f}, chance {result.chance[layer]:.2f}{beside}"
+
+
+def _draw(ax: Axes, table: NDArray[Any], names: Sequence[str], measure: str, limit: float) -> AxesImage:
+    """Return the picture of a matrix, [u, u], with its numbers if there are at most twelve rows."""
+    _, colors, low = _frame.MEASURES[measure]
+    image = _picture(ax, table, _thinned(names), colors, low * limit, limit)
+    if len(names) <= 12:  # one decimal, without the zero before the point
+        short = {cell: f"{x:.1f}".replace("-0.0", "0.0").replace("0.", ".") for cell, x in np.ndenumerate(table)}
+        words = {(i, j): word for (i, j), word in short.items() if i != j}
+        _frame.write(ax, image, words, 6.5 if len(names) > 5 else 8)
+    return image
+
+
+def _picture(ax: Axes, table: NDArray[Any], beside: Any, colors: str, low: float, high: float) -> AxesImage:
+    """Return the picture of a matrix, [u, u], its diagonal grey, with (places, names) of rows and columns beside it."""
+    cells = np.ma.masked_where(np.eye(len(table), dtype=bool), table)
+    cmap = plt.get_cmap(colors).with_extremes(bad=_frame.GREY)
+    _frame.grid(ax, beside, beside)
+    return ax.imshow(cells, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+
+
+def _thinned(names: Sequence[str]) -> tuple[Sequence[int], list[str]]:
+    """Return places and names of at most sixteen rows."""
+    places = range(0, len(names), -(-len(names) // 16))
+    return places, [names[i] for i in places]
+
+
+def matrix_grid(
+    matrices: Sequence[Sequence[Tensor]], row_labels: Sequence[str], column_labels: Sequence[str], *,
+    measure: str = "cosine", xlabel: str = "", title: str = "", source: str = "", ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Draw a small square matrix in every cell of a grid, all in one scale of colors, their diagonals grey.
+
+    Args:
+        matrices: Rows of matrices, each [u, u].
+        row_labels: One per row.
+        column_labels: One per column.
+        measure: "cosine" (diverging colors from -1 to 1), "abs_cosine", "conflict" or "norm_similarity" (0 to 1).
+        xlabel: What the columns stand for.
+        title: Above the grid.
+        source: Where the data come from.
+        ax: Where to draw; ``None`` makes a figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: If the matrices are not square and of one size, labels do not fit, or the measure is unknown.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> grid = [[torch.eye(2), torch.ones(2, 2)]]
+        >>> ge.plots.matrix_grid(grid, ["input"], ["separate", "shared"], title="two cells").get_title()
+        'two cells'
+    """
+    check_choice("measure", measure, _frame.MEASURES)
+    rows = [as_list("matrices", row, "rows of matrices") for row in as_list("matrices", matrices, "rows of matrices")]
+    cells = [[_frame.square("matrices", matrix) for matrix in row] for row in rows]
+    row_labels, column_labels = as_names("row_labels", row_labels), as_names("column_labels", column_labels)
+    sizes = sorted({len(cell) for row in cells for cell in row})
+    if len(sizes) != 1:
+        refuse("matrices", "be of one size", f"sizes {sizes}", "Pass [u, u] throughout")
+    if len(row_labels) != len(cells) or any(len(row) != len(column_labels) for row in cells):
+        got = f"{len(row_labels)} x {len(column_labels)} labels for rows of {[len(row) for row in cells]}"
+        refuse("matrices", "fit the labels of rows and columns", got, "Name every row and column once")
+    u, step = sizes[0], sizes[0] + 1  # one empty row and column between matrices
+    canvas, own = np.full((2, step * len(row_labels) - 1, step * len(column_labels) - 1), np.nan)
+    for i, row in enumerate(cells):
+        for j, cell in enumerate(row):
+            canvas[step * i :, step * j :][:u, :u] = np.where(np.eye(u, dtype=bool), np.nan, cell)
+            np.fill_diagonal(own[step * i :, step * j :][:u, :u], 1.0)
+    width, height = max(4.0, min(10.0, 0.25 * canvas.shape[1] + 2)), max(1.6, 0.25 * canvas.shape[0] + 1)
+    ax = _frame.single(ax, (width, height), source)
+    words, colors, low = _frame.MEASURES[measure]
+    ax.imshow(own, cmap=ListedColormap([_frame.GREY]), interpolation="none")
+    image = ax.imshow(canvas, cmap=colors, vmin=low, vmax=1, interpolation="none")
+    beside = [(step * np.arange(len(names)) + (u - 1) / 2, names) for names in (row_labels, column_labels)]
+    _frame.grid(ax, *beside)
+    ax.spines[:].set_visible(False)
+    return _frame.label(ax, title, xlabel, "", image, words)
+
+
+def tree_similarity(
+    result: GradientTree, layer: str, *, title: str = "", source: str = "", ax: Axes | None = None
+) -> Axes:
+    """Draw the cosines between the directions of all nodes of a layer, in a block for each pair of roots.
+
+    Within a root, nodes run from most to fewest samples, one row each however few samples it has. The diagonal is grey.
+
+    Args:
+        result: What `gradembed.gradient_tree` returned.
+        layer: Which layer.
+        title: Above the picture.
+        source: Where the data come from.
+        ax: Where to draw; ``None`` makes a figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: If there is no such layer, or it has too many nodes.
+        TypeError: If ``result`` is no tree, or the layer no string.
+
+    Example:
+        >>> import gradembed as ge
+        >>> result = ge.gradient_tree(ge.MLP([4, 8, 3], seed=0), ge.datasets.load_iris().x_test)
+        >>> ge.plots.tree_similarity(result, "input").get_xlabel()
+        "root: unit of 'output'"
+    """
+    _frame.check_result("result", result, "GradientTree", "gradient_tree", "roots", "parents")
+    matrix = result.similarity(layer).numpy()
+    ends = result.roots[layer].bincount(minlength=len(result.root_labels)).cumsum(0).numpy()
+    beside = (np.concatenate([[0], ends[:-1]]) + ends - 1) / 2, result.root_labels  # in the middle of each block
+    ax = _frame.single(ax, (5.0, 4.3), source)
+    image = _picture(ax, matrix, beside, "RdBu_r", -1, 1)
+    for end in ends[:-1]:
+        ax.axhline(end - 0.5, color="black", linewidth=0.6)
+        ax.axvline(end - 0.5, color="black", linewidth=0.6)
+    root = f"root: unit of {result.unit_layer!r}"
+    return _frame.label(ax, title, root, root, image, "cosine of the nodes' gradients")
+
+
+def confusion(
+    counts: Tensor | ArrayLike, labels: Sequence[str] | None = None, *, counted: str = "samples", title: str = "",
+    source: str = "", ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Draw a confusion matrix: numbers are counts, colors the mistakes (the diagonal is left grey).
+
+    Args:
+        counts: Samples of class i (row) predicted as j (column), [t, t].
+        labels: One per class; ``None`` numbers them.
+        counted: What is counted, for the color bar.
+        title: Above the matrix.
+        source: Where the data come from.
+        ax: Where to draw; ``None`` makes a figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: If the matrix is not square, counts are negative or not finite, or labels do not fit it.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> ge.plots.confusion(torch.tensor([[9, 1], [0, 7]])).get_xlabel()
+        'predicted class'
+    """
+    table = _frame.square("counts", counts, gaps=False)
+    if table.min() < 0:
+        refuse("counts", "be counts", table.min(), "Pass a confusion matrix")
+    names = as_names("labels", map(str, range(len(table))) if labels is None else labels, len(table), "classes")
+    ax = _frame.single(ax, (5.2, 4.4), source)
+    mistakes = table - np.diag(np.diag(table))
+    image = _picture(ax, table, _thinned(names), "cividis", 0, max(1, int(mistakes.max())))
+    _frame.write(ax, image, {cell: f"{int(number)}" for cell, number in np.ndenumerate(table)}, 7)
+    return _frame.label(ax, title, "predicted class", "true class", image, f"mistakes ({counted})")
