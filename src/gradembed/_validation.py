@@ -152,7 +152,7 @@ def as_tensor(
     if kind == "float" and tensor.dtype not in FLOAT_TYPES:
         refuse(name, "be float32 or float64", describe(tensor), f"Convert it with {name}.float()")
     if tensor.is_complex():
-        refuse(name, "hold real numbers", describe(tensor), f"Take {name}.real or {name}.abs()")
+        refuse(name, "hold real numbers", describe(tensor), f"Take {name}.real or {name}.abs()", TypeError)
     if kind == "int":
         if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
             refuse(name, "hold integers", describe(tensor), f"Convert it with {name}.long()")
@@ -439,7 +439,7 @@ def as_names(name: str, value: Any, n: int | None = None, things: str = "units")
 LARGEST = 1e100  # squares of larger numbers overflow
 
 
-def as_doubles(name: str, value: Any, axes: str = "u k", **sizes: int) -> NDArray[np.float64]:
+def as_doubles(name: str, value: Any, axes: str = "u k", **sizes: Any) -> NDArray[np.float64]:
     """Read real numbers of any precision and of given axes (as in `as_tensor`), small enough to be squared.
 
     Returns:
