@@ -7,21 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _abuse import (
-    CHOICE,
-    COUNT,
-    FINITE,
-    INDEX,
-    INTEGER,
-    LAYER,
-    NUMBER,
-    SAME,
-    SAMPLES,
-    TYPE,
-    VALUE,
-    Row,
-    Subject,
-)
+from _abuse import CHOICE, COUNT, FINITE, INDEX, INTEGER, LAYER, NUMBER, SAME, SAMPLES, TYPE, VALUE, Row, Subject
 from _abuse_networks import DIRECTED, DIRECTIONS, NETWORKS, UNITS, X, chain, draw, ensemble, general
 
 import gradembed as ge

@@ -170,9 +170,7 @@ SUBJECTS = {
     ),
     "MLP": Subject(ge.MLP, lambda: {"widths": [4, 5, 3], "activation": nn.ReLU, "seed": 0}, is_ragged=True),
     "MLPEnsemble": Subject(
-        ge.MLPEnsemble,
-        lambda: {"widths": [4, 5, 3], "n_members": 2, "activation": nn.ReLU, "seed": 0},
-        is_ragged=True,
+        ge.MLPEnsemble, lambda: {"widths": [4, 5, 3], "n_members": 2, "activation": nn.ReLU, "seed": 0}, is_ragged=True
     ),
     "MLPEnsemble.forward": Subject(lambda x: ensemble()(x), lambda: {"x": X.clone()}),
     "MLPEnsemble.activations": Subject(lambda x: ensemble().activations(x), lambda: {"x": X.clone()}),
@@ -182,10 +180,7 @@ SUBJECTS = {
         lambda: {"members": [ge.MLP([4, 3], seed=0), ge.MLP([4, 3], seed=1)]},
         is_ragged=True,
     ),
-    "TrainConfig": Subject(
-        lambda **settings: vars(ge.TrainConfig(**settings)),
-        lambda: dict(vars(config())),
-    ),
+    "TrainConfig": Subject(lambda **settings: vars(ge.TrainConfig(**settings)), lambda: dict(vars(config()))),
     "TrainConfig.for_waves": Subject(lambda **s: vars(ge.TrainConfig.for_waves(**s)), lambda: {"dim": 2, "seed": 0}),
     "train": Subject(
         learn, lambda: {"model": chain(torch.float32), "split": split(), "config": config()}, 1e-4, trains=True

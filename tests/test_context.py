@@ -1,14 +1,23 @@
 """Context managers put everything back, also when the block raises."""
 
+from contextlib import contextmanager, suppress
+
 import pytest
 import torch
-from gradembed._state import hooked, preserved, seeded
 from torch import nn
 
+from gradembed._context import all_or_nothing, hooked, kept_threads, preserved, seeded
 
-def fail_in(context):
-    with context:
-        raise ZeroDivisionError
+ENDS = pytest.mark.parametrize("raises", [False, True], ids=["ends", "raises"])
+
+
+@contextmanager
+def within(context, raises):
+    """A block that may end with an error."""
+    with suppress(ZeroDivisionError), context:
+        yield
+        if raises:
+            raise ZeroDivisionError
 
 
 def draw():
@@ -19,31 +28,24 @@ def draw():
 
 
 def test_seeded_draws_as_if_freshly_seeded():
-    with seeded(3):
-        first = draw()
-    with seeded(3):
-        second = draw()
-    with seeded(4):
-        other = draw()
+    draws = []
+    for seed in (3, 3, 4):
+        with seeded(seed):
+            draws.append(draw())
     torch.manual_seed(3)
-    assert torch.equal(first, draw())
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
+    assert torch.equal(draws[0], draw())
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
 
 
-def test_seeded_puts_the_state_back():
-    draw()
+@ENDS
+@pytest.mark.parametrize("context", [lambda: seeded(3), lambda: preserved(network())])
+def test_random_state_is_put_back(context, raises):
+    context = context()
     before = torch.get_rng_state()
-    with seeded(3):
+    with within(context, raises):
         draw()
         assert not torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_seeded_puts_the_state_back_after_an_error():
-    before = torch.get_rng_state()
-    with pytest.raises(ZeroDivisionError):
-        fail_in(seeded(3))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -79,6 +81,29 @@ def test_seeded_on_the_cpu_names_no_other_device(monkeypatch):
     assert seeds == [3]
 
 
+# kept_threads, all_or_nothing
+
+
+@ENDS
+def test_threads_are_put_back(raises):
+    before = torch.get_num_threads()
+    with within(kept_threads(), raises):
+        torch.set_num_threads(before + 1)
+    assert torch.get_num_threads() == before
+
+
+@ENDS
+def test_attributes_are_put_back_after_an_error_only(raises):
+    class Estimator:
+        pass
+
+    estimator = Estimator()
+    estimator.size = 3
+    with within(all_or_nothing(estimator), raises):
+        estimator.size, estimator.learnt_ = 4, 1
+    assert vars(estimator) == ({"size": 3} if raises else {"size": 4, "learnt_": 1})
+
+
 # preserved
 
 
@@ -90,10 +115,11 @@ def network():
     return model
 
 
-def buffers(model):
-    """The very tensors, and copies of what they hold."""
-    found = {(i, key): buffer for i, owner in enumerate(model.modules()) for key, buffer in owner._buffers.items()}
-    return found, {place: None if buffer is None else buffer.clone() for place, buffer in found.items()}
+def state(model):
+    """The very buffers, what they hold, and modes."""
+    buffers = [(i, key, b) for i, owner in enumerate(model.modules()) for key, b in owner._buffers.items()]
+    holds = [(i, key, id(b), None if b is None else b.tolist()) for i, key, b in buffers]
+    return holds, [module.training for module in model.modules()], buffers  # which keep the ids
 
 
 def in_place(model):
@@ -127,76 +153,20 @@ def used(model):
     model(torch.randn(6, 3))
 
 
-CHANGES = [in_place, replaced, replaced_and_in_place, taken_away, given, used]
+def evaluated(model):
+    model.eval()
 
 
-def change_and_raise(model, change):
-    with preserved(model):
+@ENDS
+@pytest.mark.parametrize("change", [in_place, replaced, replaced_and_in_place, taken_away, given, used, evaluated])
+def test_preserved_puts_buffers_and_modes_back(change, raises):
+    model = network()
+    before = state(model)
+    with within(preserved(model), raises):
         change(model)
-        raise ZeroDivisionError
-
-
-@pytest.mark.parametrize("raises", [False, True], ids=["ends", "raises"])
-@pytest.mark.parametrize("change", CHANGES)
-def test_preserved_puts_buffers_back(change, raises):
-    model = network()
-    before, copies = buffers(model)
-    if raises:
-        with pytest.raises(ZeroDivisionError):
-            change_and_raise(model, change)
-    else:
-        with preserved(model):
-            change(model)
-    after, contents = buffers(model)
-    assert after.keys() == before.keys()
-    assert all(after[place] is before[place] for place in before)  # what others hold on to is still the buffer
-    for place, copy in copies.items():
-        assert copy is contents[place] is None or torch.equal(copy, contents[place])
+        assert state(model)[:2] != before[:2]  # the changes are changes
+    assert state(model)[:2] == before[:2]
     assert "scratch" not in model.state_dict()
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_without_preserved_the_buffers_are_changed(change):
-    """The changes above are changes."""
-    model = network()
-    before, copies = buffers(model)
-    change(model)
-    after, contents = buffers(model)
-    same = before.keys() == after.keys() and all(
-        before[place] is after[place]
-        and (copies[place] is contents[place] is None or torch.equal(copies[place], contents[place]))
-        for place in before
-    )
-    assert not same
-
-
-def modes(model):
-    return [module.training for module in model.modules()]
-
-
-@pytest.mark.parametrize("mode", [True, False])
-def test_preserved_puts_the_mode_of_each_module_back(mode):
-    model = network()
-    before = modes(model)
-    assert before == [True, True, False, True, True]
-    with preserved(model):
-        model.train(mode)
-        assert modes(model) == [mode] * 5
-    assert modes(model) == before
-    with pytest.raises(ZeroDivisionError):
-        change_and_raise(model, lambda m: m.train(mode))
-    assert modes(model) == before
-
-
-def test_preserved_puts_the_random_state_back():
-    model, before = network(), torch.get_rng_state()
-    with preserved(model):
-        draw()
-        assert not torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(ZeroDivisionError):
-        change_and_raise(model, lambda _: draw())
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_preserved_does_not_reseed():
@@ -207,17 +177,13 @@ def test_preserved_does_not_reseed():
         assert not torch.equal(draw(), expected)  # the network's weights were drawn in between
 
 
-def test_preserved_leaves_parameters_to_the_block():
-    model = network()
-    with preserved(model), torch.no_grad():
-        model[0].weight.fill_(2)
-    assert bool((model[0].weight == 2).all())
-
-
-def test_preserved_lets_gradients_through_to_the_block():
+def test_preserved_leaves_parameters_and_their_gradients_to_the_block():
     model = network()
     with preserved(model):
         model(torch.randn(6, 3)).square().sum().backward()
+        with torch.no_grad():
+            model[0].weight.fill_(2)
+    assert bool((model[0].weight == 2).all())
     assert model[0].weight.grad is not None
 
 
@@ -227,67 +193,42 @@ def test_preserved_lets_gradients_through_to_the_block():
 def test_hooks_are_called_during_the_block_only():
     first, second, x = nn.Linear(2, 2), nn.ReLU(), torch.randn(1, 2)
     model, seen = nn.Sequential(first, second), []
+    second.register_forward_hook(lambda *_: seen.append("theirs"))
     hooks = {
         first: lambda *called: seen.append(("first", called[2])),
         second: lambda *called: seen.append(("second", called[2])),
     }
-    model(x)
-    assert seen == []
     with hooked(hooks):
         out = model(x)
-    assert [name for name, _ in seen] == ["first", "second"]
-    assert seen[1][1] is out
     assert torch.equal(seen[0][1], first(x))
+    assert seen[1] == "theirs"
+    assert seen[2][1] is out
     model(x)
-    assert len(seen) == 2
+    assert len(seen) == 4
+    assert seen[3] == "theirs"
 
 
-def test_hooks_are_gone_after_an_error():
+def test_hooks_are_gone_after_an_error_their_own_too():
     module = nn.Linear(2, 2)
-    with pytest.raises(ZeroDivisionError):
-        fail_in(hooked({module: lambda *_: None}))
-    assert len(module._forward_hooks) == 0
-
-
-def test_hook_that_raises_is_gone_too():
-    module = nn.Linear(2, 2)
-
-    def hook(*_):
-        raise ZeroDivisionError
-
-    def run():
-        with hooked({module: hook}):
+    for hook in (lambda *_: None, lambda *_: 1 / 0):
+        with within(hooked({module: hook}), raises=True):
             module(torch.zeros(1, 2))
-
-    with pytest.raises(ZeroDivisionError):
-        run()
-    assert module(torch.zeros(1, 2)).shape == (1, 2)
+        assert len(module._forward_hooks) == 0
 
 
 def test_what_a_hook_returns_replaces_the_output():
     module = nn.Identity()
     with hooked({module: lambda *called: called[2] + 1}):
         assert module(torch.zeros(1)).item() == 1
-    assert module(torch.zeros(1)).item() == 0
-
-
-def test_hooks_of_others_stay():
-    module, seen = nn.Identity(), []
-    module.register_forward_hook(lambda *_: seen.append("theirs"))
-    with hooked({module: lambda *_: seen.append("ours")}):
-        module(torch.zeros(1))
-    module(torch.zeros(1))
-    assert seen == ["theirs", "ours", "theirs"]
-
-
-def test_no_hooks_are_no_trouble():
-    module = nn.Identity()
     with hooked({}):
-        assert module(torch.ones(1)).item() == 1
+        assert module(torch.zeros(1)).item() == 0
 
 
 def test_hooks_already_placed_go_if_a_later_one_cannot_be():
     module = nn.Identity()
-    with pytest.raises(AttributeError, match="register_forward_hook"):
-        fail_in(hooked({module: lambda *_: None, "no module": lambda *_: None}))
+    with (
+        pytest.raises(AttributeError, match="register_forward_hook"),
+        hooked({module: lambda *_: None, "no module": lambda *_: None}),
+    ):
+        pass
     assert len(module._forward_hooks) == 0

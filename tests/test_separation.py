@@ -87,9 +87,7 @@ def test_effects_of_a_convolution_equal_the_loop_flattened():
     with unchanged(model):
         result = ge.task_modules(model, x, "conv")
     expected = effects_loop(
-        lambda site: model.head(model.pool(torch.tanh(model.norm(site.reshape(-1, 2, 4, 4)))).flatten(1)),
-        model.conv,
-        x,
+        lambda site: model.head(model.pool(torch.tanh(model.norm(site.reshape(-1, 2, 4, 4)))).flatten(1)), model.conv, x
     )
     assert result.effects.shape == (3, 32)
     assert_close(result.effects, expected)

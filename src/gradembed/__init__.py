@@ -34,14 +34,7 @@ from typing import TYPE_CHECKING, Any
 from gradembed import datasets, metrics
 from gradembed.cards import UnitCard, unit_card
 from gradembed.embed import FieldDescriptor, GradientFieldEmbedder, RowEmbedder
-from gradembed.fields import (
-    GradientFields,
-    field_mask,
-    gradient_fields,
-    grid_points,
-    sample_points,
-    sobol_points,
-)
+from gradembed.fields import GradientFields, field_mask, gradient_fields, grid_points, sample_points, sobol_points
 from gradembed.gradients import Site, UnitGradients, unit_gradients
 from gradembed.interference import Interference, interference
 from gradembed.models import MLP, MLPEnsemble, untrained

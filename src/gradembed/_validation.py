@@ -176,8 +176,8 @@ def _tensor_of(name: str, value: Any, kind: str, like: Tensor | None) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     try:
-        if isinstance(value, str | bytes | Mapping | bool) or value is None:
-            raise TypeError  # torch reads some of them in its own way
+        if not (isinstance(value, list | tuple | int | float | np.generic) or hasattr(value, "__array__")):
+            raise TypeError  # NumPy reads some others in its own way
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" or (kind == "float" and array.dtype.kind == "b"):
             raise TypeError
@@ -212,13 +212,11 @@ def check_parameters(model: nn.Module) -> None:
         if parameter.device.type == "meta" or isinstance(parameter, nn.parameter.UninitializedParameter):
             got = f"{key!r} without numbers (lazy, or on the meta device)"
             refuse("model", "have weights", got, "Load them, or run the network once")
+        if parameter.is_inference():
+            remedy = "Pass copy.deepcopy(model)"
+            refuse("model", "be made outside torch.inference_mode()", f"{key!r} made inside", remedy)
         if parameter.is_floating_point() and not is_finite(parameter.detach()):
-            refuse(
-                "model",
-                "have finite parameters",
-                f"NaN or infinity in {key!r}",
-                "Train it again, or load it again",
-            )
+            refuse("model", "have finite parameters", f"NaN or infinity in {key!r}", "Train it again, or load it again")
 
 
 def check_samples(x: object, name: str = "x") -> None:
@@ -233,12 +231,7 @@ def check_samples(x: object, name: str = "x") -> None:
         refuse(name, "be float32 or float64", describe(x), f"Convert it with {name}.float()")
     check_dense(name, x)
     if x.ndim < 2:
-        refuse(
-            name,
-            "have a sample axis and a feature axis, [n, d]",
-            describe(x),
-            f"Use {name}[None] for one sample",
-        )
+        refuse(name, "have a sample axis and a feature axis, [n, d]", describe(x), f"Use {name}[None] for one sample")
     if x.numel() == 0:
         refuse(name, "hold at least one sample and one feature", describe(x), "Pass a non-empty tensor")
     if not is_finite(x):
@@ -316,31 +309,17 @@ def check_units(units: Sequence[int], width: int, unit_layer: str) -> None:
     for unit in units:
         check_integer("units", unit)
         if not 0 <= unit < width:
-            refuse(
-                "units",
-                f"lie between 0 and {width - 1}, the units of {unit_layer!r}",
-                unit,
-                "Drop or correct it",
-            )
+            refuse("units", f"lie between 0 and {width - 1}, the units of {unit_layer!r}", unit, "Drop or correct it")
 
 
 def check_directions(directions: object, width: int, unit_layer: str) -> None:
     """Refuse directions that are not a finite, non-zero [u, width] tensor."""
     if not isinstance(directions, Tensor):
-        refuse(
-            "directions",
-            "be a torch.Tensor",
-            describe(directions),
-            "Convert it with torch.as_tensor",
-            TypeError,
-        )
+        refuse("directions", "be a torch.Tensor", describe(directions), "Convert it with torch.as_tensor", TypeError)
     check_dense("directions", directions)
     if directions.ndim != 2 or directions.shape[1] != width or len(directions) == 0:
         refuse(
-            "directions",
-            f"have shape [u, {width}], the width of {unit_layer!r}",
-            describe(directions),
-            "Reshape it",
+            "directions", f"have shape [u, {width}], the width of {unit_layer!r}", describe(directions), "Reshape it"
         )
     if not directions.is_floating_point() or not bool(directions.isfinite().all()):
         refuse("directions", "be finite floating-point numbers", describe(directions), "Convert or clean it")
@@ -406,26 +385,13 @@ def check_targets(y: object, n: int, name: str = "y") -> None:
         refuse(name, "be a torch.Tensor", describe(y), f"Convert it with torch.as_tensor({name})", TypeError)
     if y.dtype != torch.int64 and y.dtype not in FLOAT_TYPES:
         refuse(
-            name,
-            "be int64 classes, or float values",
-            describe(y),
-            f"Convert it with {name}.long() or {name}.float()",
+            name, "be int64 classes, or float values", describe(y), f"Convert it with {name}.long() or {name}.float()"
         )
     check_dense(name, y)
     if y.ndim not in (1, 2) or len(y) != n or y.numel() == 0:
-        refuse(
-            name,
-            f"hold one target, or one row of targets, for each of {n} samples",
-            describe(y),
-            "Pair them up",
-        )
+        refuse(name, f"hold one target, or one row of targets, for each of {n} samples", describe(y), "Pair them up")
     if y.is_floating_point() and not bool(y.isfinite().all()):
-        refuse(
-            name,
-            "be finite",
-            f"{int((~y.isfinite()).sum())} NaN or infinite values",
-            "Clean or drop those samples",
-        )
+        refuse(name, "be finite", f"{int((~y.isfinite()).sum())} NaN or infinite values", "Clean or drop those samples")
     if y.dtype == torch.int64 and int(y.min()) < 0:
         refuse(name, "number the classes from 0", int(y.min()), "Renumber them")
 
@@ -446,12 +412,7 @@ def try_forward(model: nn.Module, x: Tensor, name: str = "x") -> Tensor:
             "Pass samples shaped as in training",
         )
     if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(x):
-        refuse(
-            "model",
-            "return one tensor with a row per sample",
-            describe(output),
-            "Wrap it in a module that does",
-        )
+        refuse("model", "return one tensor with a row per sample", describe(output), "Wrap it in a module that does")
     return output
 
 

@@ -168,13 +168,7 @@ class Chain:
         return activations, slopes, states
 
     def _backward(
-        self,
-        rows: Tensor,
-        start: int,
-        wanted: set[int],
-        slopes: dict[int, Tensor],
-        states: dict[int, Tensor],
-        n: int,
+        self, rows: Tensor, start: int, wanted: set[int], slopes: dict[int, Tensor], states: dict[int, Tensor], n: int
     ) -> tuple[dict[int, LowRank], np.ndarray | None]:
         """Go back, keeping what is common to all samples common, and products unmade, as long as that can be."""
         # the gradient at any time is (rows * slope) @ basis, with rows [*e, u, n, r] or, common, [*e, u, 1, r]

@@ -124,7 +124,9 @@ def _holds_weights(hook: Any) -> bool:
     code, known = getattr(function, "__code__", None), getattr(function, "__globals__", {})
     reached += [known[name] for name in (code.co_names if code else ()) if name in known]
     reached += list(vars(hook).values()) if not inspect.isroutine(hook) and hasattr(hook, "__dict__") else []
-    return any(isinstance(x, Tensor) or (isinstance(x, nn.Module) and any(x.parameters())) for x in reached)
+    return any(
+        isinstance(x, Tensor) or (isinstance(x, nn.Module) and next(x.parameters(), None) is not None) for x in reached
+    )
 
 
 def _draw(twin: nn.Module, seed: int, reinitialize: Callable[[nn.Module], object] | None) -> nn.Module:

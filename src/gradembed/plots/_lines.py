@@ -25,11 +25,7 @@ DASHES = ("-", "--", ":", "-.")
 
 
 def history(
-    runs: TrainingRun | Sequence[TrainingRun],
-    *,
-    title: str = "",
-    source: str = "",
-    axes: Sequence[Axes] | None = None,
+    runs: TrainingRun | Sequence[TrainingRun], *, title: str = "", source: str = "", axes: Sequence[Axes] | None = None
 ) -> list[Axes]:
     """Draw loss and score of the training and test part, epoch by epoch.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor
 from contextlib import closing
 from pathlib import Path
@@ -10,12 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from gradembed import _progress, _validation
+from gradembed import _progress
+from gradembed._validation import as_integer, check_choice, describe, refuse
 from gradembed.store import Cache
-from gradembed.sweep._jobs import Job, Outcome, limited_threads, versions
-from gradembed.sweep._result import SweepResult
-from gradembed.sweep._run import run
-from gradembed.sweep._settings import check_fit, describe, expand, identities, taken_apart
+from gradembed.sweep._result import Function, Setting, SweepResult, expand, identities, named, taken_apart
+from gradembed.sweep._run import Job, Outcome, limited_threads, run, versions
 
 __all__ = ["SweepResult", "sweep"]
 
@@ -48,10 +48,11 @@ def sweep(
     seed in the setting, and what a partial carries should not be changed.
 
     Args:
-        function: Called as ``function(**setting)``; a partial carries what all calls share. The cache knows it by
-            its source, defaults and closure, and does not see changes in functions outside the library that it calls.
+        function: Called as ``function(**setting)``; a partial carries what all calls share. What of it the cache
+            knows says `Cache`: its code and the library's, not functions and constants beside it.
         settings: A list of dictionaries, or a dictionary of lists, of which all combinations are taken, the last
-            name varying fastest. Equal settings are computed once.
+            name varying fastest. NumPy's numbers, and tensors without axes, arrive as Python's. Equal settings are
+            computed once.
         cache: Where results are found and stored; they must be such as `Cache.call` stores. None: nowhere.
         n_jobs: How many calls are made at the same time; -1 for one per core. None is joblib's configuration, 1 if
             there is none. A Dask cluster uses all its workers.
@@ -83,77 +84,49 @@ def sweep(
         >>> result.to_frame().groupby("width")["accuracy"].count().tolist()
         [3, 3]
     """
-    _check_arguments(function, cache, n_jobs, n_threads, on_error, progress)
-    rows = expand(settings)
-    check_fit(function, rows)
-    work = _Sweep(function, rows, cache, n_threads, stop_at_error=cache is None and on_error == "raise")
-    with _progress.bar(len(rows), f"sweep {work.name}", "setting", wanted=progress) as bar:
+    if not callable(function):
+        refuse("function", "be a function", describe(function), "Pass it uncalled", TypeError)
+    if cache is not None and not isinstance(cache, Cache):
+        refuse("cache", "be a Cache or None", describe(cache), "Pass gradembed.Cache(folder)", TypeError)
+    n_jobs = None if n_jobs is None else as_integer("n_jobs", n_jobs)
+    if n_jobs == 0:
+        refuse("n_jobs", "be positive, or negative to count from all cores", 0, "Use -1 for all of them")
+    n_threads = as_integer("n_threads", n_threads, 1)
+    check_choice("on_error", on_error, ("raise", "keep"))
+    if not isinstance(progress, bool):
+        refuse("progress", "be True or False", describe(progress), "Pass a bool", TypeError)
+    work = _Sweep(function, expand(settings), cache, n_threads)
+    with _progress.bar(len(work.settings), f"sweep {work.name}", "setting", wanted=progress) as bar:
         work.find(bar)
-        work.compute(n_jobs, bar)
+        work.compute(n_jobs, bar, stops=cache is None and on_error == "raise")
     if on_error == "raise":
         work.refuse_failures()
     return work.result()
 
 
-def _check_arguments(
-    function: object, cache: object, n_jobs: object, n_threads: object, on_error: object, progress: object
-) -> None:
-    """Refuse arguments of a wrong kind."""
-    if not callable(function):
-        _validation.refuse("function", "be a function", _validation.describe(function), "Pass it uncalled", TypeError)
-    if cache is not None and not isinstance(cache, Cache):
-        remedy = "Pass gradembed.Cache(folder)"
-        _validation.refuse("cache", "be a Cache or None", _validation.describe(cache), remedy, TypeError)
-    if n_jobs is not None:
-        _validation.check_integer("n_jobs", n_jobs)
-        if n_jobs == 0:
-            _validation.refuse(
-                "n_jobs", "be positive, or negative to count from all cores", 0, "Use -1 for all of them"
-            )
-    _validation.check_integer("n_threads", n_threads, 1)
-    _validation.check_choice("on_error", on_error, ("raise", "keep"))
-    if not isinstance(progress, bool):
-        _validation.refuse("progress", "be True or False", _validation.describe(progress), "Pass a bool", TypeError)
-
-
 class _Sweep:
-    """A sweep on its way: what is known so far, by setting."""
+    """A sweep on its way: what is known so far, by the first of equal settings."""
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        settings: list[dict[str, Any]],
-        cache: Cache | None,
-        n_threads: int,
-        *,
-        stop_at_error: bool,
-    ) -> None:
+    def __init__(self, function: Function, settings: list[Setting], cache: Cache | None, n_threads: int) -> None:
         self.function, self.settings, self.cache, self.n_threads = function, settings, cache, n_threads
-        self.stop_at_error = stop_at_error
+        self.identities = identities(function, settings)
         self.name = getattr(taken_apart(function, settings[0])[0], "__name__", type(function).__name__)
-        self.seeds = identities(settings)
-        self.equal: dict[str, list[int]] = {}  # which settings are one
-        for index, identity in enumerate(self.seeds):
-            self.equal.setdefault(identity, []).append(index)
-        self.outcomes: dict[int, Outcome] = {}  # by the first of equal settings
+        seen: dict[str, int] = {}
+        self.first = [seen.setdefault(identity, i) for i, identity in enumerate(self.identities)]
+        self.counts = Counter(self.first)
+        self.outcomes: dict[int, Outcome] = {}
         self.n_cached = 0
-        self.paths = self._paths()
+        self.paths = {} if cache is None else self._paths(cache)
 
-    def _paths(self) -> dict[int, Path]:
-        """Where results are stored.
-
-        Returns:
-            Files by settings, none without a cache.
-        """
-        if self.cache is None:
-            return {}
+    def _paths(self, cache: Cache) -> dict[int, Path]:
+        """Return where results are stored."""
         with limited_threads(self.n_threads):  # which count in the entry's name
             try:
-                calls = {i: taken_apart(self.function, self.settings[i]) for i, *_ in self.equal.values()}
-                return {i: self.cache._path(inner, arguments, "sweep") for i, (inner, arguments) in calls.items()}
+                calls = {i: taken_apart(self.function, self.settings[i]) for i in self.counts}
+                return {i: cache._path(inner, arguments, "sweep") for i, (inner, arguments) in calls.items()}
             except TypeError as error:
                 got, remedy = f"{self.name!r}: {error}", "Write it with def, or do without the cache"
-                _validation.refuse("function", "be known by its content, to be cached", got, remedy, TypeError)
+                refuse("function", "be known by its content, to be cached", got, remedy, TypeError)
 
     def find(self, bar: tqdm[Any]) -> None:
         """Read what is in the cache."""
@@ -161,29 +134,27 @@ class _Sweep:
             found = self.cache._find(path) if self.cache else None
             if found is not None:
                 self.outcomes[index] = Outcome(index, found[0])
-                self.n_cached += self._count(index)
+        self.n_cached = sum(self.counts[index] for index in self.outcomes)
         bar.update(self.n_cached)
 
-    def compute(self, n_jobs: int | None, bar: tqdm[Any]) -> None:
-        """Make the calls that are left, storing each result as it arrives."""
+    def compute(self, n_jobs: int | None, bar: tqdm[Any], *, stops: bool) -> None:
+        """Make the calls that are left, storing each result as it arrives; the first error may stop them."""
         wanted = versions()
-        jobs = [
-            Job(first, self.settings[first], int(identity[:8], 16), self.n_threads, wanted)
-            for identity, (first, *_) in self.equal.items()
-            if first not in self.outcomes
-        ]
+        seeds = {i: int(self.identities[i][:8], 16) for i in self.counts if i not in self.outcomes}
+        jobs = [Job(index, self.settings[index], seed, self.n_threads, wanted) for index, seed in seeds.items()]
         try:
-            with closing(run(self.function, jobs, n_jobs)) as outcomes:  # type: ignore[type-var]
+            with closing(run(self.function, jobs, n_jobs)) as outcomes:
                 for outcome in outcomes:
                     self.outcomes[outcome.index] = outcome
                     self._keep(outcome)
-                    bar.update(self._count(outcome.index))
-                    if self.stop_at_error:
+                    bar.update(self.counts[outcome.index])
+                    if stops:
                         self.refuse_failures()
         except BrokenExecutor as error:
-            got = f"a worker that died ({' '.join(str(error).split())}) after {self._done()} settings"
+            n_done = sum(self.counts[i] for i, outcome in self.outcomes.items() if outcome.error is None)
+            got = f"a worker that died ({' '.join(str(error).split())}) after {n_done} settings"
             remedy = "With fewer jobs each has more memory; what was done is in the cache, if there is one"
-            _validation.refuse("function", "leave its worker alive", got, remedy, RuntimeError)
+            refuse("function", "leave its worker alive", got, remedy, RuntimeError)
 
     def _keep(self, outcome: Outcome) -> None:
         """Store a result."""
@@ -192,15 +163,9 @@ class _Sweep:
         try:
             self.cache._keep(self.paths[outcome.index], outcome.value)
         except TypeError as error:
-            got = f"something else at {describe(outcome.index, self.settings[outcome.index])}: {error}"
+            got = f"something else at {named(outcome.index, self.settings[outcome.index])}: {error}"
             remedy = "Return other things, or do without the cache"
-            _validation.refuse("function", "return what the cache can store", got, remedy, TypeError)
-
-    def _count(self, index: int) -> int:
-        return len(self.equal[self.seeds[index]])
-
-    def _done(self) -> int:
-        return sum(self._count(i) for i, outcome in self.outcomes.items() if outcome.error is None)
+            refuse("function", "return what the cache can store", got, remedy, TypeError)
 
     def refuse_failures(self) -> None:
         """Name the first setting at which the function failed, and how many others.
@@ -208,31 +173,22 @@ class _Sweep:
         Raises:
             RuntimeError: If there is one.
         """
-        failed = [self.outcomes[i] for i in sorted(self.outcomes) if self.outcomes[i].error is not None]
+        failed = [outcome for _, outcome in sorted(self.outcomes.items()) if outcome.error is not None]
         if not failed:
             return
-        first = failed[0]
+        remedy = "Mend it; with cache= other results would be kept, with on_error='keep' they would be returned"
+        if self.cache is not None:
+            remedy = "Mend it and sweep again: the results of the other settings are in the cache"
         others = f", and {len(failed) - 1} more that failed" if len(failed) > 1 else ""
-        kept = "Mend it and sweep again: the results of the other settings are in the cache"
-        lost = "Mend it; with cache= other results would be kept, with on_error='keep' they would be returned"
-        got = f"{first.error} at {describe(first.index, self.settings[first.index])}{others}"
+        got = f"{failed[0].error} at {named(failed[0].index, self.settings[failed[0].index])}{others}"
         try:
-            _validation.refuse("function", "work at every setting", got, kept if self.cache else lost, RuntimeError)
+            refuse("function", "work at every setting", got, remedy, RuntimeError)
         except RuntimeError as error:
-            error.add_note(first.details)
+            error.add_note(failed[0].details)
             raise
 
     def result(self) -> SweepResult:
-        """All outcomes in the order of the settings.
-
-        Returns:
-            The sweep's result.
-        """
-        outcomes: Sequence[Outcome] = [self.outcomes[self.equal[identity][0]] for identity in self.seeds]
-        return SweepResult(
-            function=self.name,
-            settings=tuple(self.settings),
-            results=tuple(outcome.value for outcome in outcomes),
-            errors=tuple(outcome.error for outcome in outcomes),
-            n_cached=self.n_cached,
-        )
+        """Return all outcomes in the order of the settings."""
+        outcomes = [self.outcomes[index] for index in self.first]
+        results, errors = tuple(o.value for o in outcomes), tuple(o.error for o in outcomes)
+        return SweepResult(self.name, tuple(self.settings), results, errors, self.n_cached)

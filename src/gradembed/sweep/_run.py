@@ -1,26 +1,115 @@
-"""Many calls: in this process, in others through joblib, or on a Dask cluster."""
+"""Calls, the same wherever they are made: in this process, in others through joblib, or on a Dask cluster."""
 
 from __future__ import annotations
 
+import copy
 import queue
+import threading
+import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from importlib import metadata
 from typing import Any
 from uuid import uuid4
 
 import cloudpickle
 import joblib
+import torch
 from joblib.parallel import get_active_backend
+from threadpoolctl import threadpool_limits
 
-from gradembed import _validation
-from gradembed.sweep._jobs import Job, Outcome, compute, failure, is_inside_a_sweep, unpacked
+from gradembed import _context
+from gradembed._validation import describe, refuse
 
 PATIENCE = 1.0  # seconds between two looks at a cluster from which nothing comes
+# Thread counts and torch's random numbers belong to a process, so a process makes one call at a time.
+_ALONE = threading.RLock()
+_here = threading.local()
 
 
-def run(function: Callable[..., Any], jobs: Sequence[Job], n_jobs: int | None) -> Iterator[Outcome]:
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One call to be made: pickled, if it goes to another process, its setting before the rest."""
+
+    index: int  # of the setting
+    setting: Any
+    seed: int  # where torch's random numbers start
+    n_threads: int
+    versions: str  # under which the result is wanted
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How a call ended; its value pickled, if it comes from another process."""
+
+    index: int
+    value: Any = None
+    error: str | None = None  # what was raised, in one line
+    details: str = ""  # where it was raised, in many
+    worker_died: bool = False  # whether all that is known is that workers died with the call
+
+
+def versions() -> str:
+    """Return what a worker must have in common with the process that asked."""
+    return f"gradembed {metadata.version('gradembed')} and torch {torch.__version__}"
+
+
+@contextmanager
+def limited_threads(n_threads: int) -> Iterator[None]:
+    """Use so many threads in torch, BLAS and OpenMP for the duration of the block.
+
+    Yields:
+        Nothing.
+    """
+    with _context.kept_threads(), threadpool_limits(n_threads):
+        torch.set_num_threads(n_threads)
+        yield
+
+
+def compute(function: Callable[..., Any] | bytes, job: Job) -> Outcome:
+    """Make one call.
+
+    In another process function, arguments and value travel as bytes, so that one that cannot be pickled is an error
+    of its call, not of the workers. Errors travel as text, because not every exception can be sent.
+
+    Returns:
+        What came of it.
+    """
+    if versions() != job.versions:
+        return Outcome(job.index, error=f"a worker with {versions()}, where {job.versions} are wanted")
+    with _ALONE, limited_threads(job.n_threads), _context.seeded(job.seed):
+        before, _here.computes = _is_inside_a_sweep(), True
+        try:
+            if isinstance(function, bytes):
+                value = cloudpickle.loads(function)(**cloudpickle.loads(job.setting))
+                return Outcome(job.index, cloudpickle.dumps(value))
+            return Outcome(job.index, function(**copy.deepcopy(job.setting)))
+        except (Exception, SystemExit) as error:
+            return _failure(job.index, error)
+        finally:
+            _here.computes = before
+
+
+def _is_inside_a_sweep() -> bool:
+    return getattr(_here, "computes", False)
+
+
+def _unpacked(outcome: Outcome) -> Outcome:
+    """Return an outcome that has arrived with its value, or the error that stands in its way."""
+    try:
+        return outcome if outcome.error is not None else replace(outcome, value=cloudpickle.loads(outcome.value))
+    except Exception as error:
+        return _failure(outcome.index, error)
+
+
+def _failure(index: int, error: BaseException, prefix: str = "") -> Outcome:
+    line = prefix + " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return Outcome(index, error=line, details="".join(traceback.format_exception(error)))
+
+
+def run(function: Callable[..., Any], jobs: Sequence[Job], n_jobs: int | None) -> Generator[Outcome, None, None]:
     """Make all calls where joblib's configuration says, giving each outcome as soon as it is there.
 
     A sweep inside a call of another sweep has no workers of its own: its calls are made one after the other.
@@ -28,41 +117,29 @@ def run(function: Callable[..., Any], jobs: Sequence[Job], n_jobs: int | None) -
     Yields:
         Outcomes, in the order in which the calls end.
     """
-    if is_inside_a_sweep() or not jobs:
+    if _is_inside_a_sweep() or not jobs:
         yield from (compute(function, job) for job in jobs)
         return
     backend, _ = get_active_backend()
-    if type(backend).__name__ == "DaskDistributedBackend":
-        with _connected(backend.client):
-            joblib.effective_n_jobs(n_jobs)  # asks a cluster that has no workers yet for some
-        yield from _on_dask(backend, *_packed(function, jobs))
-    elif joblib.effective_n_jobs(n_jobs) == 1 or getattr(backend, "supports_sharedmem", False):
+    is_dask = type(backend).__name__ == "DaskDistributedBackend"
+    with _connected(backend.client) if is_dask else nullcontext():
+        n_workers = joblib.effective_n_jobs(n_jobs)  # asks a cluster that has no workers yet for some
+    if not is_dask and (n_workers == 1 or getattr(backend, "supports_sharedmem", False)):
         yield from _through_joblib(function, jobs, n_jobs)
-    else:
-        yield from _through_joblib(*_packed(function, jobs), n_jobs)
-
-
-def _packed(function: Callable[..., Any], jobs: Sequence[Job]) -> tuple[bytes, list[Job]]:
-    """Pickle what goes to other processes.
-
-    Returns:
-        Function and jobs.
-    """
-    return _pickled("function", function), [replace(job, setting=_pickled("settings", job.setting)) for job in jobs]
+        return
+    packed = _pickled("function", function)
+    jobs = [replace(job, setting=_pickled("settings", job.setting)) for job in jobs]
+    yield from _on_dask(backend, packed, jobs) if is_dask else _through_joblib(packed, jobs, n_jobs)
 
 
 def _pickled(name: str, value: object) -> bytes:
-    """Pickle as joblib does, functions of notebooks included.
-
-    Returns:
-        The pickle.
-    """
+    """Return a pickle as joblib makes it, functions of notebooks included."""
     try:
         return cloudpickle.dumps(value)  # type: ignore[no-any-return]
     except Exception as error:
-        got = f"{_validation.describe(value)}, of which pickle says: {error}"
+        got = f"{describe(value)}, of which pickle says: {error}"
         remedy = "Make files, locks and generators inside the function, or use n_jobs=1"
-        _validation.refuse(name, "be something that can be sent to workers", got, remedy, TypeError)
+        refuse(name, "be something that can be sent to workers", got, remedy, TypeError)
 
 
 def _through_joblib(function: Callable[..., Any] | bytes, jobs: Sequence[Job], n_jobs: int | None) -> Iterator[Outcome]:
@@ -75,7 +152,7 @@ def _through_joblib(function: Callable[..., Any] | bytes, jobs: Sequence[Job], n
     outcomes = parallel(joblib.delayed(compute)(function, job) for job in jobs)
     try:
         for outcome in outcomes:  # "yield from" would close them before the warning is off
-            yield unpacked(outcome) if isinstance(function, bytes) else outcome
+            yield _unpacked(outcome) if isinstance(function, bytes) else outcome
     finally:
         with warnings.catch_warnings():  # after an interruption joblib says that results were not used
             warnings.simplefilter("ignore", UserWarning)
@@ -111,38 +188,41 @@ def _tasks(backend: Any, function: bytes, jobs: Sequence[Job]) -> Generator[Outc
     Yields:
         Outcomes.
     """
-    client, ended = backend.client, queue.SimpleQueue[Any]()
-    sweep = f"sweep-{uuid4().hex[:12]}"
-    # The function is a task of its own: sent once, and computed again if the worker that has it dies.
-    with _connected(client):
-        shared = client.submit(bytes, function, key=f"{sweep}-function")
+    client, name, ended = backend.client, f"sweep-{uuid4().hex[:12]}", queue.SimpleQueue[Any]()
     futures = {}
+    with _connected(client):
+        # The function is a task of its own: sent once, and computed again if the worker that has it dies.
+        shared = client.submit(bytes, function, key=f"{name}-function")
+        try:
+            for job in jobs:
+                future = client.submit(compute, shared, job, key=f"{name}-{job.index}", **backend.submit_kwargs)
+                futures[future.key] = future, job.index
+                future.add_done_callback(ended.put)
+            with backend.retrieval_context():  # lets other tasks run, should this be a task itself
+                while futures:
+                    future = _patiently(ended.get, client)
+                    yield _outcome(future, futures.pop(future.key)[1], client)
+        finally:
+            if client.status == "running":
+                client.cancel([shared, *(future for future, _ in futures.values())])
+
+
+def _outcome(future: Any, index: int, client: Any) -> Outcome:
+    """Return a task's outcome; a failure if the cluster gave it up, for instance because workers died with it."""
     try:
-        for job in jobs:
-            key = f"{sweep}-{job.index}"
-            with _connected(client):
-                futures[key] = client.submit(compute, shared, job, key=key, **backend.submit_kwargs), job
-            futures[key][0].add_done_callback(ended.put)
-        with backend.retrieval_context():  # lets other tasks run, should this be a task itself
-            while futures:
-                future = _next(ended, client)
-                yield _outcome(future, futures[future.key][1], client)
-                del futures[future.key]
-    finally:
-        if client.status == "running":
-            client.cancel([shared, *(future for future, _ in futures.values())])
+        return _unpacked(_patiently(future.result, client))  # which is fetched, and the client may close meanwhile
+    except Exception as error:
+        _check_connected(client)
+        given_up = _failure(index, error, "a task that the cluster gave up: ")
+        return replace(given_up, worker_died=type(error).__name__ == "KilledWorker")
 
 
-def _next(ended: queue.SimpleQueue[Any], client: Any) -> Any:
-    """Wait for a task to end.
-
-    Returns:
-        Its future.
-    """
+def _patiently(ask: Callable[..., Any], client: Any) -> Any:
+    """Return an answer, however long it takes, while there is a cluster."""
     while True:
         try:
-            return ended.get(timeout=PATIENCE)
-        except queue.Empty:
+            return ask(timeout=PATIENCE)
+        except (queue.Empty, TimeoutError):
             _check_connected(client)
 
 
@@ -164,21 +244,4 @@ def _check_connected(client: Any) -> None:
     """Refuse to wait for a cluster that is no longer there."""
     if client.status in ("closing", "closed"):
         got, remedy = f"a client that is {client.status}", "Start a cluster and sweep again"
-        _validation.refuse("backend", "stay connected to its cluster", got, remedy, RuntimeError)
-
-
-def _outcome(future: Any, job: Job, client: Any) -> Outcome:
-    """What came of a task.
-
-    Returns:
-        Its call's outcome; a failure if the cluster gave it up, for instance because workers died with it.
-    """
-    while True:
-        try:
-            return unpacked(future.result(timeout=PATIENCE))
-        except TimeoutError:  # an ended task's result is fetched, and the client may close meanwhile
-            _check_connected(client)
-        except Exception as error:
-            _check_connected(client)
-            given_up = failure(job, error, "a task that the cluster gave up: ")
-            return replace(given_up, worker_died=type(error).__name__ == "KilledWorker")
+        refuse("backend", "stay connected to its cluster", got, remedy, RuntimeError)
