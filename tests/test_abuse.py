@@ -24,6 +24,7 @@ CASES = {
     for name, argument, abuses in TABLE
     for abuse, expected in abuses.items()
 }
+HOMES = (ge, ge.datasets, ge.metrics)
 ELSEWHERE = {"report"}  # public names with a table of their own, in another file
 
 
@@ -64,7 +65,7 @@ def test_ordinary_calls_are_answered(name):
 def public_names() -> set[str]:
     """Whatever can be called."""
     figures = {f"plots.{name}" for name in ge.plots.__all__ if callable(getattr(ge.plots, name))}
-    return figures | {name for name in ge.__all__ if callable(getattr(ge, name))}
+    return figures | {name for home in HOMES for name in home.__all__ if callable(getattr(home, name))}
 
 
 def test_every_public_name_is_abused():
@@ -81,7 +82,8 @@ def test_every_argument_of_a_public_function_is_abused():
     abused = {(name.split(",")[0].split(" ")[0], argument) for name, argument, _ in TABLE}
     missing = []
     for name in public_names() - ELSEWHERE:
-        function = getattr(ge.plots if name.startswith("plots.") else ge, name.removeprefix("plots."))
+        homes = [ge.plots] if name.startswith("plots.") else HOMES
+        function = next(found for home in homes if (found := getattr(home, name.removeprefix("plots."), None)))
         if inspect.isfunction(function):
             arguments = set(inspect.signature(function).parameters) - words
             missing += [f"{name}: {argument}" for argument in arguments if (name, argument) not in abused]

@@ -149,7 +149,7 @@ def test_parts_and_means_of_a_site_are_those_of_the_whole():
     for site, part, pooled in [
         (ge.Site("conv", index=(EVERY, 1)), lambda a: a[..., 1, :, :].flatten(-2), None),
         (ge.Site("conv", index=(EVERY, [1, 0], -1)), lambda a: a[..., [1, 0], -1, :].flatten(-2), None),
-        (ge.Site("conv", index=(..., slice(0, 3, 2))), lambda a: a[..., 0:3:2].flatten(-3), None),
+        (ge.Site("conv", index=(EVERY, ..., slice(0, 3, 2))), lambda a: a[..., 0:3:2].flatten(-3), None),
         (ge.Site("conv", mean=(2, 3)), lambda a: a.sum((-1, -2)), lambda a: a.mean((-1, -2))),
         (ge.Site("conv", index=(EVERY, 0), mean=-1), lambda a: a[..., 0, :, :].sum(-1), lambda a: a[:, 0].mean(-1)),
     ]:
@@ -165,7 +165,7 @@ def test_parts_and_means_of_a_site_are_those_of_the_whole():
         assert_close(units.values, (pooled or part)(maps[1]))
 
 
-Pair = namedtuple("Pair", "first second")  # noqa: PYI024
+Pair = namedtuple("Pair", "first second")
 
 
 class Several(nn.Module):
@@ -220,7 +220,6 @@ def test_a_site_says_what_it_is():
     assert (str(ge.Site("a")), ge.Site("a").is_plain, site.is_plain) == ("a", True, False)
     a = torch.arange(24.0).reshape(2, 3, 4)
     assert torch.equal(ge.Site("a", index=(EVERY, -1), mean=1).part(a), a[:, -1].mean(1, keepdim=True))
-    assert torch.equal(ge.Site("a", mean=1).part_gradient(a[None]), a[None].sum(2))
 
 
 # Both paths
@@ -439,6 +438,7 @@ def test_what_does_not_fit_is_refused(asked, error, message, kind):
     ({"call": True}, TypeError, "`call` should be an integer"),
     ({"index": 5}, ValueError, r"`index` should keep all samples, which are axis 0.*Pass \(slice\(None\), ...\)"),
     ({"index": (slice(1, None), 0)}, ValueError, "`index` should keep all samples"),
+    ({"index": (..., 0)}, ValueError, "`index` should keep all samples"),
     ({"index": (EVERY, 0.5)}, TypeError, "`index` should be an integer"),
     ({"index": (EVERY, "last")}, TypeError, "`index` should be positions. Got 'last'"),
     ({"index": ()}, ValueError, "`index` should"),
@@ -455,7 +455,7 @@ def test_sites_that_are_none_are_refused(named, error, message):
 @pytest.mark.parametrize("argument", ["wrt", "unit_layer"])
 @pytest.mark.parametrize("part", [
     {"index": (EVERY, 99)}, {"index": (EVERY, 0, 0)}, {"index": (EVERY, [0, 99])}, {"index": (EVERY, slice(3, 3))},
-    {"index": (..., slice(0, 2), EVERY)}, {"mean": 2}, {"mean": -2}, {"mean": (1, -1)},
+    {"index": (EVERY, ..., 0, 0)}, {"mean": 2}, {"mean": -2}, {"mean": (1, -1)},
 ])  # fmt: skip
 def test_parts_that_a_layer_does_not_have_are_refused(argument, part):
     model, x = Residual(), torch.randn(6, 4)
@@ -496,7 +496,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(("asked", "message"), [
-    ({"wrt": "twice"}, r"`wrt` should name a module that runs once.*Got 'twice', which runs 2 times. Say which run"),
+    ({"wrt": "twice"}, r"`wrt` should name a module that runs once.*Got 'twice', which runs .*Say which run"),
     ({"wrt": ge.Site("twice", call=2)}, r"`wrt` should name one of the 2 runs of 'twice', from 0. Got 2. Lower `call`"),
     ({"wrt": "unused"}, r"`wrt` should name a layer that the forward pass runs. Got 'unused'"),
     ({"wrt": "input", "unit_layer": "twice"}, r"`unit_layer` should name a module that runs once .*Site\('twice', cal"),
