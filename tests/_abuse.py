@@ -137,9 +137,9 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 ABUSES: dict[str, Callable[[Any], Any]] = {
     # wrong types
-    "string": lambda _: "nonsense", "bytes": lambda _: b"nonsense", "none": lambda _: None, "object": lambda _: object(),
-    "list": lambda v: v.tolist() if hasattr(v, "tolist") else [v], "numpy": lambda v: v.numpy(),
-    "tensor": lambda _: torch.tensor(1.5), "frame": lambda v: pd.DataFrame(np.asarray(v)),
+    "string": lambda _: "nonsense", "bytes": lambda _: b"nonsense", "none": lambda _: None,
+    "object": lambda _: object(), "list": lambda v: v.tolist() if hasattr(v, "tolist") else [v],
+    "numpy": lambda v: v.numpy(), "tensor": lambda _: torch.tensor(1.5), "frame": lambda v: pd.DataFrame(np.asarray(v)),
     "function": lambda _: lambda *_args, **_named: None, "dictionary": lambda _: {}, "class": lambda v: type(v),
     "closed file": lambda _: closed_file(), "bool": lambda _: True, "integer": lambda _: 3, "float": lambda _: 1.5,
     # numbers

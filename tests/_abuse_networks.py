@@ -6,7 +6,22 @@ from functools import partial
 from typing import Any
 
 import torch
-from _abuse import CHOICE, COUNT, FINITE, INDEX, INTEGER, LAYER, NETWORK, NUMBER, SAME, SAMPLES, TYPE, VALUE, Row, Subject
+from _abuse import (
+    CHOICE,
+    COUNT,
+    FINITE,
+    INDEX,
+    INTEGER,
+    LAYER,
+    NETWORK,
+    NUMBER,
+    SAME,
+    SAMPLES,
+    TYPE,
+    VALUE,
+    Row,
+    Subject,
+)
 from _networks import Residual
 from torch import Tensor, nn
 
@@ -145,7 +160,8 @@ SUBJECTS = {
         lambda: {"split": split(), "n_tasks": 2, "features": [0, 2], "seed": 0, "n_samples": 20}, is_ragged=True),
     "MLP": Subject(ge.MLP, lambda: {"widths": [4, 5, 3], "activation": nn.ReLU, "seed": 0}, is_ragged=True),
     "MLPEnsemble": Subject(
-        ge.MLPEnsemble, lambda: {"widths": [4, 5, 3], "n_members": 2, "activation": nn.ReLU, "seed": 0}, is_ragged=True),
+        ge.MLPEnsemble, lambda: {"widths": [4, 5, 3], "n_members": 2, "activation": nn.ReLU, "seed": 0},
+        is_ragged=True),
     "MLPEnsemble.forward": Subject(lambda x: ensemble()(x), lambda: {"x": X.clone()}),
     "MLPEnsemble.activations": Subject(lambda x: ensemble().activations(x), lambda: {"x": X.clone()}),
     "MLPEnsemble.getitem": Subject(lambda index: ensemble()[index], lambda: {"index": [0, 2]}, is_ragged=True),
@@ -176,7 +192,8 @@ SUBJECTS = {
     "unit_gradients": Subject(ge.unit_gradients, gradient_arguments),
     "unit_gradients, general": Subject(ge.unit_gradients, partial(gradient_arguments, general)),
     "unit_gradients of units": Subject(ge.unit_gradients, lambda: gradient_arguments(units=[0, 2])),
-    "unit_gradients of directions": Subject(ge.unit_gradients, lambda: gradient_arguments(directions=DIRECTIONS.clone())),
+    "unit_gradients of directions": Subject(
+        ge.unit_gradients, lambda: gradient_arguments(directions=DIRECTIONS.clone())),
     "Interference": Subject(  # with everything that can be asked for
         lambda **named: shown(ge.interference(n_bootstrap=20, n_untrained=1, **named)), interference_arguments),
     "Interference, means over realised pairs": Subject(partial(means, "realised"), asked),
@@ -367,13 +384,15 @@ TABLE: list[Row] = [
     ("Interference", "model", {"dead": FINITE, "dead ReLUs": FINITE, "weights 1e-30": FINITE}),
     *[(f"Interference, means over {pairing} pairs", "x", {"doubled": SAME, "strided": SAME, "requires grad": SAME})
       for pairing in ("realised", "all")],
-    ("Interference.orthogonality", "groups", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "too few": VALUE,
-                                              "too many": VALUE, "twice the same": VALUE, "as a tuple": SAME,
-                                              "as strings": SAME, "as an array": SAME, "none": FINITE, "nested": VALUE}),
+    ("Interference.orthogonality", "groups",
+     {"string": TYPE, "integer": TYPE, "none": FINITE}
+     | dict.fromkeys(["nothing", "too few", "too many", "twice the same", "nested"], VALUE)
+     | dict.fromkeys(["as a tuple", "as strings", "as an array"], SAME)),
     ("Interference.pair_mean", "measure", CHOICE),
     ("Interference.pair_mean", "layer", LAYER),
     # trees
-    *[(f"gradient_tree{path}", "x", WHOLE) for path in ("", ", smooth", ", general")],
+    *[(f"gradient_tree, {path}", "x", WHOLE) for path in ("smooth", "general")],
+    ("gradient_tree", "x", WHOLE | dict.fromkeys(["in a tuple", "in a mapping"], "ValueError: tolerance")),
     ("gradient_tree", "model", NETWORKS),
     ("gradient_tree, smooth", "model", {"dead": FINITE, "weights 1e-30": FINITE, "frozen": SAME, "NaN weights": VALUE}),
     ("gradient_tree, general", "model", {"dead": FINITE, "weights 1e-30": FINITE, "frozen": SAME, "dropout": VALUE}),
@@ -411,5 +430,5 @@ TABLE: list[Row] = [
     ("ablated", "units", UNITS | {"twice the same": FINITE, "strings in it": TYPE}),
     ("ablated", "at", NUMBER | {"string": TYPE, "negative": FINITE, "tensor": FINITE, "list": VALUE}),
     ("ablated at the means", "at", {"NaN": VALUE, "inf": VALUE, "shorter": VALUE, "another axis": VALUE, "list": FINITE,
-                                    "numpy": SAME, "strided": SAME, "meta": VALUE, "complex": VALUE, "half": VALUE}),
+                                    "numpy": SAME, "strided": SAME, "meta": VALUE, "complex": VALUE, "half": FINITE}),
 ]  # fmt: skip

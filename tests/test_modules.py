@@ -534,8 +534,8 @@ def test_hooks_go_after_an_error_in_the_block_which_is_the_one_that_is_seen(laye
 
 
 @pytest.mark.parametrize(("given", "error", "message"), [
-    ({"at": torch.zeros(2).double()}, ValueError, r"`at` should be a number, or have shape \[9\], one for each unit of 'hidden1'. "
-     r"Got a float64 tensor of shape \[2\]. Pass activations.mean\(0\)"),
+    ({"at": torch.zeros(2)}, ValueError, r"`at` should be a number, or have shape \[9\], one for each unit of 'hidden1'"
+     r". Got a .* tensor of shape \[2\]. Pass activations.mean\(0\)"),
     ({"at": torch.zeros(4, 9)}, ValueError, r"`at` should .*shape \[(9|d)\]"),
     ({"at": 1e39}, ValueError, r"`at` should be finite, at least -3e\+38 and at most 3e\+38. Got 1e\+39"),
     ({"at": torch.tensor([0, math.nan, math.inf])}, ValueError, "`at` should be finite. Got 2 NaN or infinite"),
