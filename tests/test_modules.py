@@ -455,11 +455,6 @@ class Scaled(nn.Module):
         return self.stem(x) * (1 if factor is None else factor) + shift
 
 
-class Anything(Scaled):
-    def forward(self, *args, **named):
-        return super().forward(*args, **named)
-
-
 @pytest.mark.parametrize("call", [
     lambda model, x, factor: model(x, factor, shift=1.0),
     lambda model, x, factor: model(x, factor=factor, shift=1.0),

@@ -216,7 +216,7 @@ def numbers_at(threads: int) -> tuple[list[Tensor], dict[float, list[Tensor]]]:
     return exact, {
         1e-12: [*result.cosine.values(), tree.norms["input"].sort().values, taken.gradients],
         1e-5: [described(taken)],
-        1e-3: [*run.model.parameters(), loss, ensemble.output.weight],
+        1e-3: [*(p.detach() for p in run.model.parameters()), loss, ensemble.output.weight.detach()],
         1e-2: [embedded(taken)],
     }
 
