@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import gradembed as ge
+
 
 def randn(*shape: int) -> Tensor:
     """Normal numbers in double precision."""
@@ -30,6 +32,21 @@ def crossing() -> nn.Sequential:
     With only x1 > 0: (0, 1) and (0, -1), cosine -1. With neither: no gradient at the input.
     """
     return nn.Sequential(linear([[1, 0], [0, 1]]), nn.ReLU(), linear([[1, 1], [1, -1]]))
+
+
+def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> ge.MLP:
+    """A multi-layer perceptron in double precision."""
+    return ge.MLP(list(widths), activation, seed=0).double()
+
+
+def rescaled(factors: Tensor) -> ge.MLP:
+    """For positive factors the same function: hidden units scaled up, the next layer's weights down."""
+    network = mlp(6, 5, 5, 3)
+    with torch.no_grad():
+        network.hidden1.linear.weight.mul_(factors[:, None])
+        network.hidden1.linear.bias.mul_(factors)
+        network.hidden2.linear.weight.div_(factors)
+    return network
 
 
 class Net(nn.Module):

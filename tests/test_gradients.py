@@ -158,11 +158,10 @@ def test_parts_and_means_of_a_site_are_those_of_the_whole():
         assert_close(result.activations, (pooled or part)(maps[1]))
         assert result.wrt == str(site)
         # as units, a part or mean is a direction in the layer
-        units, all_units = ask("input", unit_layer=site), ask("input", unit_layer="conv").gradients
-        readout = torch.eye(32, dtype=torch.float64).unflatten(1, (2, 4, 4))
-        directions = (pooled or part)(readout).T if pooled is None else pooled(readout).T
-        assert_close(units.gradients, torch.einsum("ku,nud->nkd", directions, all_units))
-        assert_close(units.values, (pooled or part)(maps[1]))
+        directions = (pooled or part)(torch.eye(32, dtype=torch.float64).unflatten(1, (2, 4, 4))).T
+        units, read = (ask("input", unit_layer=site), ask("input", unit_layer="conv", directions=directions))
+        assert_close(units.gradients, read.gradients)
+        assert_close(units.values, read.values)
 
 
 Pair = namedtuple("Pair", "first second")
@@ -174,8 +173,9 @@ Pair = namedtuple("Pair", "first second")
 ])  # fmt: skip
 def test_elements_of_what_a_module_returns(pack, keys):
     read = lambda packed: list(packed.values() if isinstance(packed, dict) else packed)[-2:]  # noqa: E731
+    packer = Net(lambda _, h: pack(2 * h, 3 * h))
     model = Net(lambda m, x: (lambda a, b: m.head(a + b**2))(*read(m.packer(torch.tanh(m.stem(x))))),
-                stem=nn.Linear(4, 3), packer=Net(lambda _, h: pack(2 * h, 3 * h)), head=nn.Linear(3, 2)).double()  # fmt: skip
+                stem=nn.Linear(4, 3), packer=packer, head=nn.Linear(3, 2)).double()  # fmt: skip
     x = randn(5, 4)
     h = torch.tanh(model.stem(x)).detach()
     ask = partial(ge.unit_gradients, model, x)
@@ -300,9 +300,6 @@ def test_regions_of_an_ensemble_are_those_of_each_network_and_smooth_networks_ha
     same = [regions[:, :, None] == regions[:, None] for regions in (whole, alone)]  # which points share a piece
     assert torch.equal(*same)
     assert same[0].double().mean() < 0.5
-    gradients = ge.unit_gradients(ensemble[1], x, "input", units=[2]).gradients[:, 0]
-    shared = same[0][5].nonzero()
-    assert_close(gradients[shared[:, 0]], gradients[shared[:, 1]])  # one piece, one gradient
     smooth = [nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 2)]
     assert ge.gradient_fields(nn.Sequential(*smooth).double(), x).regions is None
     assert ge.gradient_fields(nn.Sequential(*smooth).double(), x, unit_layer="2").regions is not None
@@ -383,16 +380,12 @@ LAYERS = {"chain": ("hidden1", "hidden2"), "general": ("stem", "branch")}
     ({"wrt": "later", "unit_layer": "first"}, ValueError, r"`unit_layer` should come after .*Choose a later unit l"),
     ({"wrt": "*i*n*"}, ValueError, r"`wrt` should (match one layer only|name a layer of the model). Got '\*i\*n\*'"),
     ({"wrt": "h?dden*"}, ValueError, r"`wrt` should name a layer of the model. Got 'h\?dden\*'. Choose one of 'input'"),
-    ({"wrt": ["input"]}, TypeError, r"`wrt` should be one layer's name or Site. Got list \['input'\]. Use 'input'"),
-    ({"unit_layer": "nothing"}, ValueError, r"`unit_layer` should name a layer of the model. Got 'nothing'"),
     ({"units": ["7"]}, ValueError, r"`units` should name units of 'output'. Got .*7.*Choose labels like '0'"),
     ({"units": [3]}, ValueError, r"`units` should lie between 0 and 2, the units of 'output'. Got 3. Drop or correct"),
     ({"units": [0], "directions": torch.ones(1, 3)}, ValueError, r"`directions` should be None when `units` is given"),
-    ({"directions": torch.ones(2, 4)}, ValueError, r"`directions` should have shape \[u, 3\]"),
     ({"x": torch.ones(3, 5)}, ValueError, r"`x` should (have 4 features, the width|fit the model. Got .*\[3)"),
     ({"x": torch.ones(4)}, ValueError, r"`x` should have a sample axis.*Use x\[None\] for one sample"),
     ({"x": torch.ones(3, 4).double()}, ValueError, r"`x` should have the model's precision, torch.float32"),
-    ({"x": torch.full((3, 4), torch.nan)}, ValueError, r"`x` should be finite. Got 12 NaN or infinite values of 12"),
     ({"x": (torch.ones(3, 4), torch.ones(2, 1))}, ValueError, r"`x` should have the samples along axis 0 of every ten"),
     ({"x": {"y": torch.ones(3, 4)}}, ValueError, r"`x` should fit the model.*unexpected keyword argument 'y'"),
     ({"forward": lambda _m, _batch: "no"}, ValueError, r"`model` should return float tensors with a row per sample"),
@@ -408,10 +401,6 @@ def test_what_does_not_fit_is_refused(asked, error, message, kind):
 
 
 @pytest.mark.parametrize(("named", "error", "message"), [
-    ({"name": 3}, TypeError, "`name` should be a module's name. Got 3"),
-    ({"element": 1.5}, TypeError, "`element` should be an integer"),
-    ({"call": -1}, ValueError, "`call` should be at least 0. Got -1"),
-    ({"call": True}, TypeError, "`call` should be an integer"),
     ({"index": 5}, ValueError, r"`index` should keep all samples, which are axis 0.*Pass \(slice\(None\), ...\)"),
     ({"index": (slice(1, None), 0)}, ValueError, "`index` should keep all samples"),
     ({"index": (..., 0)}, ValueError, "`index` should keep all samples"),
@@ -419,9 +408,6 @@ def test_what_does_not_fit_is_refused(asked, error, message, kind):
     ({"index": (EVERY, "last")}, TypeError, "`index` should be positions. Got 'last'"),
     ({"index": ()}, ValueError, "`index` should"),
     ({"mean": 0}, ValueError, "`mean` should leave out axis 0, the samples"),
-    ({"mean": []}, ValueError, "`mean` should be axes, not empty"),
-    ({"mean": "hw"}, TypeError, "`mean` should be axes. Got 'hw'"),
-    ({"input": "yes"}, TypeError, "`input` should"),
 ])  # fmt: skip
 def test_sites_that_are_none_are_refused(named, error, message):
     with pytest.raises(error, match=message):
