@@ -380,7 +380,7 @@ LAYERS = {"chain": ("hidden1", "hidden2"), "general": ("stem", "branch")}
     ({"units": ["7"]}, ValueError, r"`units` should name units of 'output'. Got .*7.*Choose labels like '0'"),
     ({"units": [3]}, ValueError, r"`units` should lie between 0 and 2, the units of 'output'. Got 3. Drop or correct"),
     ({"units": [0], "directions": torch.ones(1, 3)}, ValueError, r"`directions` should be None when `units` is given"),
-    ({"x": torch.ones(3, 5)}, ValueError, r"`x` should (have 4 features, the width|fit the model. Got .*\[3)"),
+    ({"x": torch.ones(3, 5)}, ValueError, r"`x` should (have 4 features, the width|fit the model. Got .*\[2)"),
     ({"x": torch.ones(4)}, ValueError, r"`x` should have a sample axis.*Use x\[None\] for one sample"),
     ({"x": torch.ones(3, 4).double()}, ValueError, r"`x` should have the model's precision, torch.float32"),
     ({"x": (torch.ones(3, 4), torch.ones(2, 1))}, ValueError, r"`x` should have the samples along axis 0 of every ten"),
