@@ -18,7 +18,7 @@ from _networks import BatchMean, Convolutional, Noise, Residual, crossing
 from torch import nn
 
 import gradembed as ge
-from gradembed.report import _request, _sections, _units
+from gradembed.report import _sections
 
 QUICK = {"n_bootstrap": 20, "n_cards": 1, "max_units": 4}
 BRIEF = {"n_bootstrap": 0, "n_cards": 0, "max_units": 4}  # where only words are looked at
@@ -87,7 +87,7 @@ def undrawn(monkeypatch):
     """Figures cost most of a report's time; where they are not looked at, a blank one stands for each."""
     blank = io.BytesIO()
     plt.imsave(blank, np.zeros((3, 3)), format="png")
-    for module in (_sections, _units):
+    for module in (_sections,):
         monkeypatch.setattr(module, "pictures", lambda _, sizes: [blank.getvalue()] * len(sizes))
 
 
