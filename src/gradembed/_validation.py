@@ -151,6 +151,8 @@ def as_tensor(
     check_dense(name, tensor)
     if kind == "float" and tensor.dtype not in FLOAT_TYPES:
         refuse(name, "be float32 or float64", describe(tensor), f"Convert it with {name}.float()")
+    if tensor.is_complex():
+        refuse(name, "hold real numbers", describe(tensor), f"Take {name}.real or {name}.abs()")
     if kind == "int":
         if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
             refuse(name, "hold integers", describe(tensor), f"Convert it with {name}.long()")
@@ -176,14 +178,15 @@ def _tensor_of(name: str, value: Any, kind: str, like: Tensor | None) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     try:
-        if isinstance(value, str | bytes | Mapping | bool) or value is None:
-            raise TypeError  # torch reads some of them in its own way
+        if not (isinstance(value, list | tuple | int | float | np.generic) or hasattr(value, "__array__")):
+            raise TypeError  # NumPy reads some others in its own way
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" or (kind == "float" and array.dtype.kind == "b"):
             raise TypeError
-        if not isinstance(value, np.ndarray | np.generic):  # Python's numbers have no precision of their own
+        if not hasattr(value, "__array__"):  # Python's numbers have no precision of their own
             own = torch.get_default_dtype() if like is None else like.dtype
-            return torch.tensor(array.tolist(), dtype=own if kind == "float" else None)
+            is_float = kind == "float" or (kind == "any" and array.dtype.kind == "f")
+            return torch.tensor(array.tolist(), dtype=own if is_float else None)
         return torch.from_numpy(np.ascontiguousarray(array).copy())
     except (TypeError, ValueError, RuntimeError):
         refuse(name, "be a tensor, or an array or list of numbers", describe(value), "Convert it", TypeError)
@@ -212,6 +215,9 @@ def check_parameters(model: nn.Module) -> None:
         if parameter.device.type == "meta" or isinstance(parameter, nn.parameter.UninitializedParameter):
             got = f"{key!r} without numbers (lazy, or on the meta device)"
             refuse("model", "have weights", got, "Load them, or run the network once")
+        if parameter.is_inference():
+            remedy = "Pass copy.deepcopy(model)"
+            refuse("model", "be made outside torch.inference_mode()", f"{key!r} made inside", remedy)
         if parameter.is_floating_point() and not is_finite(parameter.detach()):
             refuse("model", "have finite parameters", f"NaN or infinity in {key!r}", "Train it again, or load it again")
 

@@ -66,7 +66,7 @@ def gradient_fields(
     asked = {"forward": forward, "argument": "wrt", "x_name": "points", "ensembles": True}
     with Session.open(model, points, wrt, unit_layer, units, directions, **asked) as session:
         e = session.network.n_members
-        layer, u = session.layers[0], session.readout.shape[-2] if session.readout.ndim > 1 else len(session.readout)
+        layer, u = session.layers[0], session.n_units
         parts: list[tuple[Tensor, ...]] = []
         patterns: list[np.ndarray] = []
         with _progress.bar(None, "gradient fields", " parts", wanted=True, delay=1) as bar:
