@@ -1,4 +1,4 @@
-"""What a report is asked for, read once, and what the networks answer to the samples."""
+"""What a report is asked for, read once, and what the networks answer to the samples: how well, by the targets."""
 
 from __future__ import annotations
 
@@ -161,3 +161,15 @@ def _read_targets(given: Any, n: int, heads: Mapping[str, int]) -> tuple[Tensor,
         got = f"{t} x {max(most)} classes for {width} outputs"
         refuse("y", "number classes that have an output each", got, "Pass values as floats, or no targets")
     return y, blocks
+
+
+def score(output: Tensor, y: Tensor, blocks: list[int]) -> dict[str, Any]:
+    """Compare outputs [n, D] with values [n] or [n, D], or classes [n] or [n, t], one for each block of outputs."""
+    y = y.reshape(len(y), -1).to(output.device)
+    if y.is_floating_point():
+        output, y = output.double(), y.double()
+        spread, left = (y - y.mean(0)).square().sum(0), (y - output).square().sum(0)  # [D] each
+        return {"name": "R²", "value": float((1 - left / spread)[spread > 0].mean()), "constant": 0.0}
+    predicted = torch.stack([block.argmax(1) for block in output.split(blocks, dim=1)], dim=1)  # [n, t]
+    common = torch.stack([column.bincount().max() for column in y.T]).double() / len(y)
+    return {"name": "accuracy", "value": float((predicted == y).double().mean()), "constant": float(common.mean())}

@@ -33,7 +33,7 @@ from gradembed.interference import Interference, interference
 from gradembed.metrics import project_2d, retrieval
 from gradembed.models import untrained
 from gradembed.plots._render import pictures, turn_layer_names
-from gradembed.report._request import Request, outputs_of
+from gradembed.report._request import Request, outputs_of, score
 from gradembed.tree import GradientTree, gradient_tree
 
 MOST_MODULES, MOST_PAIRS, MOST_TWINS = 60, 500, 15  # rows of tables
@@ -42,7 +42,7 @@ MEASURES = {"cosine": "mean cosine", "abs_cosine": "mean |cosine|", "conflict": 
 TREE_NUMBERS, FIELD_NUMBERS = 2**26, 2**24  # of gradients in memory at a time
 MOST_NODES, MOST_SHARE = 20_000, 0.9  # of a tree; of the samples in one node, at the layer whose nodes are listed
 MOST_DRAWN, FEWEST_BRANCHES = 40, 2  # nodes of the subtree that is drawn, and how often it has to part
-TRIED, LONGEST = 20, 3  # nodes of each layer that may head that subtree; letters that fit into the square of a root
+TRIED, LONGEST = 20, 3  # nodes of each layer that may head that subtree; letters that fit beside each other
 FEWEST_POINTS, FEWEST_UNITS, MOST_CLASSES = 20, 3, 10  # to embed; to draw; that have a color of their own
 CARD_PANELS = ((4.0, 3.4), (3.9, 3.2), (3.9, 3.2), (3.9, 3.2))  # of a card: two beside each other on a wide page
 DOTS_PER_PIXEL = 1.5  # of a picture, for each pixel that it is wide on the page
@@ -81,18 +81,6 @@ def _shapes(request: Request) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def score(output: Tensor, y: Tensor, blocks: list[int]) -> dict[str, Any]:
-    """Compare outputs [n, D] with values [n] or [n, D], or classes [n] or [n, t], one for each block of outputs."""
-    y = y.reshape(len(y), -1).to(output.device)
-    if y.is_floating_point():
-        output, y = output.double(), y.double()
-        spread, left = (y - y.mean(0)).square().sum(0), (y - output).square().sum(0)  # [D] each
-        return {"name": "R²", "value": float((1 - left / spread)[spread > 0].mean()), "constant": 0.0}
-    predicted = torch.stack([block.argmax(1) for block in output.split(blocks, dim=1)], dim=1)  # [n, t]
-    common = torch.stack([column.bincount().max() for column in y.T]).double() / len(y)
-    return {"name": "accuracy", "value": float((predicted == y).double().mean()), "constant": float(common.mean())}
-
-
 def interferences(request: Request) -> dict[str, Any]:
     """Return how the outputs interfere."""
     options = request.options
@@ -110,11 +98,15 @@ def interferences(request: Request) -> dict[str, Any]:
         return data
     named, wide = {f"these {len(results)}" if len(results) > 1 else "this network": results}, 0.3 * len(layers) + 1.5
 
+    def matrix(layer: str, ax: Any) -> None:
+        plots.interference(first, layers=[layer], axis_label="output", axes=[ax])
+        if max(map(len, request.names)) > LONGEST:
+            turn_layer_names(ax)
+
     def curve(measure: str, ax: Any) -> None:
         turn_layer_names(plots.conflict_by_layer(named, measure=measure, ax=ax)).set_ylabel(MEASURES[measure])
 
-    matrix = partial(plots.interference, first, axis_label="output")
-    data["matrices"] = _drawn(lambda layer, ax: matrix(layers=[layer], axes=[ax]), _distinct(first), (3.5, 3.0))
+    data["matrices"] = _drawn(matrix, _distinct(first), (3.5, 3.0))
     data["curves"] = _drawn(curve, list(MEASURES), (max(3.5, wide), 3.5))
     largest = frame["abs_cosine"].sort_values(ascending=False, kind="stable").index[:MOST_PAIRS]
     data["pairs"] = (frame if len(frame) <= MOST_PAIRS else frame.loc[largest]).to_dict("records")
