@@ -284,15 +284,11 @@ def test_single_precision_is_close_to_double():
         assert_close(getattr(one, name), getattr(other, name), rtol=1e-4, atol=1e-5)
 
 
-def test_nothing_given_is_changed_or_shared():
-    fields, z = make_fields(), make_z()
-    before, random = fields[list(range(12))], torch.get_rng_state()
-    card = ge.unit_card(fields, 6, z)
+def test_nothing_given_is_shared():
+    fields, before = make_fields(), make_fields()
+    card = ge.unit_card(fields, 6, make_z())
     card.values.zero_(), card.points.zero_(), card.gradients.zero_(), card.top_values.zero_()
-    for name in ("points", "gradients", "values", "groups"):
-        assert torch.equal(getattr(fields, name), getattr(before, name))
-    assert torch.equal(z, make_z())
-    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(getattr(fields, name), getattr(before, name)) for name in ("points", "gradients", "values"))
 
 
 def test_repr_tells_what_is_known_and_what_is_not():
@@ -341,9 +337,6 @@ def test_a_card_is_stored_and_read(tmp_path):
         ({"fields": make_fields(values=None)}, "`fields` should have values, to rank points by, and groups, which say "
          "what network a unit is from. Got fields without. Take them with gradient_fields"),
         ({"fields": make_fields(groups=None)}, "`fields` should have values, to rank points by, and groups"),
-        ({"unit": 12}, "`unit` should lie between 0 and 11, the fields' units. Got 12"),
-        ({"z": make_z(11)}, r"`z` should have shape \[12, k\]"),
-        ({"names": ["a"] * 11}, "`names` should name each of 12 units. Got 11. Name them all"),
         ({"exclude": [0] * 11}, "`exclude` should hold one label for each of 12"),
         ({"exclude": [0] * 12}, "`fields` should leave the unit another network with another label in `exclude`. Got "
          "no unit that could be its twin. Pass units of more networks"),

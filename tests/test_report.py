@@ -98,8 +98,8 @@ def test_pairs_are_those_of_interference(full):
     frame = ge.interference(full.networks[0], X, n_bootstrap=50, n_untrained=2).to_frame()
     rows = full.page.tables["All pairs"]
     assert len(rows) == len(frame) == 9
-    columns = {"mean cosine": "cosine", "low": "cosine_low", "high": "cosine_high", "mean |cosine|": "abs_cosine",
-               "in conflict": "conflict", "untrained cosine": "untrained_cosine", "samples": "n_pairs"}  # fmt: skip
+    columns = {"mean cosine": "cosine", "low": "cosine_low", "high": "cosine_high", "mean |cosine|": "abs_cosine"}
+    columns |= {"in conflict": "conflict", "untrained cosine": "untrained_cosine", "samples": "n_pairs"}
     for row, true in zip(rows, frame.to_dict("records"), strict=True):
         called = [full.names[int(true[unit])] for unit in ("unit_a", "unit_b")]
         assert [row["layer"], row["output"], row["and output"]] == [true["layer"], *called]
@@ -356,6 +356,7 @@ SAID = {
     "one output": (ge.MLP([4, 6, 1], seed=0), {"y": draw(40, 1)}, "There is one output, and so no pair"),
     "two inputs": (CASES["two_inputs"].made()[0], {"x": (draw(40, 3).double(), draw(40, 2).double())},
                    "with '0' of shape 3 (float64, on cpu) and '1' of shape 2|float64 '0', float64 '1'."),
+    "half precision": (ge.MLP([4, 6, 3], seed=0).bfloat16(), {"x": X.bfloat16(), "tolerance": 0.1}, "at 40 of 40 samples"),
     "matrices of a few layers": (DEEP, {"x": draw(40, 6)}, "Shown: 6 of 11 layers"),
 }  # fmt: skip
 
@@ -437,14 +438,11 @@ def test_a_failed_write_leaves_the_old_page_and_missing_folders_are_made(make, t
         ({"path": "."}, "`path` should name a file"),
         ({"others": [ge.MLP([4, 6, 6, 2])]}, "`others` should give 3 outputs"),
         ({"others": [nn.Linear(4, 3)]}, "`others` should have the layers"),
-        ({"layers": ["nowhere"]}, "`layers` should name a layer"),
-        ({"unit_layer": "nowhere"}, "`unit_layer` should name a layer"),
         ({"unit_layer": "hidden*"}, "`unit_layer` should match one layer only"),
-        ({"reinitialize": "normal", "n_untrained": 1}, "`reinitialize` should be a function"),
     ],
 )
 def test_wrong_arguments_are_refused_and_nothing_is_written(change, message, tmp_path):
-    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         ge.report(**({"model": SHARED, "x": X, "y": Y, "path": tmp_path / "report.html"} | change))
     assert list(tmp_path.iterdir()) == []
 

@@ -289,7 +289,7 @@ def _fields_of(network: nn.Module, x: Tensor, request: Request) -> tuple[Gradien
     hidden, forward = request.hidden, request.options["forward"]
     parts, indices = [gradient_fields(network, x, units=request.options["units"], forward=forward)], []
     if hidden is not None:
-        every = torch.ones(1, len(request.all_names), dtype=x.dtype)  # one backward pass, through whatever head is fed
+        every = torch.ones(1, len(request.all_names))  # one backward pass, through whatever head is fed
         values = unit_gradients(network, x, hidden, directions=every, forward=forward).activations.double()
         order = values.std(0, correction=0).argsort(descending=True, stable=True)
         indices = sorted(order[: request.options["max_units"]].tolist())
