@@ -50,13 +50,13 @@ class Autograd:
         n = size_of(batch)
         self.pads = n == 1  # whether a sample alone is given twice over: the model may squeeze a batch of one
         self.probed = sorted({0, n - 1})
-        probe, recorder = chosen(batch, self.probed), Recorder(self.modules)
-        units = self._values(probe, recorder)
+        self._probe, recorder = chosen(batch, self.probed), Recorder(self.modules)
+        units = self._values(self._probe, recorder)
         self.heads = {name: part.shape[1] for name, part in units.items()}
         self._expected = torch.cat(list(units.values()), 1)  # of the probed samples, [p, D]
         if n > 1:
             self._check_alone(batch, recorder)
-        self.sites = default_sites(model, recorder, probe) if sites is None else list(sites)
+        self.sites = default_sites(model, recorder, self._probe) if sites is None else list(sites)
         self._check_sites(chosen(batch, [n - 1, 0]), is_default=sites is None)
 
     # ------------------------------------------------------------------ asking
@@ -79,7 +79,7 @@ class Autograd:
         flat = torch.cat([head.detach() for head in heads], 1)[:n]
         for row, i in enumerate(self.probed if is_first else ()):
             if i < n and not self._is_same(flat[i : i + 1], row):
-                _refuse_mixing("an output that changed with the other samples")
+                self._refuse_mixing("an output that changed with the other samples")
         values = flat[:, readout].T if readout.ndim == 1 else readout.to(flat) @ flat.T
         kind = torch.float32 if flat.dtype in HALF_TYPES else flat.dtype
         rows = {str(s): flat.new_empty(len(readout), n, self.widths[str(s)], dtype=kind) for s in sites}
@@ -159,7 +159,7 @@ class Autograd:
                 recorder.runs.pop()
                 units = self._values(chosen(batch, [i]), recorder)
             if not self._is_same(torch.cat(list(units.values()), 1), row):
-                _refuse_mixing("an output that changed with the other samples")
+                self._refuse_mixing("an output that changed with the other samples")
 
     def _check_sites(self, swapped: Batch, *, is_default: bool) -> None:
         """Cut at the sites, and see whether gradients flow to them, from each sample to itself only.
@@ -184,7 +184,7 @@ class Autograd:
             if gradient is not None:
                 bound = 8 * torch.finfo(gradient.dtype).eps * gradient.abs().amax()
                 if not gradient[1:].abs().amax() <= bound:
-                    _refuse_mixing(f"a gradient that flows from one sample to others at {place[0]!r}")
+                    self._refuse_mixing(f"a gradient that flows from one sample to others at {place[0]!r}")
         reached = [site for site in self.sites if found[place_of(site)] is not None]
         if is_default:
             self.sites = self._feeding(run, reached, live, values)
@@ -199,16 +199,19 @@ class Autograd:
 
     def _explain_change(self, swapped: Batch) -> NoReturn:
         """Say why samples in another order, in a model that is cut at the sites, did not give the same."""
-        order = [-1, 0] if len(self.probed) > 1 else [0]
-        again = torch.cat(list(self._values(chosen(swapped, order)).values()), 1)
-        if not self._is_same(again):
-            remedy = "Call model.eval(), or take the randomness out"
-            refuse("model", "give the same output twice", "two different ones for the same samples", remedy)
         other = torch.cat(list(self._values(swapped).values()), 1).flip(0)[: len(self.probed)]
         if not self._is_same(other):
-            _refuse_mixing("an output that changed with the order of the samples")
+            self._refuse_mixing("an output that changed with the order of the samples")
         got, remedy = "another output once they are cut", "Choose layers that nothing modifies in place beside them"
         refuse(self.argument, "name layers at which the model can be cut", got, remedy)
+
+    def _refuse_mixing(self, got: str) -> NoReturn:
+        """Refuse a model whose output changed: because it draws random numbers, or else because of other samples."""
+        if not self._is_same(torch.cat(list(self._values(self._probe).values()), 1)):
+            remedy = "Call model.eval(), or take the randomness out"
+            refuse("model", "give the same output twice", "two different ones for the same samples", remedy)
+        remedy = "Call model.eval(), set batch_first=True, or take out what mixes the batch"
+        refuse("model", "treat every sample by itself", got, remedy)
 
     def _is_same(self, values: Tensor, row: int | None = None) -> bool:
         """Whether outputs [p, D], or one row of them, are those of the probed samples, up to rounding."""
@@ -233,11 +236,6 @@ class Autograd:
         good = {place for place, column in zip(run.edges, feeds.T, strict=True) if column.all() or not column.any()}
         there = {site: site.part(run.values[place_of(site)]) for site in sites if place_of(site) in good}
         return [site for site, a in there.items() if a.shape != values.shape or not torch.equal(a, values)]
-
-
-def _refuse_mixing(got: str) -> NoReturn:
-    remedy = "Call model.eval(), set batch_first=True, or take out what mixes the batch"
-    refuse("model", "treat every sample by itself", got, remedy)
 
 
 def _read_out(heads: Sequence[Tensor], row: Tensor) -> tuple[list[Tensor], list[Tensor]]:

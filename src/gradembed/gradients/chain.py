@@ -231,8 +231,8 @@ def _flatten(module: nn.Module, name: str, steps: list[Step], positions: dict[st
             if child is None or not _flatten(child, f"{name}.{key}" if name else key, steps, positions):
                 return False
     elif type(module) in (nn.Linear, StackedLinear):
-        weight, bias = module.weight, module.bias
-        steps.append(Linear(weight.detach(), None if bias is None else bias.detach()))
+        owned: dict[str, Any] = {name: p if p is None else p.detach() for name, p in module._parameters.items()}
+        steps.append(Linear(owned["weight"], owned["bias"]))
     elif type(module) in ELEMENTWISE or (type(module) is nn.Flatten and module.start_dim == 1 and module.end_dim == -1):
         steps.append(module)
     else:

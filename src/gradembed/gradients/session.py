@@ -322,7 +322,7 @@ def resolve_units(
         refuse("directions", "be None when `units` is given", describe(directions), "Pass one of them")
     if directions is not None:
         axes = "u D" if n_members is None else "u D | e u D"
-        sizes = {"D": width} | ({} if n_members is None else {"e": n_members})
+        sizes: dict[str, Any] = {"D": width} | ({} if n_members is None else {"e": n_members})
         if isinstance(directions, list):
             directions = np.asarray(directions, float)  # rounded to the model's precision later
         matrix = as_tensor("directions", directions, axes, **sizes)

@@ -106,7 +106,7 @@ def interference(
     if n_untrained:
         check_module(model)
         check_reinitializable(model, reinitialize)
-    asked = {"unit_layer": unit_layer, "units": units, "directions": directions, "forward": forward}
+    asked: dict[str, Any] = {"unit_layer": unit_layer, "units": units, "directions": directions, "forward": forward}
     with Session.open(model, x, layers, **asked) as session:
         _check_stream(session, x, pairing, n_untrained)
         tables, sums, n = _measure(session, pairing, n_bootstrap, seed, chunk_size, effective_dimension)
@@ -118,6 +118,7 @@ def interference(
             intervals.setdefault(name, {})[layer] = by_pair[name]
             summary.setdefault(name, {})[layer] = by_layer[name]
     control = asked | {"layers": session.sites, "pairing": pairing, "chunk_size": chunk_size}
+    control |= {"effective_dimension": effective_dimension}
     untrained = []
     for i in range(n_untrained):
         with redrawn(model, seed + i, reinitialize) as network:
