@@ -356,7 +356,7 @@ SAID = {
     "one output": (ge.MLP([4, 6, 1], seed=0), {"y": draw(40, 1)}, "There is one output, and so no pair"),
     "two inputs": (CASES["two_inputs"].made()[0], {"x": (draw(40, 3).double(), draw(40, 2).double())},
                    "with '0' of shape 3 (float64, on cpu) and '1' of shape 2|float64 '0', float64 '1'."),
-    "half precision": (ge.MLP([4, 6, 3], seed=0).bfloat16(), {"x": X.bfloat16(), "tolerance": 0.1}, "at 40 of 40 samples"),
+    "half precision": (ge.MLP([4, 6, 3], seed=0).bfloat16(), {"x": X.bfloat16(), "tolerance": 0.1}, "at 40 of 40"),
     "matrices of a few layers": (DEEP, {"x": draw(40, 6)}, "Shown: 6 of 11 layers"),
 }  # fmt: skip
 
