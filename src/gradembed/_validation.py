@@ -484,3 +484,14 @@ def as_labels(name: str, value: Any, n: int) -> NDArray[np.int64]:
         One number per unit, [u].
     """
     return np.unique(as_categories(name, value, n), return_inverse=True)[1].astype(np.int64)
+
+
+def as_bool(name: str, value: Any) -> bool:
+    """Read True or False, NumPy's included; numbers are none.
+
+    Returns:
+        A Python bool.
+    """
+    if not isinstance(value, bool | np.bool_):
+        refuse(name, "be True or False", describe(value), "Pass a bool", TypeError)
+    return bool(value)

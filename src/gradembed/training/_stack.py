@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradembed.models import MLPEnsemble
-from gradembed.training._config import TrainConfig, optimizer_and_schedule
+from gradembed.training._config import TrainConfig, make_optimizer
 
 
 class Stack:
@@ -35,7 +35,7 @@ class Stack:
         self.weights, self.biases = _views(numbers, parts)  # each [e, in, out], each [e, out, 1]
         self.weight_grads, self.bias_grads = _views(numbers.grad, parts)
         self.activations = ensemble.activation_modules()
-        self.optimizer, self.schedule = optimizer_and_schedule([numbers], config, n)
+        self.optimizer = make_optimizer([numbers], config, n)
         # by batch size: memory for what leaves each layer, and for gradients there
         self._spaces: dict[int, list[Tensor]] = {}
 
@@ -55,7 +55,6 @@ class Stack:
         loss, gradient = (_cross_entropy if is_classes else _squared_error)(output, y.transpose(1, 2))
         self._backward(gradient, inputs, graphs)
         self.optimizer.step()
-        self.schedule.step()
         return loss
 
     def ensemble(self) -> MLPEnsemble:
@@ -126,10 +125,8 @@ def _cross_entropy(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     Each task has its block of outputs.
     """
     (e, u, n), t = output.shape, y.shape[1]
-    logarithms, classes = (
-        F.log_softmax(output.view(e, t, u // t, n), 2),
-        y[:, :, None],
-    )  # [e, t, classes, n], [e, t, 1, n]
+    logarithms = F.log_softmax(output.view(e, t, u // t, n), 2)  # [e, t, classes, n]
+    classes = y[:, :, None]  # [e, t, 1, n]
     loss = -logarithms.gather(2, classes).sum((1, 2, 3)) / (t * n)
     gradient = logarithms.exp_()
     gradient.scatter_add_(2, classes, gradient.new_full((), -1).expand(classes.shape))
