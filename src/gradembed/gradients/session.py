@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -129,7 +130,7 @@ class Session:
             chain = Chain.of(model, batch) if forward is None else None
             names = chain.names if chain else _names(model)
             unit_site = _unit_site(unit_layer, model, names)
-            sites = None if layers is None else find_sites(argument, layers, names, several=several)
+            sites = None if layers is None and several else find_sites(argument, layers, names, several=several)
             partial_site = next((site for site in [*(sites or []), unit_site] if not site.is_plain), None)
             if partial_site and isinstance(model, MLPEnsemble):
                 refuse(
@@ -324,7 +325,10 @@ def resolve_units(
     if directions is not None:
         axes = "u D" if n_members is None else "u D | e u D"
         sizes = {"D": width} | ({} if n_members is None else {"e": n_members})
-        matrix = as_tensor("directions", directions, axes, **sizes)
+        given = (
+            np.asarray(directions, float) if isinstance(directions, list) else directions
+        )  # rounded to the model's later
+        matrix = as_tensor("directions", given, axes, **sizes)
         if bool((matrix == 0).all(-1).any()):
             refuse("directions", "be non-zero", "a row of zeros", "Drop that row: it reads nothing")
         return matrix, tuple(f"direction {i}" for i in range(matrix.shape[-2])), ()

@@ -14,7 +14,7 @@ from gradembed.interference.all_pairs import AllPairs
 from gradembed.interference.geometry import DimensionSample, chance_abs_cosine
 from gradembed.interference.realised import PoissonWeights, RealisedSums
 from gradembed.interference.result import MEASURES, Interference
-from gradembed.models import check_reinitializable, untrained
+from gradembed.models import check_reinitializable, redrawn
 
 __all__ = ["Interference", "interference"]
 
@@ -117,6 +117,10 @@ def interference(
             intervals.setdefault(name, {})[layer] = by_pair[name]
             summary.setdefault(name, {})[layer] = by_layer[name]
     control = asked | {"layers": session.sites, "pairing": pairing, "chunk_size": chunk_size}
+    untrained = []
+    for i in range(n_untrained):
+        with redrawn(model, seed + i, reinitialize) as network:
+            untrained.append(interference(network, x, **control))
     return Interference(
         **tables,
         n_samples=n,
@@ -127,9 +131,7 @@ def interference(
         intervals=intervals,
         summary_intervals=summary,
         confidence=confidence,
-        untrained=tuple(
-            interference(untrained(model, seed + i, reinitialize), x, **control) for i in range(n_untrained)
-        ),
+        untrained=tuple(untrained),
     )
 
 

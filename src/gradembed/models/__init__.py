@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from gradembed import _context
 from gradembed._validation import as_integer, check_module, describe, refuse
 from gradembed.models._networks import ACTIVATIONS, MLP, MLPEnsemble, StackedLinear
 
-__all__ = ["ACTIVATIONS", "MLP", "MLPEnsemble", "StackedLinear", "check_reinitializable", "untrained"]
+__all__ = ["ACTIVATIONS", "MLP", "MLPEnsemble", "StackedLinear", "check_reinitializable", "redrawn", "untrained"]
 
 Reinitialize = Callable[[nn.Module], object]
 RULE = "draw all its weights anew by its modules' reset_parameters"  # what pruned and normed ones do not
@@ -46,8 +46,7 @@ def untrained(model: nn.Module, seed: int = 0, reinitialize: Reinitialize | None
 
     Raises:
         ValueError: If a parameter keeps its numbers (without ``reinitialize``, any; with it, any that is trained), or
-            without ``reinitialize`` a module's weights are computed out of others; if a hook of the copy would call
-            trained modules; or if ``seed`` is negative.
+            without ``reinitialize`` a module's weights are computed out of others; or if ``seed`` is negative.
         TypeError: If ``model`` is no module, ``seed`` no integer or ``reinitialize`` no function.
 
     Example:
@@ -80,20 +79,13 @@ def _drawn(
 ) -> tuple[nn.Module, list[str]]:
     """Return a copy drawn anew out of what ``before`` makes of its weights, and which of them are still as before."""
     twin = _copy(model)
-    like = next((p for p in twin.parameters() if p.is_floating_point()), torch.empty(0))
     both = zip(twin.parameters(), model.parameters(), strict=True)
     pairs = [(p, old) for p, old in both if p.is_floating_point() and not (is_lazy(p) or p.is_meta)]
-    with _context.seeded(seed, like.device), torch.no_grad():
+    with torch.no_grad():
         for p, old in pairs:
             p.copy_(before(old))
-        drawn = _draw(twin, like, reinitialize)
+        drawn = _draw(twin, seed, reinitialize)
         same = {p for p, old in pairs if torch.equal(p.nan_to_num(0.5), before(old).nan_to_num(0.5))}
-    for place, module in model.named_modules() if drawn is twin else ():
-        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        if any(_holds_weights(hook) for hook in hooks if hook not in _weight_hooks(module)):
-            rule = "have no hooks that call trained modules: a copy's would still"
-            remedy = "Pass reinitialize, a function that returns a new network, with hooks of its own"
-            refuse("model", rule, f"one at {place!r}", remedy)
     named, same = [*drawn.named_parameters()], same | {*model.parameters()}
     if reinitialize is not None:
         named = [(key, p) for key, p in named if p.requires_grad] or named
@@ -123,20 +115,50 @@ def _holds_weights(hook: Any) -> bool:
     return any(isinstance(x, Tensor) or (isinstance(x, nn.Module) and [*x.parameters()]) for x in reached)
 
 
-def _draw(twin: nn.Module, like: Tensor, reinitialize: Reinitialize | None) -> nn.Module:
-    """Return the copy with its weights drawn anew as far as its modules, or ``reinitialize``, can."""
-    if reinitialize is not None:
-        made = reinitialize(twin)
-        if isinstance(made, nn.Module) and made is not twin:
-            return made.to(like).train(twin.training)
-        for hook, module in [(hook, module) for module in twin.modules() for hook in _weight_hooks(module)]:
-            hook(module, ())  # else the weight stays what it was until the next forward pass
-        return twin
-    projections = {module.out_proj for module in twin.modules() if isinstance(module, nn.MultiheadAttention)}
-    for module in twin.modules():
-        if isinstance(module, nn.MultiheadAttention):  # as when it is made: the projection, then the rest
-            module.out_proj.reset_parameters()
-            module._reset_parameters()
-        elif module not in projections and callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
+def _draw(twin: nn.Module, seed: int, reinitialize: Reinitialize | None) -> nn.Module:
+    """Return the network with its weights drawn anew as far as its modules, or ``reinitialize``, can."""
+    like = next((p for p in twin.parameters() if p.is_floating_point()), torch.empty(0))
+    with _context.seeded(seed, like.device), torch.no_grad():
+        if reinitialize is not None:
+            made = reinitialize(twin)
+            if isinstance(made, nn.Module) and made is not twin:
+                return made.to(like).train(twin.training)
+            for hook, module in [(hook, module) for module in twin.modules() for hook in _weight_hooks(module)]:
+                hook(module, ())  # else the weight stays what it was until the next forward pass
+            return twin
+        projections = {module.out_proj for module in twin.modules() if isinstance(module, nn.MultiheadAttention)}
+        for module in twin.modules():
+            if isinstance(module, nn.MultiheadAttention):  # as when it is made: the projection, then the rest
+                module.out_proj.reset_parameters()
+                module._reset_parameters()
+            elif module not in projections and callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
     return twin
+
+
+@contextmanager
+def redrawn(model: nn.Module, seed: int, reinitialize: Reinitialize | None) -> Iterator[nn.Module]:
+    """Give a network with weights drawn anew, as `untrained` makes it, for the duration of a block.
+
+    It is a copy, unless hooks hold on to modules with weights, which a copy's hooks would still call: then it is the
+    model itself, whose weights are put back when the block ends.
+
+    Yields:
+        The network.
+    """
+    hooks = [(hook, _weight_hooks(m)) for m in model.modules() for kind in (m._forward_hooks, m._forward_pre_hooks)
+             for hook in kind.values()]  # fmt: skip
+    if not any(_holds_weights(hook) for hook, torchs in hooks if hook not in torchs):
+        yield untrained(model, seed, reinitialize)
+        return
+    owned = [(module, dict(module._parameters)) for module in model.modules()]
+    values = {parameter: parameter.detach().clone() for parameter in model.parameters()}
+    with _context.preserved(model):
+        try:
+            yield _draw(model, seed, reinitialize)
+        finally:
+            for module, parameters in owned:
+                module._parameters = parameters
+            with torch.no_grad():
+                for parameter, before in values.items():
+                    parameter.copy_(before)
