@@ -498,3 +498,9 @@ def as_bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         refuse(name, "be True or False", describe(value), "Pass a bool", TypeError)
     return bool(value)
+
+
+def check_kind(name: str, value: object, kind: type, remedy: str = "Build one") -> None:
+    """Refuse what is no object of one of the library's classes."""
+    if not isinstance(value, kind):
+        refuse(name, f"be a {kind.__name__}", describe(value), remedy, TypeError)

@@ -123,8 +123,9 @@ def _draw(twin: nn.Module, seed: int, reinitialize: Reinitialize | None) -> nn.M
             made = reinitialize(twin)
             if isinstance(made, nn.Module) and made is not twin:
                 return made.to(like).train(twin.training)
-            for hook, module in [(hook, module) for module in twin.modules() for hook in _weight_hooks(module)]:
-                hook(module, ())  # else the weight stays what it was until the next forward pass
+            for module in twin.modules():
+                for hook in _weight_hooks(module):
+                    hook(module, ())  # else the weight stays what it was until the next forward pass
             return twin
         projections = {module.out_proj for module in twin.modules() if isinstance(module, nn.MultiheadAttention)}
         for module in twin.modules():

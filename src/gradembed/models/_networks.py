@@ -105,7 +105,7 @@ def _make(activation: Factory) -> nn.Module:
         if isinstance(module, nn.Module):
             return module
     rule = "be a class or function that makes a module when called without arguments"
-    refuse("activation", rule, describe(activation), "Pass torch.nn.Tanh, not torch.nn.Tanh()", TypeError)
+    return refuse("activation", rule, describe(activation), "Pass torch.nn.Tanh, not torch.nn.Tanh()", TypeError)
 
 
 class StackedLinear(nn.Module):

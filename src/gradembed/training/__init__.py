@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gradembed import _context, _progress
-from gradembed._validation import as_integer, check_module, check_parameters, describe, refuse, try_forward
+from gradembed._validation import as_integer, check_kind, check_module, check_parameters, describe, refuse, try_forward
 from gradembed.datasets import RandomWaves, Split
 from gradembed.models import MLPEnsemble
 from gradembed.training._config import TrainConfig, make_optimizer, resolve_device
@@ -102,10 +102,8 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
     config = TrainConfig() if config is None else config
     check_module(model)
     check_parameters(model)
-    if not isinstance(split, Split):
-        remedy = "Build one with gradembed.datasets.Split"
-        refuse("split", "be a gradembed.datasets.Split", describe(split), remedy, TypeError)
-    _check_config(config)
+    check_kind("split", split, Split, "Build one with gradembed.datasets.Split")
+    check_kind("config", config, TrainConfig)
     if config.max_shift and round((d := split.x_train.shape[1]) ** 0.5) ** 2 != d:
         got = f"{config.max_shift} with {d} features"
         refuse("max_shift", "be 0 unless rows are square images", got, "Set it to 0")
@@ -150,8 +148,8 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
                 rows.append(row | {"seconds": time.perf_counter() - start})
                 parts.clear()
                 bar.set_postfix({"loss": f"{row['train_loss']:.4f}", f"test_{name}": f"{score:.4f}"}, refresh=False)
-    scores = [rows[-1].get(f"test_{score}") for score in ("accuracy", "r2")]
-    return TrainingRun(model, pd.DataFrame(rows), *scores, config, time.perf_counter() - start)
+    accuracy, r2 = rows[-1].get("test_accuracy"), rows[-1].get("test_r2")
+    return TrainingRun(model, pd.DataFrame(rows), accuracy, r2, config, time.perf_counter() - start)
 
 
 def train_ensemble(
@@ -200,7 +198,7 @@ def train_ensemble(
         (5, True)
     """
     if config is not None:
-        _check_config(config)
+        check_kind("config", config, TrainConfig)
     size = None if group_size is None else as_integer("group_size", group_size, 1)
     ensemble = MLPEnsemble(widths, n_members, activation, seed=0 if config is None else config.seed)
     e, d = len(ensemble), ensemble.widths[0]
@@ -287,11 +285,6 @@ def _check_loss(loss: float, when: str, config: TrainConfig) -> None:
         got = f"a loss of {loss} {when}, at a peak rate of {config.learning_rate:g}"
         remedy = "Lower it, or scale the data; all weights are as they were"
         refuse("config.learning_rate", "keep the loss finite", got, remedy, FloatingPointError)
-
-
-def _check_config(config: object) -> None:
-    if not isinstance(config, TrainConfig):
-        refuse("config", "be a gradembed.TrainConfig", describe(config), "Build one", TypeError)
 
 
 @contextmanager
