@@ -18,7 +18,7 @@ from gradembed import _context, _progress
 from gradembed._validation import as_integer, check_kind, check_module, check_parameters, describe, refuse, try_forward
 from gradembed.datasets import RandomWaves, Split
 from gradembed.models import MLPEnsemble
-from gradembed.training._config import TrainConfig, make_optimizer, resolve_device
+from gradembed.training._config import TrainConfig, optimizer_and_schedule, resolve_device
 from gradembed.training._data import Pool, Shift, Task, assign
 from gradembed.training._stack import Stack
 
@@ -117,7 +117,7 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
         with _context.preserved(model.eval()), torch.no_grad():  # two samples, tried
             output = try_forward(model, task.x_train[:2], "split")
         task.check_width("model", output.shape[1] if output.ndim == 2 else 0, describe(output))
-        optimizer = make_optimizer(trained, config, n)
+        optimizer, schedule = optimizer_and_schedule(trained, config, n)
         generator = torch.Generator().manual_seed(config.seed)
         shift = Shift(task.x_train, config.max_shift, generator) if config.max_shift else task.x_train.__getitem__
 
@@ -129,6 +129,7 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            schedule.step()
             parts.append(task.score_parts(output.detach(), y))
             return loss.detach()
 
@@ -140,11 +141,7 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
                 model.train()
                 _check_loss(loss, f"on the test part after epoch {epoch}", config)
                 row = {"epoch": epoch, "train_loss": float(total) / n, f"train_{name}": task.score(parts, task.y_train)}
-                row |= {
-                    "test_loss": loss,
-                    f"test_{name}": score,
-                    "learning_rate": float(optimizer.param_groups[0]["lr"]),
-                }
+                row |= {"test_loss": loss, f"test_{name}": score, "learning_rate": float(schedule.get_last_lr()[0])}
                 rows.append(row | {"seconds": time.perf_counter() - start})
                 parts.clear()
                 bar.set_postfix({"loss": f"{row['train_loss']:.4f}", f"test_{name}": f"{score:.4f}"}, refresh=False)

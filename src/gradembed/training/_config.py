@@ -9,6 +9,8 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
 
 from gradembed._validation import as_bool, as_integer, as_number, describe, refuse
 
@@ -141,12 +143,10 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def make_optimizer(parameters: Sequence[Tensor], config: TrainConfig, n: int) -> torch.optim.AdamW:
-    """Return AdamW for n samples, which follows the one-cycle schedule by itself, step by step."""
+def optimizer_and_schedule(parameters: Sequence[Tensor], config: TrainConfig, n: int) -> tuple[AdamW, OneCycleLR]:
+    """Return AdamW and its one-cycle schedule for n samples."""
     fused = parameters[0].device.type in ("cpu", "cuda") or None
-    optimizer = torch.optim.AdamW(parameters, fused=fused, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = AdamW(parameters, fused=fused, lr=config.learning_rate, weight_decay=config.weight_decay)
     steps = config.epochs * math.ceil(n / config.batch_size)
     # below four steps one-cycle has no room for its phases: the schedule then runs its first few
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, max(steps, 4))
-    optimizer.register_step_post_hook(lambda *_: schedule.step())
-    return optimizer
+    return optimizer, OneCycleLR(optimizer, config.learning_rate, max(steps, 4))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gradembed.models import MLPEnsemble
-from gradembed.training._config import TrainConfig, make_optimizer
+from gradembed.training._config import TrainConfig, optimizer_and_schedule
 
 
 class Stack:
@@ -35,7 +35,7 @@ class Stack:
         self.weights, self.biases = _views(numbers, parts)  # each [e, in, out], each [e, out, 1]
         self.weight_grads, self.bias_grads = _views(numbers.grad, parts)
         self.activations = ensemble.activation_modules()
-        self.optimizer = make_optimizer([numbers], config, n)
+        self.optimizer, self.schedule = optimizer_and_schedule([numbers], config, n)
         # by batch size: memory for what leaves each layer, and for gradients there
         self._spaces: dict[int, list[Tensor]] = {}
 
@@ -55,6 +55,7 @@ class Stack:
         loss, gradient = (_cross_entropy if is_classes else _squared_error)(output, y.transpose(1, 2))
         self._backward(gradient, inputs, graphs)
         self.optimizer.step()
+        self.schedule.step()
         return loss
 
     def ensemble(self) -> MLPEnsemble:
