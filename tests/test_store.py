@@ -103,20 +103,14 @@ def equal(one, other):
 # Read, not computed
 
 
-def test_equal_call_is_read(cache):
+def test_equal_call_is_read_by_any_cache_on_the_folder(cache, tmp_path):
     x = torch.randn(3, 2)
     first = cache.call(sum_of, x)
-    second = cache.call(sum_of, x.clone())
+    second = ge.Cache(str(cache.folder)).call(sum_of, x=x.clone())  # passed by name: the same call
     assert CALLS == ["sum_of"]
     assert equal(first, second)
     assert float(x.sum()) == second["sum"]
-
-
-def test_another_cache_on_the_same_folder_reads_too_and_one_elsewhere_does_not(cache, tmp_path):
-    cache.call(sum_of, torch.zeros(1))
-    ge.Cache(str(cache.folder)).call(sum_of, x=torch.zeros(1))  # passed by name: the same call
-    assert CALLS == ["sum_of"]
-    ge.Cache(tmp_path / "other").call(sum_of, torch.zeros(1))
+    ge.Cache(tmp_path / "other").call(sum_of, x)
     assert CALLS == ["sum_of", "sum_of"]
 
 
@@ -186,12 +180,8 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_any_difference_in_content_makes_another_call(cache, one, other):
+def test_any_difference_in_content_makes_another_call(one, other):
     assert fingerprint(one) != fingerprint(other)
-    cache.call(echo, one)
-    cache.call(echo, other)
-    assert CALLS == ["echo", "echo"]
-    assert len(files(cache)) == 4
 
 
 EQUAL = [
@@ -208,12 +198,8 @@ EQUAL = [
 
 
 @pytest.mark.parametrize(("one", "other"), EQUAL)
-def test_equal_content_makes_an_equal_call(cache, one, other):
+def test_equal_content_makes_an_equal_call(one, other):
     assert fingerprint(one) == fingerprint(other)
-    cache.call(echo, one)
-    cache.call(echo, other)
-    assert CALLS == ["echo"]
-    assert len(files(cache)) == 2
 
 
 scalars = st.sampled_from([None, True, False, 0, 1, 0.0, -0.0, 1.0, "", "0", "1", "a", "a;", b"", b"a", "</>", "<str>"])
@@ -536,12 +522,6 @@ def test_argument_without_content_is_refused_before_anything_runs(cache, argumen
     for call in (fingerprint, functools.partial(cache.call, echo)):
         with pytest.raises(TypeError, match=r"(?s)`args` should have a content to hash\. Got .* Pass numbers"):
             call(argument)
-    assert CALLS == []
-
-
-def test_wrong_arguments_are_refused(cache):
-    with pytest.raises(TypeError, match="missing a required argument: 'x'"):
-        cache.call(sum_of)
     assert CALLS == []
 
 

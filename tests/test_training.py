@@ -76,6 +76,7 @@ def test_one_target_in_a_column_is_the_same_as_without(split, widths):
     assert_same_run(fit(split, widths), fit(column, widths))
 
 
+@pytest.mark.slow
 def test_mnist_sample_is_learned():
     split = ge.datasets.load_mnist(source="sample")
     config = dataclasses.replace(ge.TrainConfig.for_mnist_sample(seed=0), epochs=10, progress=False)
@@ -224,15 +225,6 @@ def test_random_states_and_data_are_left_alone():
 # State of the model
 
 
-@pytest.mark.parametrize("modes", [[False, False, True, False], [True, False, True, True]])
-def test_modes_are_put_back(modes):
-    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3)).train(modes[0])
-    for module, mode in zip(model, modes, strict=True):
-        module.train(mode)
-    ge.train(model, IRIS, quick())
-    assert [model.training, *(module.training for module in model)] == [modes[0], *modes]
-
-
 class Watched(nn.Linear):
     """Keeps what it sees, and returns what `change` makes of its outputs."""
 
@@ -331,6 +323,7 @@ def test_interrupted_training_leaves_no_trace(error, at, in_training):
     assert torch.equal(torch.get_rng_state(), random_before)
     model.left = 1000  # uninterrupted, it does leave a trace
     ge.train(model, IRIS, quick(epochs=5))
+    assert (model.training, model.norm.training, model.linear.training) == (True, False, True)
     assert [key for key, value in model.state_dict().items() if torch.equal(value, before[key])] == []
 
 
@@ -358,35 +351,25 @@ def moved(image, dy, dx, background):
     result = np.roll(image, (dy, dx), axis=(0, 1))
     for axis, by in ((0, dy), (1, dx)):
         edge = [slice(None)] * 2
-        edge[axis] = slice(0, by) if by > 0 else slice(len(image) + by, None)
+        edge[axis] = slice(0, by) if by > 0 else slice(max(len(image) + by, 0), None)
         if by:
             result[tuple(edge)] = background
     return result
 
 
-def draw_shifts(x, pixels, index):
-    return Shift(x, pixels, torch.Generator().manual_seed(0))(index).numpy()
-
-
-@pytest.mark.parametrize(("side", "pixels"), [(5, 1), (5, 2), (2, 1)])
+@pytest.mark.parametrize(("side", "pixels"), [(5, 1), (2, 3)])
 def test_each_image_moves_by_itself_by_all_the_offsets_and_no_other(side, pixels):
     x = torch.randn(2, side**2, generator=torch.Generator().manual_seed(0))
     offsets = [(dy, dx) for dy in range(-pixels, pixels + 1) for dx in range(-pixels, pixels + 1)]
     index = torch.arange(600 * len(offsets)) % 2
     images = x.numpy().reshape(2, side, side)
     expected = {moved(images[i], *o, float(x.min())).tobytes(): (i, o) for i in (0, 1) for o in offsets}
-    assert len(expected) == 2 * len(offsets)  # all differ
-    results = [expected[row.tobytes()] for row in draw_shifts(x, pixels, index)]
-    assert [i for i, _ in results] == index.tolist()
+    results = [expected[row.tobytes()] for row in Shift(x, pixels, torch.Generator().manual_seed(0))(index).numpy()]
+    if side > pixels:  # all differ; else nothing is left of many
+        assert len(expected) == 2 * len(offsets)
+        assert [i for i, _ in results] == index.tolist()
+        assert all(200 < number < 400 for number in Counter(results).values())  # about equally often, 300
     assert set(results) == set(expected.values())
-    assert all(200 < number < 400 for number in Counter(results).values())  # about equally often, 300
-
-
-def test_shift_larger_than_the_image_leaves_background():
-    x = torch.arange(1.0, 5).reshape(1, 4)
-    rows = draw_shifts(x, 3, torch.zeros(500, dtype=torch.int64))
-    assert (rows == 1).all(1).any()
-    assert (rows == [1, 2, 3, 4]).all(1).any()
 
 
 @pytest.mark.parametrize("max_shift", [0, 1])
