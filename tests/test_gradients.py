@@ -119,15 +119,12 @@ def site_cases():
     rest = lambda h: r.head(h + torch.relu(r.branch(r.norm(h))))  # noqa: E731
     conv = lambda h: c.head(c.pool(torch.tanh(c.norm(h))).flatten(1))  # noqa: E731
     return {
-        "residual, input": (r, flat, "input", lambda x: rest(stem(x)), lambda x: x),
         "before an in-place activation": (r, flat, "stem", lambda h: rest(torch.relu(h)), r.stem),
         "the first of two runs": (r, flat, ge.Site("act", call=0), rest, stem),
         "what a module takes": (r, flat, ge.Site("stem", input=True), lambda x: rest(stem(x)), lambda x: x),
         "what the first of two runs takes": (r, flat, ge.Site("act", call=0, input=True),
                                              lambda h: rest(torch.relu(h)), r.stem),
         "convolution, conv": (c, image, "conv", conv, c.conv),
-        "convolution, pool": (c, image, "pool", lambda h: c.head(h.flatten(1)),
-                              lambda x: c.pool(torch.tanh(c.norm(c.conv(x))))),
         "module list, input": (b, flat, "input", b, lambda x: x),
     }  # fmt: skip
 

@@ -118,6 +118,7 @@ def interference(
             intervals.setdefault(name, {})[layer] = by_pair[name]
             summary.setdefault(name, {})[layer] = by_layer[name]
     control = asked | {"layers": session.sites, "pairing": pairing, "chunk_size": chunk_size}
+    control |= {"effective_dimension": effective_dimension}
     untrained = []
     for i in range(n_untrained):
         with redrawn(model, seed + i, reinitialize) as network:
