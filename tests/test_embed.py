@@ -13,7 +13,7 @@ from torch import nn
 
 import gradembed as ge
 from gradembed.embed._coordinates import Coordinates
-from gradembed.embed._features import Features
+from gradembed.embed._descriptor import Features
 
 INVARIANCES = ("none", "permutation", "orthogonal", "linear")
 KEPT = {  # which changes of basis leave which descriptor as it is
@@ -154,7 +154,7 @@ def test_order_scale_offset_and_chunks_do_not_matter(invariance, monkeypatch):
     assert moved(rows, descriptor.transform(shuffled)) < 1e-4
     assert moved(rows, descriptor.transform(scaled)) < 1e-4
     assert moved(rows, descriptor.transform(flipped)) > 1e-2
-    monkeypatch.setattr("gradembed.embed._features.CHUNK", 1)
+    monkeypatch.setattr("gradembed.embed._descriptor.CHUNK", 1)
     monkeypatch.setattr("gradembed.embed._coordinates.UNITS_AT_A_TIME", 5)
     assert moved(rows, descriptor.transform(fields)) < 1e-5
 
@@ -416,7 +416,7 @@ REFUSED = {  # with a word of their own; the rest is in the table of abuses
     "have 3 dimensions and values, as in fit. Got 4 dimensions and values": lambda fitted: fitted.transform(WIDER),
     "Got 3 dimensions and no values": lambda fitted: fitted.transform(dataclasses.replace(SHARED, values=None)),
     "`fields` should have the shared points of fit. Got other points": lambda fitted: fitted.transform(OWN),
-    "should vary at the points of every unit. Got constant units 0, 1": lambda fitted: fitted.transform(CONSTANT),
+    "should vary at the points of every unit. Got constant units [0, 1": lambda fitted: fitted.transform(CONSTANT),
 }
 
 
