@@ -162,7 +162,7 @@ def test_constant_units_have_no_scale(dtype):
     values[1] = 0.1 + 3 * torch.finfo(dtype).eps * torch.rand(10, dtype=dtype) * 0.1
     fields = make_fields(dtype=dtype, values=values)
     assert (fields.amplitudes() > 0).tolist() == [True, False, True]
-    with pytest.raises(ValueError, match=r"`fields` should vary at the points of every unit. Got constant units \[1\]\. "):
+    with pytest.raises(ValueError, match=r"`fields` should vary at the points of every unit. Got constant units \[1\]"):
         fields.normalized()
     assert len(fields[fields.amplitudes() > 0].normalized()) == 2
     silent = bare(dtype=dtype, u=10)
@@ -386,10 +386,10 @@ join = ge.GradientFields.concatenate
 REFUSED = {
     "`points` should have shape [10, 4] or [3, 10, 4]": lambda: ge.GradientFields(X[:9], G),
     "`gradients` should have shape [u, m, d]. Got a float32 tensor of": lambda: ge.GradientFields(X, X),
-    "`index` should pick units between -5 and 4, one or more, or be a mask of 5 units. Got 5": lambda: make_fields(u=5)[5],
+    "`index` should pick units between -5 and 4, one or more, or": lambda: make_fields(u=5)[5],
     "or be a mask of 3 units. Got list [True, False]": lambda: make_fields()[[True, False]],
     "one or more, or be a mask of 5 units. Got slice slice(9, None, None). Drop": lambda: make_fields(u=5)[9:],
-    "one or more, or be a mask of 3 units. Got a bool tensor of shape": lambda: make_fields()[torch.zeros(3, dtype=torch.bool)],
+    "mask of 3 units. Got a bool tensor of shape": lambda: make_fields()[torch.zeros(3).bool()],
     "a list of positions or a mask. Got True": lambda: make_fields()[True],
     "a list of positions or a mask. Got list [[0], [1, 2]]": lambda: make_fields()[[[0], [1, 2]]],
     "`parts` should all have 10 points of 4 dimensions, torch.float64": lambda: join([bare(), bare(m=9)]),

@@ -119,14 +119,10 @@ def load_mnist(root: str | Path = "data", source: str = "auto") -> Split:
         remedy = f"Put the four files into {str(raw)!r}, or use source='sample'"
         refuse("source", "be 'full' only where MNIST can be had", got, remedy, OSError)
     if reason:
-        warnings.warn(
-            f"MNIST is not below {str(root)!r} nor in GRADEMBED_DATA, and cannot be downloaded "
-            f"({reason}): USING THE SAMPLE OF 5,000 IMAGES. Results differ from the full set's.",
-            stacklevel=2,
-        )
+        missing = f"MNIST is not below {str(root)!r} nor in GRADEMBED_DATA, and cannot be downloaded ({reason})"
+        warnings.warn(f"{missing}: USING THE SAMPLE OF 5,000 IMAGES. Results differ from the full set's.", stacklevel=2)
         return _mnist_sample()
-    train, y_train, test, y_test = files
-    return _mnist_split(train, y_train, test, y_test, "full MNIST (60,000 + 10,000 images)")
+    return _mnist_split(*files, source="full MNIST (60,000 + 10,000 images)")
 
 
 def _mnist_sample() -> Split:

@@ -53,7 +53,7 @@ Block = Callable[[Waves, Tensor, Tensor, Tensor | None, Tensor], Tensor]
 
 def flat_block(_: Waves, a: Tensor, g: Tensor, f: Tensor | None, w: Tensor) -> Tensor:  # noqa: ARG001
     """Return the gradients in line, zero where unseen; the more is unseen, the larger is the rest: [u, m·d]."""
-    return (g * (w[..., None] * g.shape[1] ** 0.5)).flatten(1)
+    return (g * (w[..., None] * float(g.shape[1] ** 0.5))).flatten(1)
 
 
 def kernel_block(waves: Waves, a: Tensor, g: Tensor, f: Tensor | None, w: Tensor) -> Tensor:
@@ -108,7 +108,8 @@ def moment_frame(g: Tensor, f: Tensor, w: Tensor) -> Tensor:
     vectors = (curves @ g).double()  # [u, 4, d]
     squares, turns = torch.linalg.eigh(vectors @ vectors.mT)
     shrink = (squares.clamp_min(0) + SOFTNESS**2).rsqrt()
-    return ((turns * shrink[:, None]) @ turns.mT @ vectors).float()
+    frame: Tensor = (turns * shrink[:, None]) @ turns.mT @ vectors
+    return frame.float()
 
 
 def _heights(a: Tensor, g: Tensor, f: Tensor | None) -> Tensor:

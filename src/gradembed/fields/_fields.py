@@ -61,11 +61,11 @@ class GradientFields:
 
     def __post_init__(self) -> None:
         gradients = as_tensor("gradients", self.gradients, "u m d")  # first: the others have to fit them
-        sizes = dict(zip("umd", gradients.shape, strict=True))
         object.__setattr__(self, "gradients", gradients)
+        u, m, d = gradients.shape
         for name, (kind, axes) in {"points": ("float", "m d|u m d"), **OPTIONAL}.items():
             if (value := getattr(self, name)) is not None or name == "points":
-                object.__setattr__(self, name, as_tensor(name, value, axes, kind=kind, like=gradients, **sizes))
+                object.__setattr__(self, name, as_tensor(name, value, axes, kind=kind, like=gradients, u=u, m=m, d=d))
 
     @classmethod
     def concatenate(cls, parts: Sequence[GradientFields], *, new_networks: bool = False) -> GradientFields:
