@@ -259,7 +259,7 @@ TABLE: list[Row] = [
     ("gradient_fields", "units", UNITS | {"one item": FINITE}),
     ("gradient_fields, ensemble", "units", UNITS),
     ("gradient_fields of directions", "directions", {key: kind for key, kind in DIRECTED.items() if key != "one row"}),
-    ("gradient_fields of all", "labels", {"string": TYPE, "list": TYPE, "half": VALUE, "shorter": VALUE,
+    ("gradient_fields of all", "labels", {"string": TYPE, "list": SAME, "half": VALUE, "shorter": VALUE,
      "meta": VALUE}),
     *[("grid_points", name, COUNT | {"many": VALUE if name == "dim" else FINITE}) for name in ("m", "dim")],
     *[("sobol_points", name, COUNT | {"one": FINITE}) for name in ("m", "dim")],

@@ -64,15 +64,11 @@ def test_chains_of_other_modules():
 
 
 CASES = [
-    {},
-    {"wrt": "hidden2"},
-    {"wrt": "hidden1.linear"},
-    {"wrt": "hidden1", "unit_layer": "hidden2"},
-    {"wrt": "hidden2.linear", "unit_layer": "hidden2.activation"},
-    {"unit_layer": "hidden1", "units": [3, 0, 3]},
+    {}, {"wrt": "hidden2"}, {"wrt": "hidden1.linear"}, {"wrt": "hidden1", "unit_layer": "hidden2"},
+    {"wrt": "hidden2.linear", "unit_layer": "hidden2.activation"}, {"unit_layer": "hidden1", "units": [3, 0, 3]},
     {"directions": torch.randn(2, 3).double()},
     {"unit_layer": "hidden2", "directions": torch.randn(5, 2, 6).double()},
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("group_bytes", [1, 8 * 2**20])
