@@ -23,11 +23,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from gradembed.interference._realised import WIDE
 from torch import Tensor
 
 import gradembed as ge
-from gradembed.gradients import Session, Stream
+from gradembed.gradients import Session
+from gradembed.interference.realised import WIDE
 
 Operation = tuple[str, tuple[int, ...]]  # its kind, and the sizes of what it is done on
 Work = Counter[Operation]  # how often an operation is done; parts of one where it moves less
@@ -277,5 +277,5 @@ def chunk_size(network: torch.nn.Module, x: Tensor) -> int:
     Returns:
         Samples.
     """
-    with Session.open(network, Stream([x]), None, "output", None, None) as session:
+    with Session.open(network, [x]) as session:
         return session.samples_at_a_time()

@@ -13,7 +13,6 @@ from _abuse_networks import X, chain, config, draw, split
 import gradembed as ge
 from gradembed import plots
 
-
 result = cache(lambda: ge.interference(chain(), X))
 run = cache(lambda: ge.train(chain(torch.float32), split(), config()))
 card = cache(lambda: ge.unit_card(make_fields(), 1, draw(8, 2)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gradembed import _context
 from gradembed._validation import (
+    FLOAT_TYPES,
     as_integer,
     as_list,
     as_tensor,
@@ -37,8 +38,8 @@ CHUNK_BYTES = (
     10 * 2**20
 )  # of a chain's gradients at a time: fewer calls than smaller chunks, and still kept by the allocator
 GROUP_BYTES = 8 * 2**20  # of what one group of an ensemble computes: about what a processor keeps in its cache
-SITE_BYTES = 4 * 2**20  # of activations at all sites, on the general path: about what stays in the caches
-GRADIENT_BYTES = 256 * 2**20  # of gradients at all sites
+SITE_BYTES = 8 * 2**20  # of activations at all sites, on the general path: about what stays in the caches
+GRADIENT_BYTES = 2**30  # of gradients at all sites
 FEW = 8  # samples; of fewer at a time, running sums over many pairs of units cost more than the samples
 
 
@@ -108,15 +109,15 @@ class Session:
             The session.
         """
         check_module(model)
-        model = _unwrapped(model)
+        model, member = _unwrapped(model), "Take a member out by ensemble[i]"
         if isinstance(model, MLPEnsemble) and not ensembles:
-            refuse("model", "be one network", describe(model), "Take a member out by ensemble[i]")
+            refuse("model", "be one network", describe(model), member)
         if forward is not None and not callable(forward):
             refuse("forward", "be callable with model and batch", describe(forward), "Pass a function", TypeError)
         samples = read(x, model, forward, x_name)
-        if isinstance(model, MLPEnsemble) and (forward is not None or not isinstance(samples, Tensor)):
-            rule = "be one tensor, and `forward` None, for an ensemble"
-            refuse(x_name, rule, describe(x), "Take a member out by ensemble[i]")
+        is_one = forward is None and isinstance(samples, Tensor) and samples.dtype in FLOAT_TYPES
+        if isinstance(model, MLPEnsemble) and not is_one:
+            refuse(x_name, "be one float tensor, and `forward` None, for an ensemble", describe(x), member)
         batch = samples.first if isinstance(samples, Stream) else samples
         check_fits(model, batch, x_name)
         check_parameters(model)
@@ -131,14 +132,9 @@ class Session:
             names = chain.names if chain else _names(model)
             unit_site = _unit_site(unit_layer, model, names)
             sites = None if layers is None and several else find_sites(argument, layers, names, several=several)
-            partial_site = next((site for site in [*(sites or []), unit_site] if not site.is_plain), None)
+            partial_site = next((str(site) for site in [*(sites or []), unit_site] if not site.is_plain), None)
             if partial_site and isinstance(model, MLPEnsemble):
-                refuse(
-                    argument,
-                    "be whole layers for an ensemble",
-                    repr(str(partial_site)),
-                    "Take a member out by ensemble[i]",
-                )
+                refuse(argument, "be whole layers for an ensemble", repr(partial_site), member)
             if chain and not partial_site:
                 _check_chain(chain, batch, sites or [Site("input")], unit_site, x_name)
                 network: Chain | Autograd = chain
@@ -149,22 +145,23 @@ class Session:
                 opening.enter_context(protect())
                 network = Autograd(model, batch, forward or call, unit_site, sites, argument, x_name)
                 sites, widths = network.sites, network.heads
-            readout, labels, heads = resolve_units(
-                widths, unit_site, units, directions, units_argument, network.n_members
-            )
-            readout = readout.to(tensors_in(batch)[0].device)
-            session = cls(
-                network, batch, tuple(sites), unit_site, readout, labels, heads, float_kind(model, batch), x_name
-            )
+            read_out = resolve_units(widths, unit_site, units, directions, units_argument, network.n_members)
+            asked = (network, batch, tuple(sites), unit_site, *read_out, float_kind(model, batch), x_name)
             if isinstance(samples, Stream):
                 opening.close()
-                session = cls(**{**vars(session), "stream": samples, "protect": protect})
-            yield session
+                yield cls(*asked, samples, protect)
+            else:
+                yield cls(*asked)
 
     @property
     def layers(self) -> tuple[str, ...]:
         """What the sites are called."""
         return tuple(map(str, self.sites))
+
+    @property
+    def n_units(self) -> int:
+        """The number of units, of each member of an ensemble."""
+        return self.readout.shape[-2] if self.readout.ndim > 1 else len(self.readout)
 
     @property
     def n_samples(self) -> int | None:
@@ -196,15 +193,13 @@ class Session:
             yield from self._of_groups(self.network.n_members, patterns)
             return
         size = self.samples_at_a_time(chunk_size)
-        n = self.n_samples
-        parts = (
-            self.stream.chunks(size) if self.stream else (part(self.batch, i, i + size) for i in range(0, n or 0, size))
-        )
-        options = {"patterns": patterns} if isinstance(self.network, Chain) else {"is_first": True}
-        for batch in parts:
+        parts = self.stream.chunks(size) if self.stream else _cut(self.batch, size)
+        for i, batch in enumerate(parts):
             with self.protect():
-                capture = self.network.capture(batch, self.sites, self.unit_site, self.readout, **options)
-            options |= {"is_first": False} if "is_first" in options else {}
+                if isinstance(self.network, Chain):
+                    capture = self.network.capture(batch, self.sites, self.unit_site, self.readout, patterns=patterns)
+                else:
+                    capture = self.network.capture(batch, self.sites, self.readout, is_first=i == 0)
             yield self._checked(capture)
 
     def _of_groups(self, e: int, patterns: bool) -> Iterator[Capture]:
@@ -212,14 +207,13 @@ class Session:
         chain: Chain = self.network  # type: ignore[assignment]
         x = self.batch.expand(e, *self.batch.shape[-2:])
         m, d = x.shape[-2:]
-        u = self.readout.shape[-2] if self.readout.ndim > 1 else len(self.readout)
+        u = self.n_units
         widths = [d, *(step.weight.shape[-2] for step in chain.steps if isinstance(step, Linear))]
         size = max(1, GROUP_BYTES // (m * (sum(widths) + u * max(widths)) * x.element_size()))
+        shared = self.readout if self.readout.ndim == 1 else self.readout.expand(e, -1, -1)
         for start in range(0, e, size):
             group = slice(start, start + size)
-            readout = self.readout[group] if self.readout.ndim == 3 else self.readout
-            if readout.ndim == 2:
-                readout = readout.expand(len(range(e)[group]), -1, -1)
+            readout = shared if shared.ndim == 1 else shared[group]
             chosen = chain.members(group)
             yield self._checked(chosen.capture(x[group], self.sites, self.unit_site, readout, patterns=patterns))
 
@@ -239,10 +233,14 @@ class Session:
             size = max(1, CHUNK_BYTES // each, min(FEW, 4 * CHUNK_BYTES // each))
         else:
             width = sum(self.network.widths[layer] for layer in self.layers)
-            size = max(1, min(SITE_BYTES // (width * item), GRADIENT_BYTES // (u * max(width, u) * item)), 2)
-            size = max(size, min(16, GRADIENT_BYTES // (u * max(width, u) * item), 512))
+            size = min(max(SITE_BYTES // (width * item), 16), 512)
+            size = max(1, min(size, GRADIENT_BYTES // (u * max(width, u) * item)))
         n = self.n_samples
         return size if n is None else -(-n // -(-n // size))  # equal chunks: a small last one costs as many calls
+
+
+def _cut(batch: Batch, size: int) -> Iterator[Batch]:
+    return (part(batch, i, i + size) for i in range(0, size_of(batch), size))
 
 
 def keep_freed_memory() -> None:
@@ -324,28 +322,21 @@ def resolve_units(
         refuse("directions", "be None when `units` is given", describe(directions), "Pass one of them")
     if directions is not None:
         axes = "u D" if n_members is None else "u D | e u D"
-        sizes = {"D": width} | ({} if n_members is None else {"e": n_members})
-        given = (
-            np.asarray(directions, float) if isinstance(directions, list) else directions
-        )  # rounded to the model's later
-        matrix = as_tensor("directions", given, axes, **sizes)
+        sizes: dict[str, Any] = {"D": width} | ({} if n_members is None else {"e": n_members})
+        if isinstance(directions, list):
+            directions = np.asarray(directions, float)  # rounded to the model's precision later
+        matrix = as_tensor("directions", directions, axes, **sizes)
         if bool((matrix == 0).all(-1).any()):
             refuse("directions", "be non-zero", "a row of zeros", "Drop that row: it reads nothing")
         return matrix, tuple(f"direction {i}" for i in range(matrix.shape[-2])), ()
     if units is None:
         return torch.arange(width), tuple(labels), tuple(heads)
-    where = f"lie between 0 and {width - 1}, the units of {str(unit_site)!r}"
-    chosen = []
+    where, chosen = str(unit_site), []
     for item in as_list(argument, units, "a list of indices"):
         if isinstance(item, str) and item not in labels:
-            refuse(
-                argument,
-                f"name units of {str(unit_site)!r}",
-                repr(item),
-                f"Choose labels like {labels[0]!r}, or indices",
-            )
+            refuse(argument, f"name units of {where!r}", repr(item), f"Choose labels like {labels[0]!r}, or indices")
         chosen.append(labels.index(item) if isinstance(item, str) else as_integer(argument, item))
         if not 0 <= chosen[-1] < width:
-            refuse(argument, where, item, "Drop or correct it")
+            refuse(argument, f"lie between 0 and {width - 1}, the units of {where!r}", item, "Drop or correct it")
     picked = tuple(heads[i] for i in chosen) if heads else ()
     return torch.tensor(chosen), tuple(labels[i] for i in chosen), picked

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gradembed import _progress
 from gradembed._validation import as_integer, as_number, check_choice, check_module, describe, refuse
 from gradembed.gradients import Session, Site
+from gradembed.gradients.batches import tensors_in
 from gradembed.interference.all_pairs import AllPairs
 from gradembed.interference.geometry import DimensionSample, chance_abs_cosine
 from gradembed.interference.realised import PoissonWeights, RealisedSums
@@ -105,7 +106,7 @@ def interference(
     if n_untrained:
         check_module(model)
         check_reinitializable(model, reinitialize)
-    asked = {"unit_layer": unit_layer, "units": units, "directions": directions, "forward": forward}
+    asked: dict[str, Any] = {"unit_layer": unit_layer, "units": units, "directions": directions, "forward": forward}
     with Session.open(model, x, layers, **asked) as session:
         _check_stream(session, x, pairing, n_untrained)
         tables, sums, n = _measure(session, pairing, n_bootstrap, seed, chunk_size, effective_dimension)
@@ -117,6 +118,7 @@ def interference(
             intervals.setdefault(name, {})[layer] = by_pair[name]
             summary.setdefault(name, {})[layer] = by_layer[name]
     control = asked | {"layers": session.sites, "pairing": pairing, "chunk_size": chunk_size}
+    control |= {"effective_dimension": effective_dimension}
     untrained = []
     for i in range(n_untrained):
         with redrawn(model, seed + i, reinitialize) as network:
@@ -155,7 +157,7 @@ def _measure(
         For each field of the result a value per layer, the sums behind them (for realised pairs), and the number of
         samples.
     """
-    u, device, layers = len(session.unit_labels), session.readout.device, session.layers
+    u, device, layers = len(session.unit_labels), tensors_in(session.batch)[0].device, session.layers
     weights = PoissonWeights(n_bootstrap, seed)
     is_all = pairing == "all"
     realised = {} if is_all else {layer: RealisedSums(layer, u, session.kind, device, n_bootstrap) for layer in layers}
