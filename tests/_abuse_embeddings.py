@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from _abuse import CHOICE, COUNT, FINITE, INDEX, INTEGER, LAYER, NUMBER, SAME, SAMPLES, TYPE, VALUE, Row, Subject
-from _abuse_networks import DIRECTED, DIRECTIONS, NETWORKS, UNITS, X, chain, draw, ensemble, general
+from _abuse_networks import DIRECTED, DIRECTIONS, FORWARD, NETWORKS, UNITS, X, chain, draw, ensemble, general
 
 import gradembed as ge
 
@@ -134,7 +134,7 @@ SUBJECTS = {
     "field_mask": Subject(ge.field_mask, lambda: given_fields() | {"fraction": 0.4, "seed": 0, "kind": "points"}),
     **{f"gradient_fields{name}": Subject(ge.gradient_fields, lambda network=network: {
         "model": network(), "points": X.clone(), "wrt": "input", "unit_layer": "output", "units": [0, 2],
-        "directions": None, "labels": None})
+        "directions": None, "labels": None, "forward": None})
        for name, network in {"": chain, ", general": general, ", ensemble": ensemble}.items()},
     "gradient_fields of directions": Subject(
         ge.gradient_fields, lambda: {"model": chain(), "points": X.clone(), "directions": DIRECTIONS.clone()}),
@@ -215,6 +215,7 @@ LABELS |= dict.fromkeys(["numpy", "as a list", "as a tuple", "as strings", "stri
 FLOATS = dict.fromkeys(["string", "none"], TYPE) | dict.fromkeys(["numpy", "strided", "requires grad"], SAME)
 FLOATS |= dict.fromkeys(["empty", "NaN", "inf", "half", "longs", "complex", "meta", "sparse", "scalar"], VALUE)
 INTEGERS = {"string": TYPE, "list": SAME, "numpy": SAME, "half": VALUE, "shorter": VALUE, "meta": VALUE, "bools": VALUE}
+LISTED = dict.fromkeys(["list", "numpy", "frame"], SAME)
 ARRAYS = {"numpy": SAME, "frame": FINITE, "list": FINITE}  # the latter two are read in single precision
 SHARE = NUMBER | {"zero": VALUE, "one": VALUE, "tensor": VALUE}  # the tensor is 1.5
 RATE = NUMBER | {"zero": VALUE, "tensor": FINITE, "huge": "FloatingPointError"}
@@ -246,7 +247,7 @@ TABLE: list[Row] = [
     ("field_mask", "fraction", SHARE | {"tiny": FINITE}),
     ("field_mask", "seed", INTEGER),
     ("field_mask", "kind", CHOICE),
-    *[(f"gradient_fields{path}", "points", SAMPLES | {"one column": "ValueError: points|x"})
+    *[(f"gradient_fields{path}", "points", SAMPLES | LISTED | {"one column": "ValueError: points|x"})
       for path in ("", ", general", ", ensemble")],
     *[(f"gradient_fields{path}", "model",
        NETWORKS | {"half network": "ValueError: points", "other precision": "ValueError: points",
@@ -257,6 +258,7 @@ TABLE: list[Row] = [
       "frozen": SAME, "weights 1e-30": FINITE}),
     *[("gradient_fields", name, LAYER) for name in ("wrt", "unit_layer")],
     ("gradient_fields", "units", UNITS | {"one item": FINITE}),
+    ("gradient_fields", "forward", FORWARD),
     ("gradient_fields, ensemble", "units", UNITS),
     ("gradient_fields of directions", "directions", {key: kind for key, kind in DIRECTED.items() if key != "one row"}),
     ("gradient_fields of all", "labels", {"string": TYPE, "list": SAME, "half": VALUE, "shorter": VALUE,
