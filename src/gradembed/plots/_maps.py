@@ -53,8 +53,7 @@ def images(
     titles = as_names("titles", titles, k, "pictures")
     columns = min(as_integer("columns", columns, 1), k)
     lines = -(-k // columns)
-    size = (1.55 * columns + 0.9, 1.75 * lines + 0.5)
-    panels = _frame.panels("axes", None, size, source, (lines, columns), title)
+    panels = _frame.panels("axes", None, (1.55 * columns + 0.9, 1.75 * lines + 0.5), source, (lines, columns), title)
     limit = float(np.abs(table).max()) or 1.0
     scale = ("RdBu_r", -limit, limit) if signed else ("gray", float(table.min()), float(table.max()))
     for ax in panels:
