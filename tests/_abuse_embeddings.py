@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from _abuse import CHOICE, COUNT, FINITE, INDEX, INTEGER, LAYER, NUMBER, SAME, SAMPLES, TYPE, VALUE, Row, Subject
-from _abuse_networks import DIRECTED, DIRECTIONS, NETWORKS, UNITS, X, chain, draw, ensemble, general
+from _abuse_networks import DIRECTED, DIRECTIONS, FORWARD, NETWORKS, UNITS, X, chain, draw, ensemble, general
 
 import gradembed as ge
 
@@ -88,6 +88,10 @@ def matching(**arguments: Any) -> list[Any]:
     return [matches.distance, matches.accuracy(*labels), matches.chance(*labels)]
 
 
+def given_sets() -> dict[str, Any]:
+    return {"z_a": PLACES[:6].clone(), "z_b": PLACES[6:12].clone()}
+
+
 def agreement(labels_a: Any, labels_b: Any) -> list[float]:
     matches = ge.metrics.match_units(PLACES[:6], PLACES[6:12])
     return [matches.accuracy(labels_a, labels_b), matches.chance(labels_a, labels_b)]
@@ -114,168 +118,86 @@ def swept(**arguments: Any) -> list[Any]:
     return [list(result.results), result.to_frame()]
 
 
+M = ge.metrics
 SUBJECTS = {
     "GradientFields": Subject(ge.GradientFields, parts),
     "GradientFields.concatenate": Subject(
-        ge.GradientFields.concatenate, lambda: {"parts": [make_fields(), make_fields()]}, is_ragged=True
-    ),
+        ge.GradientFields.concatenate, lambda: {"parts": [make_fields(), make_fields()]}, is_ragged=True),
     "GradientFields.getitem": Subject(lambda index: make_fields()[index], lambda: {"index": [0, 2]}, is_ragged=True),
     "GradientFields.normalized": Subject(lambda fields: fields.normalized(), given_fields, 1e-6, is_ragged=True),
     "GradientFields.amplitudes": Subject(lambda fields: fields.amplitudes(), given_fields, 1e-6),
     "GradientFields.subsample": Subject(lambda **k: make_fields().subsample(**k), lambda: {"m": 4, "seed": 0}),
     "GradientFields.rotated": Subject(
-        lambda rotations: make_fields().rotated(rotations), lambda: {"rotations": torch.eye(3).flip(0).double()}
-    ),
+        lambda rotations: make_fields().rotated(rotations), lambda: {"rotations": torch.eye(3).flip(0).double()}),
     "GradientFields.transformed": Subject(
-        lambda matrices: make_fields().transformed(matrices), lambda: {"matrices": draw(3, 3) + 3 * torch.eye(3)}
-    ),
+        lambda matrices: make_fields().transformed(matrices), lambda: {"matrices": draw(3, 3) + 3 * torch.eye(3)}),
     "field_mask": Subject(ge.field_mask, lambda: given_fields() | {"fraction": 0.4, "seed": 0, "kind": "points"}),
-    **{
-        f"gradient_fields{name}": Subject(
-            ge.gradient_fields,
-            lambda network=network: {
-                "model": network(),
-                "points": X.clone(),
-                "wrt": "input",
-                "unit_layer": "output",
-                "units": [0, 2],
-                "directions": None,
-                "labels": None,
-            },
-        )
-        for name, network in {"": chain, ", general": general, ", ensemble": ensemble}.items()
-    },
+    **{f"gradient_fields{name}": Subject(ge.gradient_fields, lambda network=network: {
+        "model": network(), "points": X.clone(), "wrt": "input", "unit_layer": "output", "units": [0, 2],
+        "directions": None, "labels": None, "forward": None})
+       for name, network in {"": chain, ", general": general, ", ensemble": ensemble}.items()},
     "gradient_fields of directions": Subject(
-        ge.gradient_fields, lambda: {"model": chain(), "points": X.clone(), "directions": DIRECTIONS.clone()}
-    ),
+        ge.gradient_fields, lambda: {"model": chain(), "points": X.clone(), "directions": DIRECTIONS.clone()}),
     "gradient_fields of all": Subject(
-        ge.gradient_fields, lambda: {"model": chain(), "points": X.clone(), "labels": torch.arange(3)}
-    ),
+        ge.gradient_fields, lambda: {"model": chain(), "points": X.clone(), "labels": torch.arange(3)}),
     "grid_points": Subject(ge.grid_points, lambda: {"m": 4, "dim": 2}, is_ragged=True),
     "sobol_points": Subject(ge.sobol_points, lambda: {"m": 4, "dim": 2, "seed": 0}),
     "sample_points": Subject(ge.sample_points, lambda: {"x": X.clone(), "m": 1, "seed": 0}),
-    **{
-        f"FieldDescriptor, {kind}": Subject(partial(described, kind), given_fields, 1e-5, kind == "none")
-        for kind in KINDS
-    },
+    **{f"FieldDescriptor, {kind}": Subject(partial(described, kind), given_fields, 1e-5, kind == "none")
+       for kind in KINDS},
     "FieldDescriptor, shared": Subject(partial(described, "none"), given_shared, 1e-5, is_ragged=True),
     "FieldDescriptor.transform": Subject(described_like, given_fields, 1e-5),
-    "FieldDescriptor": Subject(
-        lambda **settings: ge.FieldDescriptor(**settings).fit_transform(make_fields()),
-        lambda: {"invariance": "linear", "n_features": 64, "random_state": 0},
-        is_ragged=True,
-    ),
-    **{
-        f"GradientFieldEmbedder, {kind}": Subject(partial(fitted, invariance=kind), given_fields, 1e-3)
-        for kind in KINDS
-    },
+    "FieldDescriptor": Subject(lambda **settings: ge.FieldDescriptor(**settings).fit_transform(make_fields()), lambda: {
+        "invariance": "linear", "n_features": 64, "random_state": 0}, is_ragged=True),
+    **{f"GradientFieldEmbedder, {kind}": Subject(partial(fitted, invariance=kind), given_fields, 1e-3)
+       for kind in KINDS},
     "GradientFieldEmbedder, shared": Subject(partial(fitted, invariance="none"), given_shared, 1e-3),
     "GradientFieldEmbedder.transform": Subject(
-        lambda fields: embedder().fit(make_fields()).transform(fields), given_fields, 1e-3
-    ),
+        lambda fields: embedder().fit(make_fields()).transform(fields), given_fields, 1e-3),
     "GradientFieldEmbedder.predict_gradients": Subject(
         lambda **given: embedder().fit(make_fields()).predict_gradients(**given),
-        lambda: given_fields() | {"points": draw(5, 3)},
-        1e-3,
-    ),
+        lambda: given_fields() | {"points": draw(5, 3)}, 1e-3),
     "GradientFieldEmbedder": Subject(fitted, lambda: given_fields() | embedder().get_params(), is_ragged=True),
-    "RowEmbedder": Subject(
-        rows_embedded,
-        lambda: {"X": PLACES.numpy()} | ge.RowEmbedder(2, max_steps=2, width=8).get_params(),
-        1e-6,
-        is_ragged=True,
-    ),
-    "linear_probe": Subject(score(ge.metrics.linear_probe), lambda: placed(n_folds=2, confidence=0.9)),
-    "ProbeScore": Subject(score(ge.metrics.linear_probe), partial(placed, groups=None)),
-    "transfer_probe": Subject(
-        score(ge.metrics.transfer_probe),
-        lambda: {
-            "z_train": PLACES[:12].clone(),
-            "y_train": CLASSES[:12].clone(),
-            "z_test": PLACES[12:].clone(),
-            "y_test": CLASSES[12:].clone(),
-            "groups_train": NETWORK_OF[:12].clone(),
-            "groups_test": NETWORK_OF[12:].clone(),
-            "seed": 0,
-            "confidence": 0.9,
-        },
-    ),
-    "retrieval": Subject(
-        score(ge.metrics.retrieval),
-        lambda: placed(queries=CLASSES < 2, candidates=CLASSES > -1, exclude=(), k=1, confidence=0.9),
-    ),
-    "RetrievalScore": Subject(score(ge.metrics.retrieval), partial(placed, groups=None)),
+    "RowEmbedder": Subject(rows_embedded, lambda: {
+        "X": PLACES.numpy()} | ge.RowEmbedder(2, max_steps=2, width=8).get_params(), 1e-6, is_ragged=True),
+    "linear_probe": Subject(score(M.linear_probe), lambda: placed(n_folds=2, confidence=0.9)),
+    "ProbeScore": Subject(score(M.linear_probe), partial(placed, groups=None)),
+    "transfer_probe": Subject(score(M.transfer_probe), lambda: {
+        "z_train": PLACES[:12].clone(), "y_train": CLASSES[:12].clone(), "z_test": PLACES[12:].clone(),
+        "y_test": CLASSES[12:].clone(), "groups_train": NETWORK_OF[:12].clone(),
+        "groups_test": NETWORK_OF[12:].clone(), "seed": 0, "confidence": 0.9}),
+    "retrieval": Subject(score(M.retrieval), lambda: placed(
+        queries=CLASSES < 2, candidates=CLASSES > -1, exclude=(), k=1, confidence=0.9)),
+    "RetrievalScore": Subject(score(M.retrieval), partial(placed, groups=None)),
     "enrichment": Subject(
-        score(ge.metrics.enrichment), lambda: placed(n_permutations=19, exclude=(), within=NETWORK_OF % 2, k=1)
-    ),
-    "Enrichment": Subject(
-        lambda **k: [(found := ge.metrics.enrichment(**k)), found.ratio], partial(placed, n_permutations=19)
-    ),
-    "permutation_null": Subject(
-        score(ge.metrics.permutation_null),
-        lambda: {
-            "statistic": statistic,
-            "y": CLASSES.clone(),
-            "groups": NETWORK_OF.clone(),
-            "n_permutations": 19,
-            "seed": 0,
-        },
-    ),
-    "cluster_agreement": Subject(
-        ge.metrics.cluster_agreement, lambda: {k: v for k, v in placed().items() if k != "groups"}
-    ),
-    "match_units": Subject(
-        ge.metrics.match_units, lambda: {"z_a": PLACES[:6].clone(), "z_b": PLACES[6:12].clone()}, 1e-6
-    ),
-    "UnitMatching": Subject(matching, lambda: {"z_a": PLACES[:6].clone(), "z_b": PLACES[6:12].clone()}, 1e-6),
+        score(M.enrichment), lambda: placed(n_permutations=19, exclude=(), within=NETWORK_OF % 2, k=1)),
+    "Enrichment": Subject(lambda **k: [(found := M.enrichment(**k)), found.ratio], partial(placed, n_permutations=19)),
+    "permutation_null": Subject(score(M.permutation_null), lambda: {
+        "statistic": statistic, "y": CLASSES.clone(), "groups": NETWORK_OF.clone(), "n_permutations": 19, "seed": 0}),
+    "cluster_agreement": Subject(M.cluster_agreement, lambda: {k: v for k, v in placed().items() if k != "groups"}),
+    "match_units": Subject(M.match_units, given_sets, 1e-6),
+    "UnitMatching": Subject(matching, given_sets, 1e-6),
     "UnitMatching.accuracy": Subject(
-        agreement, lambda: {"labels_a": torch.arange(6) % 2, "labels_b": torch.arange(6) % 3}
-    ),
-    "project_2d": Subject(
-        score(partial(ge.metrics.project_2d, method="pca")), lambda: {"z": draw(24, 3), "seed": 0}, 1e-6
-    ),
-    "Projection": Subject(ge.metrics.project_2d, lambda: {"z": draw(24, 3), "method": "pca"}),
+        agreement, lambda: {"labels_a": torch.arange(6) % 2, "labels_b": torch.arange(6) % 3}),
+    "project_2d": Subject(score(partial(M.project_2d, method="pca")), lambda: {"z": draw(24, 3), "seed": 0}, 1e-6),
+    "Projection": Subject(M.project_2d, lambda: {"z": draw(24, 3), "method": "pca"}),
     "field_r2": Subject(
-        ge.metrics.field_r2,
-        lambda: {"predicted": draw(4, 5, 3), "gradients": draw(4, 5, 3, seed=1), "baseline": "mean"},
-    ),
+        M.field_r2, lambda: {"predicted": draw(4, 5, 3), "gradients": draw(4, 5, 3, seed=1), "baseline": "mean"}),
     "spread": Subject(
-        score(ge.metrics.spread), lambda: {"values": draw(6) / 10 + 0.5, "confidence": 0.9, "bounds": (0.0, 1.0)}, 1e-6
-    ),
-    "Estimate": Subject(score(ge.metrics.spread), lambda: {"values": [0.5, 0.6, 0.7]}),
-    "unit_card": Subject(
-        ge.unit_card,
-        lambda: {
-            "fields": make_fields(),
-            "unit": 1,
-            "z": draw(8, 2),
-            "names": [f"unit {i}" for i in range(8)],
-            "n_neighbors": 2,
-            "exclude": None,
-            "n_top": 3,
-        },
-        is_ragged=True,
-    ),
+        score(M.spread), lambda: {"values": draw(6) / 10 + 0.5, "confidence": 0.9, "bounds": (0.0, 1.0)}, 1e-6),
+    "Estimate": Subject(score(M.spread), lambda: {"values": [0.5, 0.6, 0.7]}),
+    "unit_card": Subject(ge.unit_card, lambda: {
+        "fields": make_fields(), "unit": 1, "z": draw(8, 2), "names": [f"unit {i}" for i in range(8)],
+        "n_neighbors": 2, "exclude": None, "n_top": 3}, is_ragged=True),
     "UnitCard": Subject(
-        card_of, lambda: {"fields": make_fields(own=False), "unit": 1, "z": draw(8, 2)}, 1e-5, is_ragged=True
-    ),
-    "sweep": Subject(
-        swept,
-        lambda: {
-            "function": square,
-            "settings": {"i": [1, 2]},
-            "cache": None,
-            "n_jobs": None,
-            "n_threads": 1,
-            "on_error": "raise",
-            "progress": False,
-        },
-    ),
+        card_of, lambda: {"fields": make_fields(own=False), "unit": 1, "z": draw(8, 2)}, 1e-5, is_ragged=True),
+    "sweep": Subject(swept, lambda: {
+        "function": square, "settings": {"i": [1, 2]}, "cache": None, "n_jobs": None, "n_threads": 1,
+        "on_error": "raise", "progress": False}),
     "SweepResult": Subject(
-        swept, lambda: {"function": square, "settings": [{"i": 1}, {"i": 2}], "progress": False}, is_ragged=True
-    ),
+        swept, lambda: {"function": square, "settings": [{"i": 1}, {"i": 2}], "progress": False}, is_ragged=True),
     "Cache": Subject(lambda folder: len(str(ge.Cache(folder).folder)), lambda: {"folder": "folder"}),
-}
+}  # fmt: skip
 
 FIELDS = dict.fromkeys(["string", "none", "list", "its gradients", "dictionary"], TYPE)
 # A change of the units' scale changes nothing; nor does where the numbers lie.
@@ -293,6 +215,7 @@ LABELS |= dict.fromkeys(["numpy", "as a list", "as a tuple", "as strings", "stri
 FLOATS = dict.fromkeys(["string", "none"], TYPE) | dict.fromkeys(["numpy", "strided", "requires grad"], SAME)
 FLOATS |= dict.fromkeys(["empty", "NaN", "inf", "half", "longs", "complex", "meta", "sparse", "scalar"], VALUE)
 INTEGERS = {"string": TYPE, "list": SAME, "numpy": SAME, "half": VALUE, "shorter": VALUE, "meta": VALUE, "bools": VALUE}
+LISTED = dict.fromkeys(["list", "numpy", "frame"], SAME)
 ARRAYS = {"numpy": SAME, "frame": FINITE, "list": FINITE}  # the latter two are read in single precision
 SHARE = NUMBER | {"zero": VALUE, "one": VALUE, "tensor": VALUE}  # the tensor is 1.5
 RATE = NUMBER | {"zero": VALUE, "tensor": FINITE, "huge": "FloatingPointError"}
@@ -324,8 +247,8 @@ TABLE: list[Row] = [
     ("field_mask", "fraction", SHARE | {"tiny": FINITE}),
     ("field_mask", "seed", INTEGER),
     ("field_mask", "kind", CHOICE),
-    *[(f"gradient_fields{path}", "points", SAMPLES | {"one column": "ValueError: points|x"}) for path in ("",
-     ", general", ", ensemble")],
+    *[(f"gradient_fields{path}", "points", SAMPLES | LISTED | {"one column": "ValueError: points|x"})
+      for path in ("", ", general", ", ensemble")],
     *[(f"gradient_fields{path}", "model",
        NETWORKS | {"half network": "ValueError: points", "other precision": "ValueError: points",
                    "meta network": "ValueError: points|model"}) for path in ("", ", general")],
@@ -333,12 +256,12 @@ TABLE: list[Row] = [
      {"NaN weights": VALUE, "infinite weights": VALUE, "half network": "ValueError: points", "eval": SAME,
       "meta network": "ValueError: model|points", "other precision": "ValueError: points", "dead": FINITE,
       "frozen": SAME, "weights 1e-30": FINITE}),
-    ("gradient_fields", "wrt", LAYER),
-    ("gradient_fields", "unit_layer", LAYER),
+    *[("gradient_fields", name, LAYER) for name in ("wrt", "unit_layer")],
     ("gradient_fields", "units", UNITS | {"one item": FINITE}),
+    ("gradient_fields", "forward", FORWARD),
     ("gradient_fields, ensemble", "units", UNITS),
     ("gradient_fields of directions", "directions", {key: kind for key, kind in DIRECTED.items() if key != "one row"}),
-    ("gradient_fields of all", "labels", {"string": TYPE, "list": TYPE, "half": VALUE, "shorter": VALUE,
+    ("gradient_fields of all", "labels", {"string": TYPE, "list": SAME, "half": VALUE, "shorter": VALUE,
      "meta": VALUE}),
     *[("grid_points", name, COUNT | {"many": VALUE if name == "dim" else FINITE}) for name in ("m", "dim")],
     *[("sobol_points", name, COUNT | {"one": FINITE}) for name in ("m", "dim")],
@@ -348,25 +271,17 @@ TABLE: list[Row] = [
     ("sample_points", "m", COUNT | {"many": VALUE}),
     ("sample_points", "seed", INTEGER),
     # embeddings
-    *[(f"FieldDescriptor, {kind}", "fields", DESCRIBED) for kind in ("permutation", "orthogonal", "linear")],
-    ("FieldDescriptor, none", "fields", DESCRIBED),
-    ("FieldDescriptor, shared", "fields", DESCRIBED),
+    *[(f"FieldDescriptor, {kind}", "fields", DESCRIBED) for kind in (*KINDS, "shared")],
     ("FieldDescriptor, linear", "fields", {"points 1e30": VALUE, "single precision": FINITE}),
-    ("FieldDescriptor.transform", "fields", FIELDS | EQUAL | {"one unit": FINITE, "without values": VALUE,
-                                                             "constant units": VALUE, "one point": VALUE}),
+    *[(f"{name}.transform", "fields", FIELDS | EQUAL | {"one unit": FINITE, "without values": VALUE,
+       "constant units": VALUE, "one point": VALUE}) for name in ("FieldDescriptor", "GradientFieldEmbedder")],
     ("FieldDescriptor", "invariance", CHOICE),
     ("FieldDescriptor", "n_features", COUNT | {"one": VALUE, "two": FINITE}),
     ("FieldDescriptor", "random_state", INTEGER),
-    *[(f"GradientFieldEmbedder, {kind}", "fields", EMBEDDED)
-      for kind in ("none", "permutation", "orthogonal", "linear", "shared")],
-    ("GradientFieldEmbedder.transform", "fields", FIELDS | EQUAL | {"one unit": FINITE, "without values": VALUE,
-                                                                   "constant units": VALUE, "one point": VALUE}),
+    *[(f"GradientFieldEmbedder, {kind}", "fields", EMBEDDED) for kind in (*KINDS, "shared")],
     ("GradientFieldEmbedder.predict_gradients", "fields", FIELDS | {"strided fields": SAME, "constant units": VALUE}),
-    ("GradientFieldEmbedder.predict_gradients", "points",
-     SAMPLES | ARRAYS | {"one column": VALUE}),
-    ("GradientFieldEmbedder", "invariance", CHOICE),
-    ("GradientFieldEmbedder", "encoder", CHOICE),
-    ("GradientFieldEmbedder", "mask_kind", CHOICE),
+    ("GradientFieldEmbedder.predict_gradients", "points", SAMPLES | ARRAYS | {"one column": VALUE}),
+    *[("GradientFieldEmbedder", name, CHOICE) for name in ("invariance", "encoder", "mask_kind")],
     ("GradientFieldEmbedder", "mask_fraction", SHARE | {"tiny": FINITE}),
     ("GradientFieldEmbedder", "learning_rate", RATE),
     ("GradientFieldEmbedder", "random_state", INTEGER),

@@ -13,40 +13,11 @@ from _abuse_networks import X, chain, config, draw, split
 import gradembed as ge
 from gradembed import plots
 
-
-@cache
-def result() -> ge.Interference:
-    return ge.interference(chain(), X)
-
-
-@cache
-def dead_result() -> ge.Interference:
-    """No unit has a gradient anywhere."""
-    network = chain()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
-    return ge.interference(network, X)
-
-
-@cache
-def run() -> ge.TrainingRun:
-    return ge.train(chain(torch.float32), split(), config())
-
-
-@cache
-def card() -> ge.UnitCard:
-    return ge.unit_card(make_fields(), 1, draw(8, 2))
-
-
-@cache
-def modules() -> ge.TaskModules:
-    return ge.task_modules(chain(), X, "hidden1")
-
-
-@cache
-def tree() -> ge.GradientTree:
-    return ge.gradient_tree(chain(), X)
+result = cache(lambda: ge.interference(chain(), X))
+run = cache(lambda: ge.train(chain(torch.float32), split(), config()))
+card = cache(lambda: ge.unit_card(make_fields(), 1, draw(8, 2)))
+modules = cache(lambda: ge.task_modules(chain(), X, "hidden1"))
+tree = cache(lambda: ge.gradient_tree(chain(), X))
 
 
 def matrix() -> torch.Tensor:
@@ -97,14 +68,9 @@ def line() -> ge.GradientFields:
 WRONG = dict.fromkeys(["string", "none", "integer", "object", "dictionary"], TYPE)
 NUMBERS = dict.fromkeys(["string", "none"], TYPE)
 NUMBERS |= dict.fromkeys(["empty", "no columns", "one axis", "another axis", "NaN", "inf", "meta", "sparse"], VALUE)
-NUMBERS |= (
-    dict.fromkeys(["strided", "requires grad"], SAME)
-    | dict.fromkeys(["zeros", "half", "list"], FINITE)
-    | {"numpy": SAME}
-)
-NAMES = dict.fromkeys(["string", "integer", "None in it"], TYPE) | dict.fromkeys(
-    ["too few", "too many", "nothing"], VALUE
-)
+NUMBERS |= dict.fromkeys(["strided", "requires grad", "numpy"], SAME) | dict.fromkeys(["zeros", "half", "list"], FINITE)
+NAMES = dict.fromkeys(["string", "integer", "None in it"], TYPE)
+NAMES |= dict.fromkeys(["too few", "too many", "nothing"], VALUE)
 LIMIT = NUMBER | {"zero": VALUE, "tensor": VALUE, "one": SAME}
 FIELDS = dict.fromkeys(["string", "none", "its gradients", "dictionary"], TYPE)
 

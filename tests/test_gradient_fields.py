@@ -39,16 +39,16 @@ def test_fields_of_a_network_equal_the_loop(activation):
     assert (fields.regions is None) == (activation in (nn.Tanh, nn.GELU))
 
 
-@pytest.mark.parametrize("make", [Residual, Convolutional])
-def test_general_networks_equal_the_loop(make):
-    model = make().double().eval()
-    x = torch.randn(9, 4).double() if make is Residual else torch.randn(9, 1, 4, 4).double()
+@pytest.mark.parametrize(
+    ("make", "shape"), [(Residual, (4,)), (Convolutional, (1, 4, 4)), (lambda: ge.MLP([4, 5, 3], seed=0), (2, 4))]
+)
+def test_general_networks_equal_the_loop_axes_after_the_first_in_line(make, shape):
+    model, x = make().double().eval(), torch.randn(9, *shape).double()
     with unchanged(model):
         fields = ge.gradient_fields(model, x)
     assert_close(fields.gradients.transpose(0, 1), gradient_loop(lambda z: model(z.clone()), lambda s: s, x))
     assert_close(fields.points, x.flatten(1))
-    assert_close(fields.values.T, model(x).detach())
-    assert fields.regions is None
+    assert_close(fields.values.T, model(x).detach().flatten(1))
 
 
 def test_chains_of_other_modules():
@@ -64,29 +64,19 @@ def test_chains_of_other_modules():
 
 
 CASES = [
-    {},
-    {"wrt": "hidden1"},
-    {"wrt": "hidden2"},
-    {"wrt": "hidden1.linear"},
-    {"wrt": "hidden1", "unit_layer": "hidden2"},
-    {"wrt": "hidden2.linear", "unit_layer": "hidden2.activation"},
-    {"wrt": "input", "unit_layer": "hidden1", "units": [3, 0, 3]},
-    {"wrt": "hidden1", "units": [-0]},
-    {"directions": "shared"},
-    {"unit_layer": "hidden2", "directions": "own"},
-]
+    {}, {"wrt": "hidden2"}, {"wrt": "hidden1.linear"}, {"wrt": "hidden1", "unit_layer": "hidden2"},
+    {"wrt": "hidden2.linear", "unit_layer": "hidden2.activation"}, {"unit_layer": "hidden1", "units": [3, 0, 3]},
+    {"directions": torch.randn(2, 3).double()},
+    {"unit_layer": "hidden2", "directions": torch.randn(5, 2, 6).double()},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("group_bytes", [1, 8 * 2**20])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(case))
 def test_ensemble_equals_its_members(case, activation, group_bytes, monkeypatch):
     monkeypatch.setattr(session, "GROUP_BYTES", group_bytes)  # one member at a time, all at once
-    ensemble, case = ensemble_of(activation=activation), dict(case)
-    width = {"hidden2": 6}.get(case.get("unit_layer"), 3)
-    directions = torch.randn(5, 2, width).double()
-    if "directions" in case:
-        case["directions"] = directions if case["directions"] == "own" else directions[0]
+    ensemble = ensemble_of(activation=activation)
     for points in (torch.randn(20, 4).double(), torch.randn(5, 20, 4).double()):
         fields = ge.gradient_fields(ensemble, points, **case)
         assert fields.is_shared is (case.get("wrt", "input") == "input" and points.ndim == 2)
@@ -94,15 +84,15 @@ def test_ensemble_equals_its_members(case, activation, group_bytes, monkeypatch)
         assert fields.groups.tolist() == [i for i in range(5) for _ in range(u)]
         for i in range(5):
             own = dict(case)
-            if isinstance(own.get("directions"), torch.Tensor) and own["directions"].ndim == 3:
-                own["directions"] = own["directions"][i]
+            if case.get("directions", torch.eye(1)).ndim == 3:
+                own["directions"] = case["directions"][i]
             x = points if points.ndim == 2 else points[i]
-            expected = ge.unit_gradients(ensemble[i], x, own.pop("wrt", "input"), **own)
+            expected = ge.unit_gradients(ensemble[i], x, **{"wrt": "input", **own})
             part = fields[i * u : (i + 1) * u]
             assert_close(part.gradients, expected.gradients.transpose(0, 1))
             assert_close(part.own_points(), expected.activations.expand(u, -1, -1))
             assert_close(part.values, expected.values.T)
-            alone = ge.gradient_fields(ensemble[i], x, **{**case, **own})
+            alone = ge.gradient_fields(ensemble[i], x, **own)
             assert (part.regions is None) == (alone.regions is None)
             assert part.regions is None or torch.equal(part.regions, alone.regions)
 
@@ -142,102 +132,69 @@ def test_fields_do_not_share_memory_with_the_inputs():
         assert torch.equal(fields.points, before)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"model": 3}, TypeError, "`model` should be a torch.nn.Module"),
-        ({"points": [[0.0]]}, TypeError, "`points` should be a torch.Tensor"),
-        ({"points": torch.zeros(5, 4)}, ValueError, "`points` should have the model's precision, torch.float64"),
-        (
-            {"points": torch.zeros(5, 3).double()},
-            ValueError,
-            r"`points` should have shape \[m, 4\] for all members, or",
-        ),
-        ({"points": torch.zeros(4, 5, 4).double()}, ValueError, r"or \[5, m, 4\]. Got a float64 tensor of shape"),
-        ({"points": torch.zeros(0, 4).double()}, ValueError, "`points` should hold at least one sample"),
-        ({"points": torch.full((5, 4), torch.nan).double()}, ValueError, "`points` should be finite"),
-        ({"wrt": 3}, TypeError, "`wrt` should be one layer's name"),
-        ({"wrt": "hidden9"}, ValueError, "`wrt` should name a layer of the model. Got 'hidden9'"),
-        ({"wrt": "output"}, ValueError, "`unit_layer` should come after 'output', and depend on it. Got 'output'"),
-        ({"unit_layer": None}, TypeError, "`unit_layer` should be one layer's name"),
-        ({"unit_layer": "top"}, ValueError, "`unit_layer` should name a layer of the model"),
-        ({"wrt": "hidden2", "unit_layer": "hidden1"}, ValueError, "`unit_layer` should come after 'hidden2'"),
-        ({"units": [3]}, ValueError, "`units` should lie between 0 and 2, the units of 'output'"),
-        ({"units": []}, ValueError, "`units` should be a list of indices, not empty"),
-        ({"units": [0], "directions": torch.eye(3)}, ValueError, "`directions` should be None when `units` is given"),
-        ({"directions": torch.eye(4)}, ValueError, r"`directions` should have shape \[u, 3\]"),
-        ({"directions": torch.ones(4, 1, 3)}, ValueError, r"`directions` should have shape \[u, 3\], or \[5, u, 3\]"),
-        ({"directions": torch.zeros(5, 1, 3)}, ValueError, "`directions` should be non-zero"),
-        ({"directions": [1.0, 0, 0]}, TypeError, "`directions` should be a torch.Tensor"),
-        ({"labels": torch.arange(5)}, ValueError, r"`labels` should be a tensor of shape \[3\] or \[15\]"),
-        ({"labels": [0, 1, 2]}, TypeError, r"`labels` should be a tensor of shape"),
-        ({"labels": torch.zeros(3)}, ValueError, "`labels` should be int64"),
-    ],
-)
-def test_gradient_fields_are_refused(arguments, error, message):
-    defaults = {"model": ensemble_of(), "points": torch.zeros(5, 4).double()}
-    given = defaults | arguments
-    with pytest.raises(error, match=message):
-        ge.gradient_fields(given.pop("model"), given.pop("points"), **given)
+@pytest.mark.parametrize("kind", [torch.Tensor.numpy, torch.Tensor.tolist])
+def test_arrays_and_lists_are_taken_as_tensors_are(kind):
+    x, directions, labels = torch.randn(5, 4).double(), torch.randn(2, 3).double(), torch.tensor([1, 0])
+    for model in (ensemble_of(), ensemble_of()[0], nn.Sequential(ensemble_of()[0])):
+        expected = ge.gradient_fields(model, x, directions=directions, labels=labels)
+        fields = ge.gradient_fields(model, kind(x), directions=kind(directions), labels=kind(labels))
+        assert fields.gradients.dtype == torch.float64
+        for name in ("points", "gradients", "values", "labels"):
+            assert_close(getattr(fields, name), getattr(expected, name))
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (5, 5, 4)])
-def test_points_that_do_not_fit_a_network_are_refused(shape):
-    with pytest.raises(ValueError, match=r"`points` should have shape \[m, 4\]. Got a float64 tensor of shape"):
-        ge.gradient_fields(ensemble_of()[0], torch.zeros(shape).double())
+X = torch.zeros(5, 4).double()
+REFUSED = [  # with a word of their own; the rest is in the table of abuses
+    (ensemble_of, X[:, :3], {}, r"`points` should have shape \[m, 4\] for all members, or"),
+    (ensemble_of, X.expand(4, 5, 4), {}, r"or \[5, m, 4\]. Got a float64 tensor of shape"),
+    (ensemble_of, X, {"wrt": "output"}, "`unit_layer` should come after 'output', and depend on it. Got 'output'"),
+    (ensemble_of, X, {"wrt": "hidden2", "unit_layer": "hidden1"}, "`unit_layer` should come after 'hidden2'"),
+    (ensemble_of, X, {"units": [3]}, "`units` should lie between 0 and 2, the units of 'output'"),
+    (ensemble_of, X, {"units": [0], "directions": torch.eye(3)}, "`directions` should be None when `units` is given"),
+    (ensemble_of, X, {"directions": torch.ones(4, 1, 3)}, r"`directions` should have shape \[u, 3\] or \[5, u, 3\]"),
+    (ensemble_of, X, {"directions": torch.zeros(5, 1, 3)}, "`directions` should be non-zero"),
+    (
+        ensemble_of,
+        X,
+        {"labels": torch.arange(5)},
+        r"`labels` should have shape \[3\] or \[15\]. Got \[5\]. Give one to",
+    ),
+    (lambda: ensemble_of()[0], X, {"labels": torch.arange(4)}, r"`labels` should have shape \[3\]. Got \[4\]"),
+    (lambda: ensemble_of()[0], X[:, :3], {}, "`points` should have 4 features"),
+    (lambda: nn.Conv1d(2, 3, 2), torch.zeros(5, 3, 4), {}, "`points` should fit the model"),
+    (
+        lambda: nn.Conv1d(2, 3, 2),
+        torch.zeros(5, 2, 4).double(),
+        {},
+        "`points` should have the model's precision, torch",
+    ),
+]
 
 
-class Square(nn.Module):
-    def forward(self, x):
-        return x.square()
-
-
-@pytest.mark.parametrize(
-    ("model", "points", "message"),
-    [
-        (nn.Sequential(nn.Linear(4, 2)), torch.zeros(5, 3), "`points` should have 4 features"),
-        (nn.Conv1d(2, 3, 2), torch.zeros(5, 3, 4), "`points` should fit the model"),
-        (nn.Conv1d(2, 3, 2), torch.zeros(5, 2, 4).double(), "`points` should have the model's precision, torch"),
-        (
-            Square(),
-            torch.full((5, 4), 1e30),
-            "`points` should give finite values at 'output'. Got an overflow. Scale points",
-        ),
-    ],
-)
-def test_errors_of_other_modules_name_the_points(model, points, message):
+@pytest.mark.parametrize(("model", "points", "arguments", "message"), REFUSED)
+def test_gradient_fields_are_refused(model, points, arguments, message):
     with pytest.raises(ValueError, match=message):
-        ge.gradient_fields(model, points)
-
-
-def test_ensembles_and_networks_that_are_not_finite_are_refused():
-    ensemble = ensemble_of()
-    with torch.no_grad():
-        ensemble.output.weight[0] = torch.nan
-    for model in (ensemble, ensemble[0]):
-        with pytest.raises(ValueError, match=r"`model` should have finite parameters. Got NaN or infinity in"):
-            ge.gradient_fields(model, torch.zeros(5, 4).double())
-    with pytest.raises(ValueError, match=r"`labels` should be a tensor of shape \[3\]. Got a int64"):
-        ge.gradient_fields(ensemble_of()[0], torch.zeros(5, 4).double(), labels=torch.arange(4))
+        ge.gradient_fields(model(), points, **arguments)
 
 
 @pytest.mark.parametrize(
-    ("layer", "factor", "scale", "message"),
-    [
-        ("output", 1e308, 1, r"`points` should give finite gradients at 'hidden1'. Got an overflow. Scale"),
-        ("output", 1e200, 1e200, "`points` should give finite values at 'output'"),
-        ("hidden1.linear", 1e200, 1e200, "`points` should give finite activations at 'hidden1'"),
-    ],
+    ("factor", "bias", "scale", "message"),
+    [(1e200, 0, 1e200, "finite values at 'output'"), (1e308, -1, 0, "finite gradients at '(hidden1|0)'")],
 )
-def test_overflow_is_refused(layer, factor, scale, message):
+def test_overflow_and_weights_that_are_not_finite_are_refused(factor, bias, scale, message):
+    """At the second of them the hidden units are off: the values are finite, the gradients are not."""
     ensemble = ensemble_of([4, 7, 3])
     with torch.no_grad():
-        ensemble.get_submodule(layer).weight.mul_(factor)
-    directions = torch.full((1, 3), 10.0 if factor == 1e308 else 1.0).double()
-    for model in (ensemble, ensemble[0], nn.Sequential(ensemble[0].hidden1, ensemble[0].output)):
-        names = {"wrt": "hidden1"} if not isinstance(model, nn.Sequential) else {"wrt": "0"}
-        with pytest.raises(ValueError, match=message.replace("'hidden1'", repr(names["wrt"]))):
-            ge.gradient_fields(model, torch.ones(5, 4).double() * scale, directions=directions, **names)
+        ensemble.output.weight.fill_(factor)
+        ensemble.hidden1.linear.bias.fill_(bias)
+    models = {"hidden1": [ensemble, ensemble[0]], "0": [nn.Sequential(ensemble[0].hidden1, ensemble[0].output)]}
+    for wrt, model in [(wrt, model) for wrt, some in models.items() for model in some]:
+        with pytest.raises(ValueError, match=f"`points` should give {message}. Got an overflow. Scale"):
+            ge.gradient_fields(model, torch.ones(5, 4).double() * scale, directions=[[10.0] * 3], wrt=wrt)
+        with torch.no_grad():
+            model.get_parameter(f"{'output' if wrt == 'hidden1' else '1'}.weight")[0] = torch.nan
+        with pytest.raises(ValueError, match=r"`model` should have finite parameters. Got NaN or infinity in"):
+            ge.gradient_fields(model, X)
 
 
 # regions
@@ -246,18 +203,15 @@ def test_overflow_is_refused(layer, factor, scale, message):
 def patterns_by_hand(network, x, unit):
     """For each sample: which units of each hidden layer the unit's gradient passes through, and are on."""
     result = []
-    for sample in x[:, None]:
-        tape, a = [], sample
+    for a in x:
+        before, after = [], []
         for layer in list(network.children())[:-1]:
-            before = layer.linear(a)
-            a = layer.activation(before)
-            tape.append((before, a))
-        gradients = torch.autograd.grad(network.output(a)[0, unit], [after for _, after in tape])
-        result.append(
-            tuple(
-                tuple(((g[0] != 0) & (before[0] > 0)).tolist()) for g, (before, _) in zip(gradients, tape, strict=True)
-            )
-        )
+            before.append(layer.linear(a))
+            a = layer.activation(before[-1])
+            after.append(a)
+        gradients = torch.autograd.grad(network.output(a)[unit], after)
+        on = [(g != 0) & (b > 0) for g, b in zip(gradients, before, strict=True)]
+        result.append(tuple(torch.cat(on).tolist()))
     return result
 
 

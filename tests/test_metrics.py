@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import sys
+from importlib.machinery import ModuleSpec
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -47,11 +50,13 @@ def near_chance(score, chance, n):
 @pytest.mark.parametrize("n_folds", [2, 5])
 def test_separate_classes_are_probed_perfectly(n_folds):
     score = ge.metrics.linear_probe(separate(CLASS), CLASS, NETWORK, n_folds=n_folds)
-    assert score.accuracy == 1
     assert score.folds == (1.0,) * n_folds
-    assert score.interval == (1, 1)
-    assert (score.chance, score.n_classes, score.n_groups, score.grouped) == (1 / 3, 3, N_NETWORKS, True)
+    assert score.n_classes == 3
     assert score.correct.tolist() == [True] * len(CLASS)
+    said = f"ProbeScore(accuracy 1.00 [1.00, 1.00], chance 0.33, {n_folds} folds, "
+    assert repr(score) == f"{said}held-out networks: 40)"
+    alone = ge.metrics.linear_probe(separate(CLASS), CLASS, n_folds=n_folds)
+    assert repr(alone) == f"{said}not split by network, held-out units: 240)"
 
 
 def test_random_embeddings_are_probed_and_transferred_at_chance():
@@ -102,25 +107,16 @@ def test_probe_equals_a_loop_over_its_folds():
     np.testing.assert_allclose(score.folds, shares)
 
 
-def test_scale_and_kind_of_input_change_no_probe():
-    z = noise((len(CLASS), 4)) + CLASS[:, None]
-    score = ge.metrics.linear_probe(z, CLASS, NETWORK)
-    names, homes = np.array(["a", "b", "c"])[CLASS], [f"network {i:02}" for i in NETWORK]
-    scaled, column = torch.from_numpy(z * [1, 10, 1e4, 1e-3] + 5), pd.Series(names)
-    for y in (torch.from_numpy(CLASS), names, names.tolist(), column, column.astype("category"), column.to_numpy()):
-        for kind in (torch.Tensor.numpy, torch.Tensor.tolist, pd.DataFrame):
-            again = ge.metrics.linear_probe(kind(scaled), y, homes)
-            assert (again.accuracy, again.interval) == (score.accuracy, score.interval)
+def test_scale_and_kind_of_input_change_no_probe_and_the_seed_fixes_it():
+    z, homes = noise((len(CLASS), 4)) + CLASS[:, None], [f"network {i:02}" for i in NETWORK]
+    score, other = (ge.metrics.linear_probe(z, CLASS, NETWORK, seed) for seed in (0, 1))
+    names, frame = pd.Series(["a", "b", "c"])[CLASS], pd.DataFrame(z * [1, 10, 1e4, 1e-3] + 5)
+    for y in (torch.from_numpy(CLASS), names.tolist(), names, names.astype("category")):
+        again = ge.metrics.linear_probe(frame, y, homes)
+        assert (again.folds, again.interval) == (score.folds, score.interval) != (other.folds, other.interval)
     half = torch.from_numpy(CLASS)[:, None].bfloat16().requires_grad_()
     assert ge.metrics.linear_probe(half, CLASS, NETWORK, np.int64(0)).accuracy == 1
-
-
-def test_seed_fixes_the_probe_and_chance_is_the_commonest_class():
-    y = (np.random.default_rng(0).random(len(NETWORK)) < 0.2).astype(int)
-    z = noise((len(y), 3))
-    one, two, other = (ge.metrics.linear_probe(z, y, NETWORK, seed) for seed in (0, 0, 1))
-    assert (one.folds, one.interval) == (two.folds, two.interval) != (other.folds, other.interval)
-    assert one.chance == pytest.approx(1 - y.mean())
+    assert ge.metrics.linear_probe(z, CLASS == 0, NETWORK).chance == pytest.approx(2 / 3)  # of the commonest class
 
 
 def test_transfer_probe_trains_here_and_tests_there():
@@ -224,8 +220,7 @@ def test_retrieval_equals_a_loop_with_ties_broken_every_way(places, k):
 
 def test_separate_classes_are_retrieved_and_noise_is_not():
     score = ge.metrics.retrieval(separate(CLASS), CLASS, NETWORK, exclude=[TASK])
-    assert (score.accuracy, score.n_groups, score.grouped) == (1, N_NETWORKS, True)
-    assert score.chance == pytest.approx(1 / 3)
+    assert repr(score) == "RetrievalScore(accuracy 1.00 [1.00, 1.00], chance 0.33, k=1, 240 queries, 40 networks)"
     scores = [ge.metrics.retrieval(noise((len(CLASS), 5), seed), CLASS, NETWORK).accuracy for seed in range(4)]
     assert near_chance(np.mean(scores), 1 / 3, 4 * len(CLASS))
 
@@ -234,6 +229,7 @@ def test_neighbor_is_never_of_the_own_network_or_task():
     """The nearest units of all are the network's own, then the other networks' of the same task."""
     z = np.stack([TASK * 100.0, NETWORK * 1.0, CLASS * 0.01], 1)
     free = ge.metrics.retrieval(z, CLASS)
+    assert repr(free).endswith("k=1, 240 queries, networks not kept apart)")
     assert (NETWORK[free.neighbors[:, 0]] == NETWORK).all()
     apart = ge.metrics.retrieval(z, CLASS, NETWORK, k=3)
     assert (NETWORK[apart.neighbors] != NETWORK[:, None]).all()
@@ -242,13 +238,6 @@ def test_neighbor_is_never_of_the_own_network_or_task():
     assert (NETWORK[both.neighbors] != NETWORK[:, None]).all()
     assert (TASK[both.neighbors] != TASK[:, None]).all()
     assert both.accuracy < 1 == ge.metrics.retrieval(z, CLASS, NETWORK, exclude=[TASK]).accuracy
-
-
-def test_retrieval_of_networks_marks_is_at_chance_across_networks():
-    assert ge.metrics.retrieval(marking_networks(), BY_NETWORK).accuracy == 1
-    scores = [ge.metrics.retrieval(marking_networks(seed), BY_NETWORK, NETWORK) for seed in range(8)]
-    chance = scores[0].chance
-    assert near_chance(np.mean([s.accuracy for s in scores]), chance, 2 * N_NETWORKS)
 
 
 def test_constant_embeddings_are_exactly_at_chance():
@@ -310,13 +299,8 @@ def test_clusters_agree_with_classes_as_pairs_do():
     assert abs(ge.metrics.cluster_agreement(noise((len(CLASS), 4)), CLASS)) < 0.05
     line, y = np.array([0.0, 0.1, 0.2, 5.0, 5.1, 5.2])[:, None], [0, 0, 1, 1, 1, 1]
     assert ge.metrics.cluster_agreement(line, y) == pytest.approx(rand_loop([0, 0, 0, 1, 1, 1], y))
-
-
-def test_collapsed_embeddings_agree_with_nothing():
-    assert ge.metrics.cluster_agreement(np.ones((12, 2)), CLASS[:12]) == 0
-    assert (
-        ge.metrics.cluster_agreement(np.repeat([[0.0], [1.0]], 6, 0), CLASS[:12]) < 0.2
-    )  # two places for three classes
+    assert ge.metrics.cluster_agreement(np.ones((12, 2)), CLASS[:12]) == 0  # collapsed to one place, and to two
+    assert ge.metrics.cluster_agreement(np.repeat([[0.0], [1.0]], 6, 0), CLASS[:12]) < 0.2
 
 
 def test_clusters_are_of_the_embedding_as_given():
@@ -325,9 +309,8 @@ def test_clusters_are_of_the_embedding_as_given():
     assert ge.metrics.cluster_agreement(z / z.std(0) * [3, 1], CLASS) > 0.9
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_permuted_copy_is_matched_exactly(seed):
-    rng = np.random.default_rng(seed)
+def test_permuted_copy_is_matched_exactly():
+    rng = np.random.default_rng(0)
     z, order = rng.normal(size=(64, 8)), rng.permutation(64)
     matching = ge.metrics.match_units(z, torch.from_numpy(z[order]).float())
     assert order[matching.pairs[:, 1]].tolist() == matching.pairs[:, 0].tolist() == list(range(64))
@@ -342,9 +325,8 @@ def test_matching_is_the_shortest_of_all(a, b):
     matching = ge.metrics.match_units(z_a, z_b)
     lengths = np.linalg.norm(z_a[:, None] - z_b, axis=-1)
     table = lengths if a <= b else lengths.T
-    best = min(
-        sum(table[i, j] for i, j in enumerate(order)) for order in itertools.permutations(range(max(a, b)), min(a, b))
-    )
+    orders = itertools.permutations(range(max(a, b)), min(a, b))
+    best = min(sum(table[i, j] for i, j in enumerate(order)) for order in orders)
     assert float(matching.distance.sum()) == pytest.approx(best)
     assert [lengths[i, j] for i, j in matching.pairs] == pytest.approx(matching.distance.tolist())
     assert len(matching.pairs) == min(a, b)
@@ -353,32 +335,21 @@ def test_matching_is_the_shortest_of_all(a, b):
 
 def test_chance_of_a_matching_is_its_mean_over_all():
     labels_a, labels_b = [0, 0, 1], [1, 0, 1, 2]
-    share = np.mean(
-        [np.mean([labels_a[i] == labels_b[j] for i, j in enumerate(o)]) for o in itertools.permutations(range(4), 3)]
-    )
+    orders = itertools.permutations(range(4), 3)
+    share = np.mean([[labels_a[i] == labels_b[j] for i, j in enumerate(order)] for order in orders])
     matching = ge.metrics.match_units(noise((3, 2)), noise((4, 2)))
     assert matching.chance(labels_a, labels_b) == pytest.approx(share)
-
-
-def test_matching_of_noise_is_at_chance():
-    shares = []
-    for seed in range(30):
-        matching = ge.metrics.match_units(noise((30, 4), seed), noise((30, 4), seed + 100))
-        shares.append(matching.accuracy(np.arange(30) % 3, np.arange(30) % 3))
-    assert near_chance(np.mean(shares), 1 / 3, 900)
 
 
 # Permutations
 
 
 def test_p_values_are_uniform_where_nothing_is_there_and_small_where_it_is():
-    null = [
-        ge.metrics.enrichment(noise((60, 3), seed), CLASS[:60], NETWORK[:60], n_permutations=59, seed=seed).p_value
-        for seed in range(100)
-    ]
-    assert 0.4 < np.mean(null) < 0.65  # ties make p a little greater
-    assert np.mean(np.array(null) <= 0.1) < 0.22
-    assert np.mean(np.array(null) <= 0.5) > 0.3
+    y, homes = CLASS[:60], NETWORK[:60]
+    null = np.array([ge.metrics.enrichment(noise((60, 3), i), y, homes, 59, seed=i).p_value for i in range(100)])
+    assert 0.4 < null.mean() < 0.65  # ties make p a little greater
+    assert (null <= 0.1).mean() < 0.22
+    assert (null <= 0.5).mean() > 0.3
     found = ge.metrics.enrichment(separate(CLASS), CLASS, NETWORK, exclude=[TASK], n_permutations=99)
     assert (found.observed, found.p_value) == (1, 0.01)
     assert found.null_mean == pytest.approx(1 / 3, abs=0.05)
@@ -446,17 +417,9 @@ def test_r2_of_fields_equals_that_of_their_components():
     expected = [r2_score(g, p, multioutput="variance_weighted") for g, p in zip(gradients, predicted, strict=True)]
     np.testing.assert_allclose(score, expected)
     assert score[0] > 0.8 > 0.1 > score[1]
+    assert ge.metrics.field_r2(gradients, gradients).tolist() == [1, 1, 1]
     zero = ge.metrics.field_r2(predicted, gradients, baseline="zero")
     np.testing.assert_allclose(zero, 1 - ((predicted - gradients) ** 2).sum((1, 2)) / (gradients**2).sum((1, 2)))
-
-
-def test_baselines_score_zero_and_fields_themselves_one():
-    gradients = noise((2, 30, 3)) + 5
-    mean = np.broadcast_to(gradients.mean(1, keepdims=True), gradients.shape)
-    np.testing.assert_allclose(ge.metrics.field_r2(mean, gradients), 0, atol=1e-12)
-    np.testing.assert_allclose(ge.metrics.field_r2(0 * gradients, gradients, baseline="zero"), 0, atol=1e-12)
-    assert bool((ge.metrics.field_r2(mean, gradients, baseline="zero") > 0.9).all())
-    assert ge.metrics.field_r2(gradients, gradients).tolist() == [1, 1]
 
 
 def test_constant_fields_are_right_or_wrong():
@@ -490,24 +453,36 @@ def test_pca_projects_on_the_directions_of_greatest_variance():
 
 
 def test_pca_takes_the_place_of_a_missing_umap(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "umap", None)
+    monkeypatch.setitem(sys.modules, "umap", None)
     assert ge.metrics.project_2d(noise((20, 3))).method == "pca"
     message = r"`method` should be installed\. Got 'umap' without umap-learn\. Install umap-learn, or use method='pca'"
     with pytest.raises(ImportError, match=message):
         ge.metrics.project_2d(noise((20, 3)), method="umap")
 
 
-@pytest.mark.slow
-def test_umap_keeps_neighbors_together_quietly_by_the_seed_and_torch_its_threads():
-    z, n_threads = separate(CLASS[:60]), torch.get_num_threads()
-    one, two, other = (ge.metrics.project_2d(z, seed) for seed in (0, 0, 1))
+class StandIn:
+    """In place of UMAP, which compiles for twenty seconds: lays units out by their first columns; sets all threads."""
+
+    def __init__(self, **settings):
+        self.settings = settings
+
+    def fit_transform(self, points):
+        assert self.settings == {"n_neighbors": min(15, len(points) - 1), "init": "pca", "n_jobs": 1, "random_state": 7}
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        return points[:, :2].astype(np.float32)
+
+
+def test_umap_is_asked_for_a_layout_by_the_seed_and_torch_keeps_its_threads(monkeypatch):
+    stand_in = SimpleNamespace(UMAP=StandIn, __spec__=ModuleSpec("umap", None))
+    monkeypatch.setitem(sys.modules, "umap", stand_in)
+    z, n_threads = noise((40, 5)), torch.get_num_threads()
+    for points in (z, z[:4], z[:, :1]):
+        layout = ge.metrics.project_2d(points, seed=7)
+        assert layout.method == "umap"
+        expected = np.pad(points, ((0, 0), (0, 1)))[:, :2]
+        assert_close(layout.coordinates, torch.from_numpy(expected), atol=1e-6, rtol=1e-6)
     assert torch.get_num_threads() == n_threads
-    assert one.method == "umap"
-    assert torch.equal(one.coordinates, two.coordinates)
-    assert not torch.equal(one.coordinates, other.coordinates)
-    assert ge.metrics.retrieval(one.coordinates, CLASS[:60]).accuracy == 1
-    for few in (z[:4], z[:20, :1], np.repeat(z[:3], 10, 0), np.ones((10, 3))):
-        assert bool(ge.metrics.project_2d(few, method="umap").coordinates.isfinite().all())
+    assert not ge.metrics.project_2d(np.ones((10, 3)), method="umap").coordinates.any()
 
 
 # Everything
@@ -527,19 +502,7 @@ def test_results_are_stored_and_read_again(tmp_path):
         assert type(read) is type(fresh)
         assert repr(read) == repr(fresh)
         for name, value in vars(fresh).items():
-            same = torch.equal if isinstance(value, torch.Tensor) else lambda a, b: a == b
-            assert same(value, vars(read)[name]), name
-
-
-def test_reprs_tell_what_was_done():
-    z = separate(CLASS)
-    assert repr(ge.metrics.linear_probe(z, CLASS)) == (
-        "ProbeScore(accuracy 1.00 [1.00, 1.00], chance 0.33, 2 folds, not split by network, held-out units: 240)"
-    )
-    assert repr(ge.metrics.transfer_probe(z, CLASS, z[:60], CLASS[:60], groups_test=NETWORK[:60])).endswith(
-        "chance 0.33, 1 fold, held-out networks: 10)"
-    )
-    assert repr(ge.metrics.retrieval(z, CLASS)).endswith("k=1, 240 queries, networks not kept apart)")
+            assert np.array_equal(value, vars(read)[name]), name
 
 
 # Refusals of a special kind; for the others see the abuse tables
@@ -553,19 +516,16 @@ REFUSALS = [
     (M.linear_probe, (Z, Y, G), {"n_folds": 5}, "`groups` should name as many networks as folds. Got 4 for 5"),
     (M.linear_probe, (Z, RARE, G), {}, "`y` should have every class in at least 2 networks. Got one in 1. Leave rare"),
     (M.linear_probe, (Z, [0] * 11 + [1]), {}, "`y` should have every class in at least 2 units. Got one in 1"),
-    (M.transfer_probe, (Z, Y, Z, list("abcdef") * 2), {}, "hold classes of y_train only. Got 'a', 'b', 'c', ..."),
+    (M.transfer_probe, (Z, Y, Z, list("abcdef") * 2), {}, "hold classes of y_train only. Got .'a', 'b', 'c', 'd'"),
     (M.transfer_probe, (Z, Y, Z, Y), {"groups_train": G, "groups_test": G + 2}, "no network .* Got 2 on both sides"),
     (M.retrieval, (Z, Y, G * 0), {}, "`groups` should leave every query 1 or more candidates. Got 12 with fewer"),
     (M.retrieval, (Z, Y, G), {"exclude": [Y * 0]}, "`groups` should leave every query"),
-    (M.retrieval, (Z, Y, G), {"exclude": [Y[:3]]}, "`exclude` should hold one label for each of 12 units"),
     (M.retrieval, (Z, Y, G), {"queries": Y}, "`queries` should be a mask of booleans. Got labels of type int64"),
     (M.retrieval, (Z, Y, G), {"candidates": Y > 5}, "`candidates` should be true for at least one unit. Got none"),
     (M.cluster_agreement, (Z, np.arange(12)), {}, "`y` should have two units in some class. Got one in each"),
-    (M.match_units, (Z, Z[:, :1]), {}, r"`z_b` should have shape \[u, 2\]. Got .*\[12, 1\]"),
     (M.permutation_null, (lambda _: np.nan, Y), {}, "`statistic` should give a finite number. Got nan. Correct"),
     (M.permutation_null, (lambda y: y, Y), {}, "`statistic` should give a finite number. Got ndarray"),
     (M.enrichment, (Z, G, G), {}, "`y` should differ within some group. Got one label in each. Permute within larger"),
-    (M.field_r2, (Z[None], Z[None, :7]), {}, r"`predicted` should have shape \[1, 7, 2\]. Got .*\[1, 12, 2\]"),
     (M.field_r2, (Z[:, None], Z[:, None]), {}, "`gradients` should be taken at two points or more. Got one"),
     (M.spread, ([0.5],), {"bounds": (1, 0)}, r"`bounds` should be a lower and an upper bound.* Pass \(low, high\)"),
     (M.spread, ([0.5, 2],), {"bounds": (0, 1)}, "`bounds` should hold all values .* Got values from 0.5 to 2. Widen"),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from _figures import band, color_of, image, legend, line, words
+from _figures import band, image, legend, line, words
 from matplotlib.colors import to_hex
 
 from gradembed import plots
@@ -81,6 +81,7 @@ def test_forty_lines_can_be_told_apart():
 def test_gaps_and_constants_are_drawn(drawn):
     table = pd.DataFrame({"x": [1, 2, 3], "y": [0.5, math.nan, 0.5], "low": [0.5] * 3, "high": [math.nan, 0.5, 0.5]})
     assert len(plots.curves(table, "x", "y", band=("low", "high")).lines) == 1
+    plots.matrix_grid([[torch.full((1, 1), math.nan)]], ["only"], ["one"], measure="conflict")
 
 
 # score_map
@@ -110,11 +111,6 @@ def test_names_across_stay_in_their_order_and_pairs_without_a_run_stay_white():
     assert ax.get_xlabel() == "how"
 
 
-def test_text_can_be_read_on_every_color():
-    ax = plots.score_map(pd.DataFrame({"x": [1, 2], "y": "a", "s": [0.0, 1.0]}), "x", "y", "s")
-    assert [cells(ax)[place, 0].get_color() for place in (0, 1)] == ["white", "black"]
-
-
 @pytest.mark.parametrize(("scores", "word"), [([-0.004, 0.002], "0.00"), ([-0.012, 0.004], "0.00\n-0.01 to 0.00")])
 def test_numbers_that_round_to_zero_have_no_sign_and_small_ranges_are_left_out(scores, word):
     ax = plots.score_map(pd.DataFrame({"x": 1, "y": "a", "s": scores}), "x", "y", "s")
@@ -122,20 +118,6 @@ def test_numbers_that_round_to_zero_have_no_sign_and_small_ranges_are_left_out(s
 
 
 # matrix_grid
-
-
-@pytest.mark.parametrize(
-    ("measure", "limits", "label"),
-    [
-        ("cosine", (-1, 1), "mean cosine of gradients"),
-        ("conflict", (0, 1), "share of samples in conflict (cosine < 0)"),
-    ],
-)
-def test_all_cells_have_one_scale_of_colors(measure, limits, label):
-    ax = plots.matrix_grid(CELLS, ["r0", "r1"], ["c0", "c1", "c2"], measure=measure)
-    assert image(ax).get_clim() == limits
-    assert ax.figure.axes[1].get_ylabel() == label
-    assert bool(min(color_of(ax, 0.0)) > 0.9) is (measure == "cosine")  # zero is white where there is a sign
 
 
 @pytest.mark.parametrize("given", [CELLS, np.array([[cell.numpy() for cell in row] for row in CELLS])])
@@ -149,15 +131,10 @@ def test_every_matrix_stands_in_its_cell_its_diagonal_grey_and_nothing_between(g
     assert np.array_equal(image(ax).get_array().filled(math.nan), expected, equal_nan=True)
     assert np.array_equal(ax.images[0].get_array().filled(math.nan), own, equal_nan=True)
     assert to_hex(ax.images[0].cmap(0.0)) == "#d9d9d9"
+    assert (image(ax).get_clim(), ax.figure.axes[1].get_ylabel()) == ((-1, 1), "mean cosine of gradients")
     assert (ax.get_xticks().tolist(), words(ax.get_xticklabels())) == ([0.5, 3.5, 6.5], ["c0", "c1", "c2"])
     assert (ax.get_yticks().tolist(), words(ax.get_yticklabels())) == ([0.5, 3.5], ["r0", "r1"])
     assert ax.get_xlabel() == "width"
-
-
-@pytest.mark.parametrize("u", [1, 2, 7])
-@pytest.mark.parametrize("value", [0, 1.0, math.nan])
-def test_any_size_and_constant_matrices_are_drawn(drawn, u, value):
-    assert image(plots.matrix_grid([[torch.full((u, u), value)]], ["only"], ["one"])).get_array().shape == (u, u)
 
 
 # task_modules

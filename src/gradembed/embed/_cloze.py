@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,30 +29,22 @@ ALIGN_POINTS = 64
 ALIGN_UNTIL = 0.8  # of the steps
 
 
-@dataclass(frozen=True)
 class Settings:
     """How a cloze is trained, read from an estimator's parameters of the same names."""
 
-    n_components: int
-    max_steps: int
-    width: int
-    learning_rate: float
-    mask_fraction: float
+    def __init__(self, estimator: Any) -> None:
+        self.n_components = as_integer("n_components", estimator.n_components, 1)
+        self.max_steps = as_integer("max_steps", estimator.max_steps, 1)
+        self.width = as_integer("width", estimator.width, 1)
+        self.learning_rate = as_number("learning_rate", estimator.learning_rate, 0, 1e35, open_low=True)  # in float32
+        self.mask_fraction = as_fraction("mask_fraction", estimator.mask_fraction)
 
-    @classmethod
-    def read(cls, estimator: Any) -> Settings:
-        """Return an estimator's settings, refusing those that are out of range."""
-        counts = {
-            name: as_integer(name, getattr(estimator, name), 1) for name in ("n_components", "max_steps", "width")
-        }
-        rate = as_number("learning_rate", estimator.learning_rate, 0, 1e35, open_low=True)  # in float32
-        return cls(**counts, learning_rate=rate, mask_fraction=as_fraction("mask_fraction", estimator.mask_fraction))
-
-    def check_converged(self, name: str, numbers: Tensor) -> None:
-        """Refuse to go on where training has run away to infinity."""
+    def converged(self, name: str, numbers: Tensor) -> Tensor:
+        """Return the numbers, refusing to go on where training has run away to infinity."""
         if not is_finite(numbers):
             got = f"{self.learning_rate}, with which {name} became infinite or NaN"
             refuse("learning_rate", "be small enough to converge", got, "Pass a smaller one", FloatingPointError)
+        return numbers
 
 
 class Encoder(nn.Module):
@@ -130,7 +121,7 @@ def descend(
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     for step in range(1, n + 1):
         loss, correction = loss_of()
-        settings.check_converged("the loss", loss.detach())
+        settings.converged("the loss", loss.detach())
         optimizer.zero_grad(set_to_none=True)
         (loss + PENALTY * correction.square().sum(1).mean()).backward()
         if clip:
@@ -162,9 +153,9 @@ class Cloze:
         self, inputs: Tensor, n_rows: int, hidden: Tensor, fields: Canonical, axes: Tensor | None, settings: Settings
     ) -> None:
         self.inputs, self.hidden, self.fields, self.axes, self.settings = inputs, hidden, fields, axes, settings
-        n_views, u, p = inputs.shape
+        (n_views, u, p), width = inputs.shape, fields.points.shape[2] if axes is None else axes.shape[1]
         self.encoder = Encoder(n_rows, p - n_rows, settings)
-        self.decoder = Decoder(fields.points.shape[2] if axes is None else axes.shape[1], settings)
+        self.decoder = Decoder(width, settings)
         self.both = nn.ModuleList([self.encoder, self.decoder])
         order = torch.randperm(u)
         n_held = u // HELD_OUT if u >= ENOUGH else 0
@@ -173,9 +164,8 @@ class Cloze:
         seen = torch.arange(0 if n_held else self.n_views, n_views)
         self.held = torch.cartesian_prod(held if n_held else self.units, seen).T
         length = fields.gradients.square().sum(2).mean(1)  # [u]
-        spread = length - fields.gradients.mean(1).square().sum(1)
-        weighed = SPREAD_SHARE * spread.clamp_min(0) + (1 - SPREAD_SHARE) * length
-        self.weights = torch.where(length > 0, 1 / weighed, 0)
+        spread = (length - fields.gradients.mean(1).square().sum(1)).clamp_min(0)
+        self.weights = torch.where(length > 0, 1 / (SPREAD_SHARE * spread + (1 - SPREAD_SHARE) * length), 0)
         self.losses: list[float] = []
         self.checks: list[tuple[int, float]] = []
 
@@ -223,5 +213,4 @@ class Cloze:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # the same points at every check
             loss = self._loss(self.encoder(self.inputs[seen, units])[0], units, seen)
-        self.settings.check_converged("the loss on what is held out", loss)
-        return float(loss)
+        return float(self.settings.converged("the loss on what is held out", loss))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -136,8 +135,7 @@ def principal_axes(fields: Canonical, q: int | None = None) -> Tensor:
         [u, q, d].
     """
     d, leading, counts = fields.gradients.shape[2], [], []
-    for part in slices(len(fields.gradients), UNITS_AT_A_TIME):
-        g = fields.gradients[part]
+    for g in fields.gradients.split(UNITS_AT_A_TIME):
         shares, vectors = torch.linalg.eigh((g.mT @ g).double())  # [u, d] and [u, d, d], the largest last
         shares = shares.flip(1).cumsum(1)
         counts.append((shares < SHARE * shares[:, -1:]).sum(1) + 1)
@@ -167,8 +165,10 @@ def align_axes(
     Returns:
         [u, q, d]. Never worse at these points than the axes to start from.
     """
-    a, g = fields.points[:, points] @ axes.mT, fields.gradients[:, points] @ axes.mT  # [u, m', q]
-    flips = _flips(axes.shape[1])
+    a, g, q = fields.points[:, points] @ axes.mT, fields.gradients[:, points] @ axes.mT, axes.shape[1]  # [u, m', q]
+    flips = torch.cat([torch.ones(1, q), 1 - 2 * torch.eye(q)])  # signs to try, the first without a flip
+    if q <= FULL:
+        flips = torch.tensor(list(itertools.product([1.0, -1.0], repeat=q)))
     losses = torch.stack([(decoder(a * s, embedded) * s - g).square().sum((1, 2)) for s in flips], 1)
     turns, best = torch.diag_embed(flips[losses.argmin(1)]), losses.amin(1)  # [u, q, q], [u]
     for _ in range(rounds):
@@ -179,21 +179,9 @@ def align_axes(
     return turns @ axes
 
 
-def _flips(q: int) -> Tensor:
-    """Return the signs to try, rows of 1 and -1, the first without a flip, [number of tries, q]."""
-    if q <= FULL:
-        return torch.tensor(list(itertools.product([1.0, -1.0], repeat=q)))
-    return torch.cat([torch.ones(1, q), 1 - 2 * torch.eye(q)])
-
-
-def slices(n: int, size: int) -> Iterator[slice]:
-    """Cut n things into chunks.
-
-    Yields:
-        Where each chunk lies.
-    """
-    for start in range(0, n, size):
-        yield slice(start, start + size)
+def slices(n: int, size: int) -> list[slice]:
+    """Return where chunks of n things lie."""
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 def _times(rows: Tensor, basis: Basis) -> Tensor:

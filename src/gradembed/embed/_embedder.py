@@ -16,8 +16,7 @@ from gradembed import _context
 from gradembed._validation import as_integer, as_tensor, check_choice, refuse
 from gradembed.embed._cloze import ALIGN_POINTS, NOISE, Cloze, Encoder, Settings, descend
 from gradembed.embed._coordinates import Canonical, align_axes, principal_axes
-from gradembed.embed._descriptor import FieldEstimator
-from gradembed.embed._features import PrincipalComponents, flipped
+from gradembed.embed._descriptor import FieldEstimator, PrincipalComponents, flipped
 from gradembed.fields._fields import GradientFields, check_fields
 from gradembed.fields._points import field_mask
 
@@ -74,21 +73,10 @@ class GradientFieldEmbedder(FieldEstimator):
     """
 
     def __init__(
-        self,
-        n_components: int = 8,
-        invariance: str = "linear",
-        encoder: str = "auto",
-        mask_fraction: float = 0.4,
-        max_steps: int = 1500,
-        random_state: int = 0,
-        *,
-        mask_kind: str = "points",
-        learning_rate: float = 3e-3,
-        n_features: int = 512,
-        n_views: int = 16,
-        width: int = 64,
-        progress: bool = True,
-    ) -> None:
+        self, n_components: int = 8, invariance: str = "linear", encoder: str = "auto", mask_fraction: float = 0.4,
+        max_steps: int = 1500, random_state: int = 0, *, mask_kind: str = "points", learning_rate: float = 3e-3,
+        n_features: int = 512, n_views: int = 16, width: int = 64, progress: bool = True,
+    ) -> None:  # fmt: skip
         self.n_components, self.invariance, self.encoder = n_components, invariance, encoder
         self.mask_fraction, self.max_steps, self.random_state = mask_fraction, max_steps, random_state
         self.mask_kind, self.learning_rate, self.n_features = mask_kind, learning_rate, n_features
@@ -110,7 +98,7 @@ class GradientFieldEmbedder(FieldEstimator):
             TypeError: If an argument has the wrong type.
             FloatingPointError: If training diverges, as with a learning rate that is far too large.
         """
-        settings, n_views = Settings.read(self), as_integer("n_views", self.n_views, 2)
+        settings, n_views = Settings(self), as_integer("n_views", self.n_views, 2)
         check_choice("encoder", self.encoder, ("auto", "flat", "set"))
         check_choice("mask_kind", self.mask_kind, ("points", "regions"))
         check_fields("fields", fields, least_units=2, least_points=2)
@@ -133,8 +121,7 @@ class GradientFieldEmbedder(FieldEstimator):
                 cloze.train(progress=self.progress)
             self.encoder_, self.decoder_ = cloze.encoder, cloze.decoder
             self.loss_curve_, self.held_out_curve_ = np.array(cloze.losses), np.array(cloze.checks)
-            embedded = self._embed(canonical)
-            settings.check_converged("an embedding", embedded)
+            embedded = settings.converged("an embedding", self._embed(canonical))
             self.middle_ = embedded.mean(0)
             centered = embedded - self.middle_
             self.turn_ = flipped(torch.linalg.eigh(centered.mT @ centered).eigenvectors.flip(1).mT).mT
@@ -155,9 +142,7 @@ class GradientFieldEmbedder(FieldEstimator):
             ValueError: If the fields do not fit those of `fit`, or a unit is constant.
             TypeError: If they are no `GradientFields`.
         """
-        canonical = self._canonical(fields)
-        embedding: NDArray[np.float64] = ((self._embed(canonical) - self.middle_) @ self.turn_).numpy()
-        return embedding
+        return np.asarray((self._embed(self._canonical(fields)) - self.middle_) @ self.turn_)
 
     def fit_transform(self, fields: GradientFields, y: Any = None) -> NDArray[np.float64]:
         """Fit, and give the embedding of the same units.
@@ -193,28 +178,23 @@ class GradientFieldEmbedder(FieldEstimator):
         asked = as_tensor("points", points, "m d|u m d", u=len(fields), d=fields.dim).cpu()
         embedded, axes = self._embed(canonical).float(), None
         if self.n_axes_ is not None:
-            n = fields.n_points
-            chosen = torch.linspace(0, n - 1, min(n, 4 * ALIGN_POINTS)).long()
+            chosen = torch.linspace(0, fields.n_points - 1, min(fields.n_points, 4 * ALIGN_POINTS)).long()
             axes = principal_axes(canonical, self.n_axes_)
             axes = align_axes(self.decoder_, embedded, canonical, axes, chosen, ALIGN_ROUNDS)
         with torch.no_grad():
-            placed = canonical.transform(asked.expand(len(fields), -1, -1))
-            predicted = self.decoder_(placed, embedded, axes)
+            predicted = self.decoder_(canonical.transform(asked.expand(len(fields), -1, -1)), embedded, axes)
         return canonical.inverse_transform(predicted).to(fields.gradients)
 
-    def _inputs(self, canonical: Canonical, hidden: Tensor | None) -> Tensor:
+    def _inputs(self, canonical: Canonical, hidden: Tensor) -> Tensor:
         """Return what the encoder may see, [u, inputs], with points left out where ``hidden``, [u, m], is true."""
-        rows = self.components_.transform(self.features_.transform(canonical, None if hidden is None else ~hidden))
-        if self.encoder_kind_ == "set":
-            return rows
-        marks = torch.zeros(canonical.gradients.shape[:2]) if hidden is None else hidden.float()
-        return torch.cat([rows, marks], 1)
+        rows = self.components_.transform(self.features_.transform(canonical, ~hidden))
+        return rows if self.encoder_kind_ == "set" else torch.cat([rows, hidden.float()], 1)
 
     @torch.no_grad()
     def _embed(self, canonical: Canonical) -> Tensor:
         """Return the bottleneck for whole fields, [u, k], in float64."""
-        embedded: Tensor = self.encoder_(self._inputs(canonical, None))[0]
-        return embedded.double()
+        nothing = torch.zeros(canonical.gradients.shape[:2], dtype=torch.bool)
+        return self.encoder_.forward(self._inputs(canonical, nothing))[0].double()
 
 
 class RowEmbedder(TransformerMixin, BaseEstimator):
@@ -248,14 +228,9 @@ class RowEmbedder(TransformerMixin, BaseEstimator):
     """
 
     def __init__(
-        self,
-        n_components: int = 8,
-        mask_fraction: float = 0.4,
-        max_steps: int = 300,
-        learning_rate: float = 3e-3,
-        width: int = 64,
-        random_state: Any = 0,
-    ) -> None:
+        self, n_components: int = 8, mask_fraction: float = 0.4, max_steps: int = 300, learning_rate: float = 3e-3,
+        width: int = 64, random_state: Any = 0,
+    ) -> None:  # fmt: skip
         self.n_components, self.mask_fraction, self.max_steps = n_components, mask_fraction, max_steps
         self.learning_rate, self.width, self.random_state = learning_rate, width, random_state
 
@@ -274,15 +249,27 @@ class RowEmbedder(TransformerMixin, BaseEstimator):
             TypeError: If a setting has the wrong type.
             FloatingPointError: If training diverges, as with a learning rate that is far too large.
         """
-        settings = Settings.read(self)
+        settings = Settings(self)
         with _context.all_or_nothing(self):
             rows = torch.tensor(validate_data(self, X, dtype=np.float64, ensure_min_samples=2))
-            self.components_ = PrincipalComponents(rows, 2 * settings.n_components)
+            p, k, width = rows.shape[1], settings.n_components, settings.width
+            self.components_ = PrincipalComponents(rows, 2 * k)
+            centered = rows - self.components_.center
+            size = centered.square().mean().clamp_min(torch.finfo(torch.float64).tiny)
+
+            def loss_of() -> tuple[Tensor, Tensor]:
+                hidden = torch.rand(rows.shape, dtype=torch.float64) < settings.mask_fraction
+                embedded, correction = self.encoder_(self._inputs(rows, hidden))
+                filled = decoder(embedded + NOISE * torch.randn_like(embedded))
+                wrong = (filled - centered / size.sqrt())[hidden].square()
+                return wrong.sum() / max(int(hidden.sum()), 1), correction
+
             with _context.seeded(int(check_random_state(self.random_state).randint(2**31 - 1))):
-                self._train(rows, settings)
-            embedded = self._embed(rows)
-            settings.check_converged("an embedding", embedded)
-            self.embedding_ = embedded.numpy()
+                self.encoder_ = Encoder(self.components_.n, p, settings).double()
+                decoder = nn.Sequential(nn.Linear(k, width), nn.SiLU(), nn.Linear(width, p)).double()
+                steps = descend(nn.ModuleList([self.encoder_, decoder]), settings, loss_of)
+                self.loss_curve_ = np.array([loss for _, loss in steps])
+            self.embedding_ = settings.converged("an embedding", self._embed(rows)).numpy()
         return self
 
     def transform(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
@@ -299,25 +286,7 @@ class RowEmbedder(TransformerMixin, BaseEstimator):
             ValueError: If the rows are no finite numbers, or have other columns than in `fit`.
         """
         check_is_fitted(self)
-        rows = torch.tensor(validate_data(self, X, dtype=np.float64, reset=False))
-        embedding: NDArray[np.float64] = self._embed(rows).numpy()
-        return embedding
-
-    def _train(self, rows: Tensor, settings: Settings) -> None:
-        p, k, width = rows.shape[1], settings.n_components, settings.width
-        self.encoder_ = Encoder(self.components_.n, p, settings).double()
-        decoder = nn.Sequential(nn.Linear(k, width), nn.SiLU(), nn.Linear(width, p)).double()
-        centered = rows - self.components_.center
-        size = centered.square().mean().clamp_min(torch.finfo(torch.float64).tiny)
-
-        def loss_of() -> tuple[Tensor, Tensor]:
-            hidden = torch.rand(rows.shape, dtype=torch.float64) < settings.mask_fraction
-            embedded, correction = self.encoder_(self._inputs(rows, hidden))
-            wrong = (decoder(embedded + NOISE * torch.randn_like(embedded)) - centered / size.sqrt())[hidden].square()
-            return wrong.sum() / max(int(hidden.sum()), 1), correction
-
-        steps = descend(nn.ModuleList([self.encoder_, decoder]), settings, loss_of)
-        self.loss_curve_ = np.array([loss for _, loss in steps])
+        return np.asarray(self._embed(torch.tensor(validate_data(self, X, dtype=np.float64, reset=False))))
 
     def _inputs(self, rows: Tensor, hidden: Tensor) -> Tensor:
         """Return what the encoder may see, [n, inputs]: left-out entries are at the mean, and marked."""
@@ -326,5 +295,4 @@ class RowEmbedder(TransformerMixin, BaseEstimator):
 
     @torch.no_grad()
     def _embed(self, rows: Tensor) -> Tensor:
-        embedded: Tensor = self.encoder_(self._inputs(rows, torch.zeros_like(rows).bool()))[0]
-        return embedded
+        return self.encoder_.forward(self._inputs(rows, torch.zeros_like(rows).bool()))[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from jaxtyping import Float, Int64
@@ -17,8 +18,8 @@ from torch import Tensor
 from gradembed import _files
 from gradembed._validation import as_integer, as_list, as_tensor, describe, refuse
 
-AXES = {"gradients": "u m d", "points": "m d|u m d", "values": "u m", "labels": "u", "groups": "u", "regions": "u m"}
-OPTIONAL = ("values", "labels", "groups", "regions")
+OPTIONAL = {"values": ("float", "u m"), "labels": ("int", "u"), "groups": ("int", "u"), "regions": ("int", "u m")}
+NAMES = ("points", "gradients", *OPTIONAL)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -59,16 +60,12 @@ class GradientFields:
     regions: Int64[Tensor, "u m"] | None = None
 
     def __post_init__(self) -> None:
-        gradients: Tensor | None = None
-        sizes: dict[str, Any] = {}
-        for name, axes in AXES.items():  # gradients first: the others have to fit them
-            if (value := getattr(self, name)) is None and name in OPTIONAL:
-                continue
-            kind = "int" if name in ("labels", "groups", "regions") else "float"
-            tensor = as_tensor(name, value, axes, kind=kind, like=gradients, **sizes)
-            object.__setattr__(self, name, tensor)
-            if gradients is None:
-                gradients, sizes = tensor, dict(zip("umd", tensor.shape, strict=True))
+        gradients = as_tensor("gradients", self.gradients, "u m d")  # first: the others have to fit them
+        object.__setattr__(self, "gradients", gradients)
+        u, m, d = gradients.shape
+        for name, (kind, axes) in {"points": ("float", "m d|u m d"), **OPTIONAL}.items():
+            if (value := getattr(self, name)) is not None or name == "points":
+                object.__setattr__(self, name, as_tensor(name, value, axes, kind=kind, like=gradients, u=u, m=m, d=d))
 
     @classmethod
     def concatenate(cls, parts: Sequence[GradientFields], *, new_networks: bool = False) -> GradientFields:
@@ -110,9 +107,8 @@ class GradientFields:
         if new_networks and (groups := optional["groups"]) is not None:  # number the pairs of part and group
             pairs = torch.stack([torch.cat([torch.full((len(p),), i) for i, p in enumerate(items)]).to(groups), groups])
             optional["groups"] = pairs.unique(dim=1, return_inverse=True)[1]
-        first = items[0].points
-        same = all(part.is_shared and torch.equal(part.points, first) for part in items)
-        points = first if same else torch.cat([part.own_points() for part in items])
+        same = all(part.is_shared and torch.equal(part.points, items[0].points) for part in items)
+        points = items[0].points if same else torch.cat([part.own_points() for part in items])
         return cls(points, torch.cat([part.gradients for part in items]), **optional)
 
     @property
@@ -216,16 +212,13 @@ class GradientFields:
             >>> ge.GradientFields(torch.randn(10, 3), torch.randn(2, 10, 3)).subsample(4)
             GradientFields(2 units at 4 shared points of 3 dimensions)
         """
-        m = as_integer("m", m, 1, self.n_points)
+        m, u = as_integer("m", m, 1, self.n_points), self.n_units
         generator = torch.Generator().manual_seed(as_integer("seed", seed, 0))
-        draws = 1 if self.is_shared else self.n_units
-        order = torch.stack([torch.randperm(self.n_points, generator=generator)[:m] for _ in range(draws)])
-        order = order.to(self.gradients.device).expand(self.n_units, -1)  # [u, m]
-        units = torch.arange(self.n_units, device=order.device)[:, None]
+        draws = [torch.randperm(self.n_points, generator=generator)[:m] for _ in range(1 if self.is_shared else u)]
+        where = torch.arange(u)[:, None], torch.stack(draws).expand(u, -1)  # units [u, 1] and their points [u, m]
         names = ("gradients", "values", "regions")
-        picked = {name: value[units, order] for name in names if (value := getattr(self, name)) is not None}
-        points = self.points[order[0]] if self.is_shared else self.points[units, order]
-        return replace(self, points=points, **picked)
+        picked = {name: value[where] for name in names if (value := getattr(self, name)) is not None}
+        return replace(self, points=self.points[draws[0]] if self.is_shared else self.points[where], **picked)
 
     def rotated(self, rotations: Tensor) -> GradientFields:
         """Turn points and gradients: p → R p, g → R g. Norms and inner products stay.
@@ -289,7 +282,7 @@ class GradientFields:
             OSError: If it cannot be written.
             TypeError: If it is no path.
         """
-        kept = {name: value.cpu().contiguous().clone() for name in AXES if (value := getattr(self, name)) is not None}
+        kept = {name: value.cpu().contiguous().clone() for name in NAMES if (value := getattr(self, name)) is not None}
         _files.save("path", path, safetensors.torch.save(kept))
 
     @classmethod
@@ -320,14 +313,13 @@ class GradientFields:
             tensors = safetensors.torch.load(content)
         except safetensors.SafetensorError as error:
             refuse("path", rule, f"{str(path)!r}: {error}", "Pass another")
-        if not {"points", "gradients"} <= tensors.keys() <= AXES.keys():
+        if not {"points", "gradients"} <= tensors.keys() <= set(NAMES):
             refuse("path", rule, f"one with {', '.join(map(repr, tensors)) or 'nothing'}", "Pass another")
         return cls(**tensors)
 
     def _matrices(self, name: str, value: Any) -> Tensor:
         """Return one matrix for all units or one for each, in float64 on the fields' device."""
-        matrices = as_tensor(name, value, "d d|u d d", u=self.n_units, d=self.dim)
-        return matrices.to(self.gradients.device, torch.float64)
+        return as_tensor(name, value, "d d|u d d", u=self.n_units, d=self.dim).to(self.gradients.device, torch.float64)
 
     def _mapped(self, of_points: Tensor, of_gradients: Tensor) -> GradientFields:
         points = (self.points if of_points.ndim == 2 else self.own_points()).double() @ of_points.mT
@@ -352,31 +344,25 @@ def varying_amplitudes(fields: GradientFields) -> Tensor:
     constant = (amplitudes == 0).nonzero().flatten().tolist()
     if constant:
         remedy = "Drop them with fields[fields.amplitudes() > 0]"
-        refuse("fields", "vary at the points of every unit", f"constant units {shown(constant)}", remedy)
+        refuse("fields", "vary at the points of every unit", f"constant units {reprlib.repr(constant)}", remedy)
     return amplitudes
-
-
-def shown(numbers: list[int]) -> str:
-    """Return the first eight of some numbers, for an error message."""
-    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
 
 def _positions(index: Any, u: int) -> Tensor:
     """Return an integer, a slice, a list of positions or a mask as positions from 0 to u - 1, at least one, [v]."""
+    positions = np.arange(u)
     try:
         given = index.numpy(force=True) if isinstance(index, Tensor) else index
-        row = np.asarray(range(u)[given] if isinstance(given, slice) else given)
+        row = np.asarray(positions[given] if isinstance(given, slice) else given)
     except ValueError:  # rows of different lengths
         row = np.array(None)
     if (row.size and row.dtype.kind not in "iub") or (row.ndim == 0 and row.dtype.kind == "b"):
         remedy = "Pass fields[0], fields[2:5], fields[[0, 7]] or fields[mask]"
         refuse("index", "be an integer, a slice, a list of positions or a mask", describe(index), remedy, TypeError)
-    row = row.reshape(-1) if row.dtype.kind == "b" else row.reshape(-1).astype(np.int64)
-    try:
-        chosen = torch.from_numpy(np.arange(u)[row])
-    except IndexError:
-        rule = f"lie between {-u} and {u - 1}, or be a mask of {u} units"
-        refuse("index", rule, describe(index), "Drop or correct it", IndexError)
+    chosen = positions[:0]
+    with suppress(IndexError):
+        chosen = positions[row.reshape(-1)] if row.size else chosen
     if not len(chosen):
-        refuse("index", "pick at least one unit", "none", f"There are {u}", IndexError)
-    return chosen
+        rule = f"pick units between {-u} and {u - 1}, one or more, or be a mask of {u} units"
+        refuse("index", rule, describe(index), "Drop or correct it", IndexError)
+    return torch.from_numpy(chosen)

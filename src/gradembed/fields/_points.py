@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from gradembed._validation import as_integer, as_number, as_tensor, check_choice, refuse
-from gradembed.fields._fields import GradientFields, check_fields, shown
+from gradembed.fields._fields import GradientFields, check_fields
 
 
 def grid_points(m: int, dim: int) -> Float32[Tensor, "m d"]:
@@ -64,8 +64,7 @@ def sobol_points(m: int, dim: int, seed: int = 0) -> Float32[Tensor, "m d"]:
     """
     m, seed = as_integer("m", m, 1), as_integer("seed", seed, 0)
     dim = as_integer("dim", dim, 1, torch.quasirandom.SobolEngine.MAXDIM)  # as far as the sequence is known
-    drawn: Tensor = torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed).draw(m, dtype=torch.float32)
-    return 2 * drawn - 1
+    return 2 * torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed).draw(m, dtype=torch.float32) - 1
 
 
 def sample_points(x: Float[Tensor, "n d"], m: int, seed: int = 0) -> Float[Tensor, "m d"]:
@@ -129,9 +128,7 @@ def field_mask(fields: GradientFields, fraction: float, seed: int = 0, kind: str
     generator = torch.Generator().manual_seed(seed)
     if kind == "points":
         lost = min(max(round(fraction * m), 1), m - 1)
-        mask = torch.zeros(u, m, dtype=torch.bool)
-        chosen = torch.rand(u, m, generator=generator).argsort(1)[:, :lost]
-        return mask.scatter_(1, chosen, True).to(fields.gradients.device)
+        return (torch.rand(u, m, generator=generator).argsort(1).argsort(1) < lost).to(fields.gradients.device)
     if fields.regions is None:
         remedy = "Use kind='points', or fields of a piecewise-linear network"
         refuse("fields", "have regions with kind='regions'", "None", remedy)
@@ -140,24 +137,25 @@ def field_mask(fields: GradientFields, fraction: float, seed: int = 0, kind: str
 
 def _mask_regions(regions: Tensor, target: float, generator: torch.Generator) -> Tensor:
     """Return whole regions of each unit, drawn so that their points come near a number: True if left out, [u, m]."""
-    ordered, order = regions.sort(1)
-    changes = torch.zeros_like(ordered)
-    changes[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(1)
-    numbers = torch.empty_like(ordered).scatter_(1, order, changes)  # from 0 on, whatever the fields call them
-    counts = changes[:, -1] + 1
+    # [u, m], numbered from 0 on, whatever the fields call them
+    numbers = torch.stack([row.unique(return_inverse=True)[1] for row in regions])
+    counts = numbers.amax(1) + 1
     single = (counts == 1).nonzero().flatten().tolist()
     if single:
         remedy = "Drop those units, or use kind='points'"
-        refuse("fields", "have at least two regions in every unit", f"one in units {shown(single)}", remedy)
+        refuse(
+            "fields",
+            "have at least two regions in every unit",
+            f"one in {len(single)} of them, unit {single[0]} the first",
+            remedy,
+        )
     sizes = torch.zeros_like(numbers).scatter_add_(1, numbers, torch.ones_like(numbers))
     lots = torch.rand(sizes.shape, generator=generator).masked_fill_(sizes == 0, 2)
     drawn = lots.argsort(1)  # the regions that there are come first
     distance = (sizes.gather(1, drawn).cumsum(1) - target).abs()
     last = torch.arange(sizes.shape[1]) >= counts[:, None] - 1  # one region at least is kept
     n_lost = distance.masked_fill(last, torch.inf).argmin(1, keepdim=True) + 1
-    is_lost = torch.zeros_like(sizes, dtype=torch.bool)
-    is_lost.scatter_(1, drawn, torch.arange(sizes.shape[1]) < n_lost)
-    return is_lost.gather(1, numbers)
+    return (drawn.argsort(1) < n_lost).gather(1, numbers)
 
 
 def as_fraction(name: str, value: object) -> float:

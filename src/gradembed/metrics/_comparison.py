@@ -56,10 +56,8 @@ class UnitMatching:
     n_b: int
 
     def __repr__(self) -> str:
-        return (
-            f"UnitMatching({len(self.pairs)} pairs of {self.n_a} and {self.n_b} units, "
-            f"mean distance {float(self.distance.mean()):.3g})"
-        )
+        mean = float(self.distance.mean())
+        return f"UnitMatching({len(self.pairs)} pairs of {self.n_a} and {self.n_b} units, mean distance {mean:.3g})"
 
     def accuracy(self, labels_a: Labels, labels_b: Labels) -> float:
         """Share of the pairs whose labels agree; 1 is perfect, and ``chance`` says what a random matching reaches.

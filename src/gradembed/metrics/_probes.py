@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,14 +176,12 @@ def transfer_probe(
     seed, confidence = as_integer("seed", seed, 0), as_number("confidence", confidence, 0.5, 0.9999)
     known, trained = as_classes("y_train", y_train, len(points))
     asked = as_categories("y_test", y_test, len(tested))
-    foreign = sorted(map(repr, set(asked.tolist()) - set(known.tolist())))
-    if foreign:
-        got = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
-        refuse("y_test", "hold classes of y_train only", got, "Leave those units out, or train on them too")
+    if foreign := sorted(set(asked.tolist()) - set(known.tolist()), key=repr):
+        remedy = "Leave those units out, or train on them too"
+        refuse("y_test", "hold classes of y_train only", reprlib.repr(foreign), remedy)
     sides = (("groups_train", groups_train, len(points)), ("groups_test", groups_test, len(tested)))
     homes = [set(as_categories(*side).tolist()) for side in sides if side[1] is not None]
-    shared = homes[0] & homes[1] if len(homes) == 2 else set()
-    if shared:
+    if len(homes) == 2 and (shared := homes[0] & homes[1]):
         got, remedy = f"{len(shared)} on both sides", "Train and test on different networks"
         refuse("groups_test", "share no network with groups_train", got, remedy)
     classes = np.searchsorted(known, asked)
@@ -209,14 +208,8 @@ def _score(
     correct: NDArray[np.bool_], classes: NDArray[np.int64], members: NDArray[np.int64], folds: list[float],
     n_classes: int, grouped: bool, seed: int, confidence: float,
 ) -> ProbeScore:  # fmt: skip
+    chance, n_groups = float(np.bincount(classes).max() / len(classes)), int(members.max()) + 1
+    interval, marks = bootstrap_share(correct.astype(float), members, confidence, seed), torch.from_numpy(correct)
     return ProbeScore(
-        accuracy=float(correct.mean()),
-        chance=float(np.bincount(classes).max() / len(classes)),
-        folds=tuple(folds),
-        interval=bootstrap_share(correct.astype(float), members, confidence, seed),
-        n_classes=n_classes,
-        n_groups=int(members.max()) + 1,
-        grouped=grouped,
-        correct=torch.from_numpy(correct),
-        confidence=float(confidence),
+        float(correct.mean()), chance, tuple(folds), interval, n_classes, n_groups, grouped, marks, float(confidence)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -68,10 +67,8 @@ class RetrievalScore:
 
     def __repr__(self) -> str:
         homes = f"{self.n_groups} networks" if self.grouped else "networks not kept apart"
-        return (
-            f"RetrievalScore(accuracy {self.estimate}, chance {self.chance:.2f}, "
-            f"k={self.neighbors.shape[1]}, {len(self.queries)} queries, {homes})"
-        )
+        asked = f"k={self.neighbors.shape[1]}, {len(self.queries)} queries"
+        return f"RetrievalScore(accuracy {self.estimate}, chance {self.chance:.2f}, {asked}, {homes})"
 
 
 def retrieval(
@@ -133,29 +130,24 @@ def retrieval(
     blocks, step = [], max(1, BLOCK // len(columns))
     for part in np.split(rows, range(step, len(rows), step)):
         allowed = np.logical_and.reduce([label[part, None] != label[columns] for label in apart])  # [q, c]
-        short = int((allowed.sum(1) < k).sum())
-        if short:
+        if short := int((allowed.sum(1) < k).sum()):
             rule, got = f"leave every query {k} or more candidates", f"{short} with fewer, or more of them"
             refuse("groups", rule, got, "Pass units of more networks, exclude less, or lower k")
         squares = np.where(allowed, _squared_distances(points[part], points[columns]), np.inf)
         same = labels[part, None] == labels[columns]
-        nearest, distances = _nearest(squares, k)
+        places, distances = _nearest(squares, k)
         chances = (same & allowed).sum(1) / allowed.sum(1)
-        blocks.append((_precision(squares, same, k), chances, columns[nearest], distances))
+        blocks.append((_precision(squares, same, k), chances, columns[places], distances))
     hits, chances, neighbors, distances = (np.concatenate(column) for column in zip(*blocks, strict=True))
     homes = np.unique(members[rows], return_inverse=True)[1]
-    return RetrievalScore(
-        accuracy=float(hits.mean()),
-        chance=float(chances.mean()),
-        interval=bootstrap_share(hits, homes, confidence, seed),
-        hits=torch.from_numpy(hits),
-        queries=torch.from_numpy(rows),
-        neighbors=torch.from_numpy(neighbors),
-        distances=torch.from_numpy(distances),
-        n_groups=int(homes.max()) + 1,
-        grouped=groups is not None,
-        confidence=confidence,
+    accuracy, chance, interval = (
+        float(hits.mean()),
+        float(chances.mean()),
+        bootstrap_share(hits, homes, confidence, seed),
     )
+    n_groups, grouped = int(homes.max()) + 1, groups is not None
+    right, asked, nearest, lengths = map(torch.from_numpy, (hits, rows, neighbors, distances))
+    return RetrievalScore(accuracy, chance, interval, right, asked, nearest, lengths, n_groups, grouped, confidence)
 
 
 def _positions(name: str, mask: Labels | None, n: int) -> NDArray[np.int64]:
@@ -239,8 +231,7 @@ def enrichment(
     units, neighbors = found.queries.numpy()[:, None], found.neighbors.numpy()
     labels = as_labels("y", y, len(units))
     places = groups if within is None else as_labels("within", within, len(units))
-
-    def share_of_equal(given: NDArray[Any]) -> float:
-        return float((given[units] == given[neighbors]).mean())
-
-    return permutation_null(share_of_equal, labels, places, n_permutations=n_permutations, seed=seed)
+    return permutation_null(
+        lambda dealt: float((dealt[units] == dealt[neighbors]).mean()), labels, places,
+        n_permutations=n_permutations, seed=seed,
+    )  # fmt: skip

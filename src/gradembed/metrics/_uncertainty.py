@@ -52,9 +52,8 @@ class Estimate:
 
     def __format__(self, spec: str) -> str:
         spec = spec or ".2f"
-        if self.n == 1:
-            return f"{self.mean:{spec}} (n=1)"
-        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+        around = "(n=1)" if self.n == 1 else f"[{self.low:{spec}}, {self.high:{spec}}]"
+        return f"{self.mean:{spec}} {around}"
 
     def __str__(self) -> str:
         return format(self)
@@ -160,13 +159,10 @@ class Enrichment:
         return self.observed / self.null_mean
 
     def __repr__(self) -> str:
-        least = 1 / (self.n_permutations + 1)
-        sign = "≤" if self.p_value <= least * (1 + 1e-9) else "="
-        return (
-            f"Enrichment(observed {self.observed:.2f}, null {self.null_mean:.2f} ± {self.null_std:.2g}, "
-            f"ratio {self.ratio:.2f}, effect size {self.effect_size:.1f}, p {sign} {self.p_value:.2g}, "
-            f"{self.n_permutations:,} permutations)"
-        )
+        sign = "≤" if self.p_value <= (1 + 1e-9) / (self.n_permutations + 1) else "="  # its least value
+        null = f"null {self.null_mean:.2f} ± {self.null_std:.2g}, ratio {self.ratio:.2f}"
+        test = f"effect size {self.effect_size:.1f}, p {sign} {self.p_value:.2g}, {self.n_permutations:,} permutations"
+        return f"Enrichment(observed {self.observed:.2f}, {null}, {test})"
 
 
 def permutation_null(
@@ -231,7 +227,6 @@ def permutation_null(
     mean, std, distance = float(null.mean()), float(null.std()), observed - float(null.mean())
     slack = 1e-12 * max(abs(observed), float(np.abs(null).max()))  # values equal up to rounding count as reached
     p_value = (1 + int((null >= observed - slack).sum())) / (1 + n_permutations)
-    if std > slack:
-        return Enrichment(observed, mean, std, p_value, distance / std, n_permutations)
-    effect = 0.0 if abs(distance) <= slack else math.copysign(math.inf, distance)
-    return Enrichment(observed, mean, 0.0, p_value, effect, n_permutations)
+    effect = math.copysign(math.inf, distance) if abs(distance) > slack else 0.0
+    effect, std = (distance / std, std) if std > slack else (effect, 0.0)
+    return Enrichment(observed, mean, std, p_value, effect, n_permutations)

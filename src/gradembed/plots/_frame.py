@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.image import AxesImage
+from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 from torch import Tensor
 
 from gradembed._validation import as_list, as_names, as_tensor, describe, refuse
-
-if TYPE_CHECKING:
-    from matplotlib.image import AxesImage
-    from numpy.typing import NDArray
 
 # Paul Tol's "muted" scheme, ordered for contrast between neighbors, and grey as the tenth.
 COLORS = (

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from gradembed._validation import as_number, as_positions, check_choice, describe, refuse
+from gradembed.fields import GradientFields
+from gradembed.interference import Interference
 from gradembed.plots import _frame
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from numpy.typing import ArrayLike
-    from torch import Tensor
-
-    from gradembed.fields import GradientFields
-    from gradembed.interference import Interference
-    from gradembed.training import TrainingRun
+from gradembed.training import TrainingRun
 
 DASHES = ("-", "--", ":", "-.")
 
@@ -78,7 +74,7 @@ def conflict_by_layer(
         results: One result, or results under a name for the legend; several under one name (say, of different
             seeds) are drawn as a line of their means with a band from least to greatest, a single one with its
             bootstrap interval, if it has one. Dashed: its untrained control, if it has one. Dotted, for |cosine|: its
-            level of chance.
+            level of chance, likewise.
         measure: "conflict", "cosine", "abs_cosine" or "norm_similarity".
         title: Above the plot.
         source: Where the data come from.
@@ -139,7 +135,7 @@ def _draw_group(ax: Axes, name: str, group: Sequence[Interference], measure: str
     if copies:
         values = [np.mean([control.pair_mean(measure, layer) for control in copies]) for layer in layers]
         ax.plot(layers, values, "s--", color=color, alpha=0.6, label=f"{before}the same untrained ({len(copies)})")
-    if measure == "abs_cosine":
+    if measure == "abs_cosine" and all(result.chance for result in group):
         values = [np.mean([result.chance[layer] for result in group]) for layer in layers]
         ax.plot(layers, values, ":", color=color, alpha=0.8, label=f"{before}chance")
 
@@ -256,11 +252,10 @@ def field_1d(
     ax = _frame.single(ax, (6.4, 3.4), source)
     table = fields.values if values and fields.values is not None else fields.gradients[..., 0]
     lines, points = table.numpy(force=True), fields.own_points()[..., 0].numpy(force=True)
-    labels, seen = range(u) if fields.labels is None else fields.labels.tolist(), set()
+    labels = range(u) if fields.labels is None else fields.labels.tolist()
+    names = {labels[unit]: f"function {labels[unit]}" for unit in chosen}  # each stands in the legend once
     for unit in chosen:
-        color = _frame.COLORS[labels[unit] % 10]
-        name = None if labels[unit] in seen else f"function {labels[unit]}"
-        seen.add(labels[unit])
+        color, name = _frame.COLORS[labels[unit] % 10], names.pop(labels[unit], None)
         order = points[unit].argsort()
         ax.plot(points[unit][order], lines[unit][order], color=color, linewidth=1, alpha=0.8, label=name)
         if crosses is not None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from gradembed._validation import as_integer, as_names, as_number, describe, refuse
+from gradembed.modules import TaskModules
 from gradembed.plots import _frame
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from numpy.typing import ArrayLike
-    from torch import Tensor
-
-    from gradembed.modules import TaskModules
 
 SMALL = 0.015  # a range that two decimals hardly show
 
@@ -56,8 +53,7 @@ def images(
     titles = as_names("titles", titles, k, "pictures")
     columns = min(as_integer("columns", columns, 1), k)
     lines = -(-k // columns)
-    size = (1.55 * columns + 0.9, 1.75 * lines + 0.5)
-    panels = _frame.panels("axes", None, size, source, (lines, columns), title)
+    panels = _frame.panels("axes", None, (1.55 * columns + 0.9, 1.75 * lines + 0.5), source, (lines, columns), title)
     limit = float(np.abs(table).max()) or 1.0
     scale = ("RdBu_r", -limit, limit) if signed else ("gray", float(table.min()), float(table.max()))
     for ax in panels:
@@ -106,8 +102,7 @@ def score_map(
     """
     _frame.check_table(table, [x, y], [score])
     if not np.isfinite(table[score].to_numpy(float)).all():
-        rule = f"have finite scores in its column {score!r}"
-        refuse("table", rule, "others", "Drop those rows, or mend the sweep")
+        refuse("table", f"have finite scores in its column {score!r}", "others", "Drop those rows, or mend the sweep")
     ends = _frame.pair("limits", limits, "numbers")
     low, high = (as_number(f"limits[{i}]", end, -math.inf) for i, end in enumerate(ends))
     if not low < high:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.image import AxesImage
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from gradembed._validation import as_list, as_names, as_number, check_choice, check_layer, refuse
+from gradembed.interference import Interference
 from gradembed.plots import _frame
-
-if TYPE_CHECKING:
-    from matplotlib.image import AxesImage
-    from numpy.typing import ArrayLike, NDArray
-    from torch import Tensor
-
-    from gradembed.interference import Interference
-    from gradembed.tree import GradientTree
+from gradembed.tree import GradientTree
 
 
 def similarity_matrix(
@@ -120,8 +117,9 @@ def _panel_title(result: Interference, measure: str, layer: str) -> str:
     if measure != "abs_cosine":
         return layer
     control = [copy.pair_mean(measure, layer) for copy in result.untrained]
-    beside = f", untrained {np.mean(control):.2f}" if control else ""
-    return f"{layer}\nmean {result.pair_mean(measure, layer):.2f}, chance {result.chance[layer]:.2f}{beside}"
+    chance = f", chance {result.chance[layer]:.2f}" if result.chance else ""
+    untrained = f", untrained {np.mean(control):.2f}" if control else ""
+    return f"{layer}\nmean {result.pair_mean(measure, layer):.2f}{chance}{untrained}"
 
 
 def _draw(ax: Axes, table: NDArray[Any], names: Sequence[str], measure: str, limit: float) -> AxesImage:

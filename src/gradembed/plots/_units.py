@@ -5,24 +5,21 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
+from torch import Tensor
 
 from gradembed._validation import as_integer, as_positions, refuse
+from gradembed.cards import UnitCard
+from gradembed.fields import GradientFields
 from gradembed.plots import _frame
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from gradembed.cards import UnitCard
-    from gradembed.fields import GradientFields
-    from gradembed.tree import GradientTree
+from gradembed.tree import GradientTree
 
 LARGEST_AREA = 420.0  # of a node that holds all samples, in square points
 LABEL_AREA = 90.0  # from here on the number of samples fits in a node
