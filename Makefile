@@ -32,10 +32,11 @@ test: $(DONE)  ## Run all tests: docstring examples, and every notebook in the q
 TORCH = $(shell grep -E '^torch(vision)?==' constraints.txt)
 test-lowest: $(DONE)  ## Run the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	mkdir -p build
-	$(BIN)/python scripts/lowest_versions.py tests --except torch torchvision > build/lowest.txt
+	printf '%s\n' $(TORCH) | $(BIN)/uv pip compile --quiet --python $(BIN)/python --resolution lowest-direct \
+		--extra tests pyproject.toml - > build/lowest.txt
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off \
-		--constraint build/lowest.txt --editable ".[tests]" $(TORCH)
+		--constraint build/lowest.txt --editable ".[tests]"
 	$(VENV)-lowest/bin/python -m pytest -m "not slow" --ignore tests/test_notebooks.py -W ignore::DeprecationWarning
 
 docs: $(DONE)  ## Build the documentation into build/docs; every example on its pages is run
