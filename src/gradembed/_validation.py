@@ -176,8 +176,8 @@ def _tensor_of(name: str, value: Any, kind: str, like: Tensor | None) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     try:
-        if isinstance(value, str | bytes | Mapping | bool) or value is None:
-            raise TypeError  # torch reads some of them in its own way
+        if not (isinstance(value, list | tuple | int | float | np.generic) or hasattr(value, "__array__")):
+            raise TypeError  # NumPy reads some others in its own way
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" or (kind == "float" and array.dtype.kind == "b"):
             raise TypeError
@@ -212,6 +212,9 @@ def check_parameters(model: nn.Module) -> None:
         if parameter.device.type == "meta" or isinstance(parameter, nn.parameter.UninitializedParameter):
             got = f"{key!r} without numbers (lazy, or on the meta device)"
             refuse("model", "have weights", got, "Load them, or run the network once")
+        if parameter.is_inference():
+            remedy = "Pass copy.deepcopy(model)"
+            refuse("model", "be made outside torch.inference_mode()", f"{key!r} made inside", remedy)
         if parameter.is_floating_point() and not is_finite(parameter.detach()):
             refuse("model", "have finite parameters", f"NaN or infinity in {key!r}", "Train it again, or load it again")
 

@@ -24,6 +24,7 @@ from gradembed._validation import (
 )
 from gradembed.gradients import Session, Site
 from gradembed.gradients.sites import find_sites, read_element, replace_element
+from gradembed.gradients.tape import changed_arguments
 from gradembed.models import MLPEnsemble
 
 if TYPE_CHECKING:
@@ -266,18 +267,18 @@ def ablated(
         refuse("layer", "name units, not their mean", repr(str(site)), "Leave out `mean`")
     indices = [as_integer("units", unit, 0) for unit in as_list("units", units, "a list of indices")]
     is_one = isinstance(at, int | float | np.number) or np.ndim(at) == 0
-    held = as_number("at", at, -3e38, 3e38) if is_one else as_tensor("at", at, "d")
+    held = as_number("at", at, -3e38, 3e38) if is_one else as_tensor("at", at, "d", kind="any").double()
     held = at if isinstance(at, Tensor) and at.requires_grad else held  # a constant can be learned
     holder = _Holder(site, indices, held)
     module, is_before = (model, True) if site.name == "input" else (modules[site.name], site.input)
-    hook = module.register_forward_pre_hook(holder.before, with_kwargs=True)
-    handles = [hook] if is_before else [hook, module.register_forward_hook(holder.after)]
-    holder.is_before = is_before
+    if is_before:
+        handle = module.register_forward_pre_hook(holder.before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(holder.after)
     try:
         yield model
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
     if not holder.has_run:
         run = "did not run" if site.call is None else f"ran {holder.runs} times"
         got, remedy = f"{str(site)!r}, which {run}", "Call the model in the block, or choose another layer"
@@ -291,16 +292,12 @@ class _Holder:
     site: Site
     units: list[int]
     at: float | Tensor
-    is_before: bool = False
     runs: int = 0
     has_run: bool = False
 
-    def before(self, _module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
-        """Hold what a module takes, by position or by name; count its runs."""
-        if not self.is_before:
-            return args, named
-        held = self.hold({**dict(enumerate(args)), **named})
-        return tuple(held[i] for i in range(len(args))), {key: held[key] for key in named}
+    def before(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+        """Hold what a module takes."""
+        return changed_arguments(module, args, named, self.hold)
 
     def after(self, _module: nn.Module, _args: object, output: Any) -> Any:
         """Hold what it returns."""

@@ -243,7 +243,7 @@ class Autograd:
             found = self._backward(outputs, [run.edges[key] for key in keys], weights, True)
             feeds[row] = torch.tensor([g is not None and bool(g.any()) for g in found])
         feeds = feeds[feeds.any(1)]  # a unit that nothing moves at these samples says nothing
-        good = {key for key, column in zip(keys, feeds.T, strict=True) if len(feeds) and bool(column.all())}
+        good = {key for key, column in zip(keys, feeds.T, strict=True) if column.all() or not column.any()}
         flat = torch.cat([head.detach() for head in heads], 1)
         return [
             site

@@ -28,13 +28,13 @@ def tensors_in(batch: Batch) -> list[Tensor]:
     return [tensor for item in items for tensor in tensors_in(item)]
 
 
-def each(batch: Batch, change: Callable[[Tensor], Any]) -> Batch:
-    """Change every tensor of a batch; what is none stays.
+def each(batch: Batch, change: Callable[[Any], Any]) -> Batch:
+    """Change every tensor (or array) of a batch; what is none stays.
 
     Returns:
         A batch of the same structure.
     """
-    if isinstance(batch, Tensor):
+    if isinstance(batch, Tensor | np.ndarray):
         return change(batch)
     if isinstance(batch, Mapping):
         return {key: each(item, change) for key, item in batch.items()}
@@ -81,7 +81,8 @@ def read_batch(batch: Any, name: str, kind: torch.dtype | None = None) -> Batch:
         batch = as_tensor(name, batch, "...", kind="any")
         if is_list and batch.is_floating_point() and kind is not None:
             batch = batch.to(kind)  # Python's numbers have no precision of their own
-    batch = each(_arrays_read(batch), _detached)
+    batch = each(batch, lambda item: as_tensor(name, item, "...", kind="any") if isinstance(item, np.ndarray) else item)
+    batch = each(batch, lambda tensor: tensor.detach().clone() if tensor.is_inference() else tensor.detach())
     found = tensors_in(batch)
     if isinstance(batch, Tensor) and batch.ndim == 1 and batch.is_floating_point():
         remedy = f"Use {name}[None] for one sample, {name}[:, None] for one feature"
@@ -112,20 +113,6 @@ def read_batch(batch: Any, name: str, kind: torch.dtype | None = None) -> Batch:
                     f"{bad} NaN or infinite values of {tensor.numel()}",
                     "Clean or drop those samples",
                 )
-    return batch
-
-
-def _detached(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
-
-
-def _arrays_read(batch: Batch) -> Batch:
-    if isinstance(batch, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(batch).copy())
-    if isinstance(batch, Mapping):
-        return {key: _arrays_read(item) for key, item in batch.items()}
-    if isinstance(batch, tuple | list) and not hasattr(batch, "_fields"):
-        return type(batch)(_arrays_read(item) for item in batch)
     return batch
 
 
@@ -188,16 +175,30 @@ class Stream:
             rule = "be a batch: a tensor of samples, or a mapping or tuple of tensors"
             refuse(name, rule, describe(item), "Have the iterable give batches, as a DataLoader does", TypeError)
         batch = read_batch(item, name)
-        kinds = [(t.dtype, t.device, tuple(t.shape[1:])) for t in tensors_in(batch)]
-        expected = kinds if first is None else [(t.dtype, t.device, tuple(t.shape[1:])) for t in tensors_in(first)]
-        if kinds != expected:
+        if first is None:
+            return batch
+        batch, difference = _alike(batch, first)
+        if difference:
             remedy = "Make all batches alike (pad tokens to one length); only their numbers of samples may differ"
-            refuse(name, f"be like the first batch, {_kinds(expected)}", _kinds(kinds), remedy)
+            refuse(name, f"be like the first batch, {difference[0]}", difference[1], remedy)
         return batch
 
 
-def _kinds(kinds: list[tuple[torch.dtype, torch.device, tuple[int, ...]]]) -> str:
-    return ", ".join(f"{str(d).removeprefix('torch.')} [n, {str(list(s))[1:]} on {where}" for d, where, s in kinds)
+def _alike(batch: Batch, first: Batch) -> tuple[Batch, tuple[str, str] | None]:
+    """Put a batch in the order of another; tell what the other has, and what stands there instead, if they differ."""
+    if isinstance(batch, Mapping) and isinstance(first, Mapping) and batch.keys() == first.keys():
+        pairs = {key: _alike(batch[key], item) for key, item in first.items()}
+        return {key: item for key, (item, _) in pairs.items()}, next((d for _, d in pairs.values() if d), None)
+    if isinstance(batch, tuple | list) and type(batch) is type(first) and len(batch) == len(first):
+        return batch, next((d for a, b in zip(batch, first, strict=True) if (d := _alike(a, b)[1])), None)
+    one, other = _kind(first), _kind(batch)
+    return batch, None if one == other else (one, other)
+
+
+def _kind(item: Any) -> str:
+    if not isinstance(item, Tensor):
+        return describe(sorted(item) if isinstance(item, Mapping) else item)
+    return f"{str(item.dtype).removeprefix('torch.')} {['n', *item.shape[1:]]} on {item.device}".replace("'", "")
 
 
 def part(batch: Batch, start: int, end: int) -> Batch:

@@ -145,7 +145,7 @@ class Chain:
             return readout[..., None, :].to(x), top
         step = self.steps[top - 1]
         if isinstance(step, Linear):  # its weights are the gradients of its units; no matrix as wide as the layer
-            return step.weight[..., readout, :][..., None, :], top - 1
+            return step.weight[..., readout.to(x.device), :][..., None, :], top - 1
         rows = nn.functional.one_hot(readout, self.width_of(unit_site, x)).to(x)[:, None]
         return rows if self.n_members is None else rows.expand(self.n_members, *rows.shape), top
 

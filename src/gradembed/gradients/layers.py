@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -65,29 +65,38 @@ class Recorder:
         return [tuple(run.get(name, (0, 0))) for run in self.runs]  # type: ignore[misc]
 
 
-def default_names(model: nn.Module) -> list[str]:
+def default_names(model: nn.Module, ran: Iterable[str] | None = None) -> list[str]:
     """Name the layers of a model by its structure.
 
-    Lists, dictionaries and sequences of several layers stand for their items, and so does a module around them (a
-    trunk) or around a single one (a wrapper). An item is a layer, whatever it is made of, unless it is a list or
-    sequence of layers itself.
+    Lists, dictionaries and sequences of several layers stand for their items, and so does a module around such a list
+    of blocks (a trunk) or around a single module (a wrapper). An item is a layer, whatever it is made of, unless it is
+    a list or sequence of layers itself.
+
+    Args:
+        model: The network.
+        ran: Names of the modules that run in a forward pass; ``None`` for all.
 
     Returns:
         Dotted names, in the order of definition.
     """
-    return _items_of(model, "", is_trunk=True) if _n_weights(model) or any(model.children()) else []
+    is_chain = _is_list(model) and len(list(model.children())) > 2
+    used = None if ran is None else {name[:end] for name in ran for end, c in enumerate(f"{name}.") if c == "."}
+    return _items_of(model, "", used, is_trunk=not is_chain)
 
 
-def _items_of(module: nn.Module, name: str, *, is_trunk: bool) -> list[str]:
-    prefix = f"{name}." if name else ""
-    named = [(prefix + key, child) for key, child in module.named_children()]
-    expanded: list[str] = []
-    for key, child in named:
-        if _is_list(child) or (is_trunk and (_holds_list(child) or _is_wrapper(child, len(named)))):
-            expanded += _items_of(child, key, is_trunk=is_trunk and not _is_list(child))
+def _items_of(module: nn.Module, prefix: str, used: set[str] | None, *, is_trunk: bool) -> list[str]:
+    """Names of the layers within a module; of a trunk, also within modules that hold a list of blocks."""
+    children = list(module.named_children())
+    if used is not None and not _is_list(module):  # metrics and losses are no layers; experts that did not run are
+        children = [(key, child) for key, child in children if prefix + key in used]
+    names: list[str] = []
+    for key, child in children:
+        is_wrapper = len(children) == 1 and any(child.children()) and type(child) is not nn.Sequential
+        if _is_list(child) or (is_trunk and (is_wrapper or _holds_blocks(child))):
+            names += _items_of(child, f"{prefix}{key}.", used, is_trunk=is_trunk and not _is_list(child))
         else:
-            expanded.append(key)
-    return expanded
+            names.append(prefix + key)
+    return names
 
 
 def _is_list(module: nn.Module) -> bool:
@@ -96,20 +105,17 @@ def _is_list(module: nn.Module) -> bool:
         return False
     if type(module).forward is nn.Module.forward:  # lists and dictionaries of modules, which are never called
         return any(module.children())
-    return type(module) is nn.Sequential and _n_weights(module) > 1
+    weights = (any(p.ndim > 1 for p in part.parameters(recurse=False)) for part in module.modules())
+    return type(module) is nn.Sequential and sum(weights) > 1
 
 
-def _holds_list(module: nn.Module) -> bool:
-    return any(_is_list(child) or _holds_list(child) for child in module.children())
-
-
-def _is_wrapper(module: nn.Module, n_siblings: int) -> bool:
-    return n_siblings == 1 and any(module.children()) and type(module) is not nn.Sequential
-
-
-def _n_weights(module: nn.Module) -> int:
-    """Count modules within that have a matrix, or more axes, of weights."""
-    return sum(any(p.ndim > 1 for p in part.parameters(recurse=False)) for part in module.modules())
+def _holds_blocks(module: nn.Module) -> bool:
+    """Whether somewhere in a module there is a list that is never called, or a sequence of modules made of others."""
+    for part in module.modules():
+        is_deep = type(part) is not nn.Sequential or sum(any(child.children()) for child in part) > 1
+        if part is not module and _is_list(part) and is_deep:
+            return True
+    return False
 
 
 def default_sites(model: nn.Module, recorder: Recorder, batch: Batch) -> list[Site]:
@@ -125,7 +131,7 @@ def default_sites(model: nn.Module, recorder: Recorder, batch: Batch) -> list[Si
     """
     tensor, _ = read_element(batch, None)
     inputs = [Site("input")] if tensor is not None and tensor.is_floating_point() else []
-    names = default_names(model)
+    names = default_names(model, recorder.runs[0])
     times = {name: [count for count, _ in recorder.times(name)] for name in names}  # runs, in each run of the model
     # lists whose items do not run alike, whatever the samples, are a choice of experts, not layers
     lists = {name: name.rpartition(".")[0] for name in names}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,8 +37,8 @@ CHUNK_BYTES = (
     10 * 2**20
 )  # of a chain's gradients at a time: fewer calls than smaller chunks, and still kept by the allocator
 GROUP_BYTES = 8 * 2**20  # of what one group of an ensemble computes: about what a processor keeps in its cache
-SITE_BYTES = 4 * 2**20  # of activations at all sites, on the general path: about what stays in the caches
-GRADIENT_BYTES = 256 * 2**20  # of gradients at all sites
+SITE_BYTES = 8 * 2**20  # of activations at all sites, on the general path: about what stays in the caches
+GRADIENT_BYTES = 2**30  # of gradients at all sites
 FEW = 8  # samples; of fewer at a time, running sums over many pairs of units cost more than the samples
 
 
@@ -107,15 +108,14 @@ class Session:
             The session.
         """
         check_module(model)
-        model = _unwrapped(model)
+        model, member = _unwrapped(model), "Take a member out by ensemble[i]"
         if isinstance(model, MLPEnsemble) and not ensembles:
-            refuse("model", "be one network", describe(model), "Take a member out by ensemble[i]")
+            refuse("model", "be one network", describe(model), member)
         if forward is not None and not callable(forward):
             refuse("forward", "be callable with model and batch", describe(forward), "Pass a function", TypeError)
         samples = read(x, model, forward, x_name)
         if isinstance(model, MLPEnsemble) and (forward is not None or not isinstance(samples, Tensor)):
-            rule = "be one tensor, and `forward` None, for an ensemble"
-            refuse(x_name, rule, describe(x), "Take a member out by ensemble[i]")
+            refuse(x_name, "be one tensor, and `forward` None, for an ensemble", describe(x), member)
         batch = samples.first if isinstance(samples, Stream) else samples
         check_fits(model, batch, x_name)
         check_parameters(model)
@@ -129,15 +129,10 @@ class Session:
             chain = Chain.of(model, batch) if forward is None else None
             names = chain.names if chain else _names(model)
             unit_site = _unit_site(unit_layer, model, names)
-            sites = None if layers is None else find_sites(argument, layers, names, several=several)
-            partial_site = next((site for site in [*(sites or []), unit_site] if not site.is_plain), None)
+            sites = None if layers is None and several else find_sites(argument, layers, names, several=several)
+            partial_site = next((str(site) for site in [*(sites or []), unit_site] if not site.is_plain), None)
             if partial_site and isinstance(model, MLPEnsemble):
-                refuse(
-                    argument,
-                    "be whole layers for an ensemble",
-                    repr(str(partial_site)),
-                    "Take a member out by ensemble[i]",
-                )
+                refuse(argument, "be whole layers for an ensemble", repr(partial_site), member)
             if chain and not partial_site:
                 _check_chain(chain, batch, sites or [Site("input")], unit_site, x_name)
                 network: Chain | Autograd = chain
@@ -148,17 +143,13 @@ class Session:
                 opening.enter_context(protect())
                 network = Autograd(model, batch, forward or call, unit_site, sites, argument, x_name)
                 sites, widths = network.sites, network.heads
-            readout, labels, heads = resolve_units(
-                widths, unit_site, units, directions, units_argument, network.n_members
-            )
-            readout = readout.to(tensors_in(batch)[0].device)
-            session = cls(
-                network, batch, tuple(sites), unit_site, readout, labels, heads, float_kind(model, batch), x_name
-            )
+            read_out = resolve_units(widths, unit_site, units, directions, units_argument, network.n_members)
+            asked = (network, batch, tuple(sites), unit_site, *read_out, float_kind(model, batch), x_name)
             if isinstance(samples, Stream):
                 opening.close()
-                session = cls(**{**vars(session), "stream": samples, "protect": protect})
-            yield session
+                yield cls(*asked, samples, protect)
+            else:
+                yield cls(*asked)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -238,8 +229,8 @@ class Session:
             size = max(1, CHUNK_BYTES // each, min(FEW, 4 * CHUNK_BYTES // each))
         else:
             width = sum(self.network.widths[layer] for layer in self.layers)
-            size = max(1, min(SITE_BYTES // (width * item), GRADIENT_BYTES // (u * max(width, u) * item)), 2)
-            size = max(size, min(16, GRADIENT_BYTES // (u * max(width, u) * item), 512))
+            size = min(max(SITE_BYTES // (width * item), 16), 512)
+            size = max(1, min(size, GRADIENT_BYTES // (u * max(width, u) * item)))
         n = self.n_samples
         return size if n is None else -(-n // -(-n // size))  # equal chunks: a small last one costs as many calls
 
@@ -324,7 +315,10 @@ def resolve_units(
     if directions is not None:
         axes = "u D" if n_members is None else "u D | e u D"
         sizes = {"D": width} | ({} if n_members is None else {"e": n_members})
-        matrix = as_tensor("directions", directions, axes, **sizes)
+        given = (
+            np.asarray(directions, float) if isinstance(directions, list) else directions
+        )  # rounded to the model's later
+        matrix = as_tensor("directions", given, axes, **sizes)
         if bool((matrix == 0).all(-1).any()):
             refuse("directions", "be non-zero", "a row of zeros", "Drop that row: it reads nothing")
         return matrix, tuple(f"direction {i}" for i in range(matrix.shape[-2])), ()

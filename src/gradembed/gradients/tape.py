@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -131,11 +132,9 @@ class _Tap:
     tape: Tape
     name: str
 
-    def before(self, _module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
-        """Look at what the module takes, arguments by position and by name together."""
-        held = {**dict(enumerate(args)), **named}
-        held = self._pass(held, is_input=True)
-        return tuple(held[i] for i in range(len(args))), {key: held[key] for key in named}
+    def before(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+        """Look at what the module takes."""
+        return changed_arguments(module, args, named, lambda held: self._pass(held, is_input=True))
 
     def after(self, _module: nn.Module, _args: Any, output: Any) -> Any:
         """Look at what the module returns."""
@@ -154,6 +153,15 @@ class _Tap:
 
     def _is_here(self, site: Site, run: int, is_input: bool) -> bool:
         return site.name == self.name and site.input == is_input and site.call in (None, run)
+
+
+def changed_arguments(
+    module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], change: Callable[[dict[Any, Any]], dict[Any, Any]]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Change what a module is called with, seen as one mapping: first by position, then by name in forward's order."""
+    order = [key for key in inspect.signature(module.forward).parameters if key in named]
+    held = change({**dict(enumerate(args)), **{key: named[key] for key in dict.fromkeys([*order, *named])}})
+    return tuple(held[i] for i in range(len(args))), {key: held[key] for key in named}
 
 
 def _refuse_runs(argument: str, site: Site) -> NoReturn:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from gradembed import _progress
 from gradembed._validation import as_integer, as_number, check_choice, check_module, describe, refuse
 from gradembed.gradients import Session, Site
+from gradembed.gradients.batches import tensors_in
 from gradembed.interference.all_pairs import AllPairs
 from gradembed.interference.geometry import DimensionSample, chance_abs_cosine
 from gradembed.interference.realised import PoissonWeights, RealisedSums
 from gradembed.interference.result import MEASURES, Interference
-from gradembed.models import check_reinitializable, untrained
+from gradembed.models import check_reinitializable, redrawn
 
 __all__ = ["Interference", "interference"]
 
@@ -117,6 +118,10 @@ def interference(
             intervals.setdefault(name, {})[layer] = by_pair[name]
             summary.setdefault(name, {})[layer] = by_layer[name]
     control = asked | {"layers": session.sites, "pairing": pairing, "chunk_size": chunk_size}
+    untrained = []
+    for i in range(n_untrained):
+        with redrawn(model, seed + i, reinitialize) as network:
+            untrained.append(interference(network, x, **control))
     return Interference(
         **tables,
         n_samples=n,
@@ -127,9 +132,7 @@ def interference(
         intervals=intervals,
         summary_intervals=summary,
         confidence=confidence,
-        untrained=tuple(
-            interference(untrained(model, seed + i, reinitialize), x, **control) for i in range(n_untrained)
-        ),
+        untrained=tuple(untrained),
     )
 
 
@@ -153,7 +156,7 @@ def _measure(
         For each field of the result a value per layer, the sums behind them (for realised pairs), and the number of
         samples.
     """
-    u, device, layers = len(session.unit_labels), session.readout.device, session.layers
+    u, device, layers = len(session.unit_labels), tensors_in(session.batch)[0].device, session.layers
     weights = PoissonWeights(n_bootstrap, seed)
     is_all = pairing == "all"
     realised = {} if is_all else {layer: RealisedSums(layer, u, session.kind, device, n_bootstrap) for layer in layers}

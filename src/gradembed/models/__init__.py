@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from gradembed import _context
 from gradembed._validation import as_integer, check_module, describe, refuse
 from gradembed.models._networks import ACTIVATIONS, MLP, MLPEnsemble, StackedLinear
 
-__all__ = ["ACTIVATIONS", "MLP", "MLPEnsemble", "StackedLinear", "check_reinitializable", "untrained"]
+__all__ = ["ACTIVATIONS", "MLP", "MLPEnsemble", "StackedLinear", "check_reinitializable", "redrawn", "untrained"]
 
 REMEDY = (
     "Pass reinitialize, a function that draws the weights of the copy that it gets or returns a new network, "
@@ -86,10 +87,6 @@ def check_reinitializable(model: nn.Module, reinitialize: Callable[[nn.Module], 
                 # other numbers than before, so that what is not drawn is told from what is drawn as it was
                 before[parameter] = parameter.copy_(parameter.nan_to_num(0, 0, 0).add_(0.71)).clone()
     drawn = _draw(twin, 0, reinitialize)
-    held = [place for place, module in model.named_modules() if any(map(_holds_weights, _hooks(module)))]
-    if held and (reinitialize is None or drawn is twin):
-        remedy = "Pass reinitialize, a function that returns a new network, with hooks of its own"
-        refuse("model", "have no hooks that call trained modules: a copy's would still", f"one at {held[0]!r}", remedy)
     own = {*model.parameters()}
     watched = [(key, p) for key, p in drawn.named_parameters() if p.requires_grad and reinitialize is not None]
     for key, parameter in watched or drawn.named_parameters():
@@ -149,3 +146,36 @@ def _draw(twin: nn.Module, seed: int, reinitialize: Callable[[nn.Module], object
             elif module not in projections and callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
     return twin
+
+
+@contextmanager
+def redrawn(model: nn.Module, seed: int, reinitialize: Callable[[nn.Module], object] | None) -> Iterator[nn.Module]:
+    """Give a network with weights drawn anew for the duration of a block.
+
+    It is a copy, as `untrained` makes it. Where hooks hold on to modules with weights, which a copy's hooks would still
+    call, it is the model itself, whose weights are put back when the block ends.
+
+    Args:
+        model: As for `untrained`.
+        seed: As for `untrained`.
+        reinitialize: As for `untrained`.
+
+    Yields:
+        The network.
+    """
+    if not any(_holds_weights(hook) for module in model.modules() for hook in _hooks(module)):
+        yield untrained(model, seed, reinitialize)
+        return
+    parameters = [(module, dict(module._parameters)) for module in model.modules()]
+    values = [
+        (value, value.detach().clone()) for _, owned in parameters for value in owned.values() if value is not None
+    ]
+    with _context.preserved(model):
+        try:
+            yield _draw(model, seed, reinitialize)
+        finally:
+            for module, owned in parameters:
+                module._parameters = owned
+            with torch.no_grad():
+                for value, before in values:
+                    value.copy_(before)
