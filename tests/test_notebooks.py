@@ -23,8 +23,7 @@ def code_cells(path):
 
 def test_the_notebooks_are_those_that_the_readme_lists():
     listed = re.findall(r"\(notebooks/([\w-]+)\.ipynb\)", (ROOT / "README.md").read_text())
-    assert sorted(set(listed)) == [path.stem for path in NOTEBOOKS]
-    assert NOTEBOOKS
+    assert sorted(set(listed)) == [path.stem for path in NOTEBOOKS] != []
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,6 @@ def test_notebook_runs_in_the_quick_profile(path, runs):
     before = path.read_bytes()
     done, out = runs[path].result()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{path.stem}: " in done.stdout
     assert path.read_bytes() == before
     page = (out / f"{path.stem}.html").read_text()
     assert "<html" in page
@@ -59,27 +57,20 @@ def test_notebook_runs_in_the_quick_profile(path, runs):
 
 @pytest.mark.slow
 def test_a_notebook_that_fails_is_reported_and_does_not_stop_the_next(tmp_path):
-    for name, source in {"bad": "assert 1 == 2, 'planted'", "good": "print(1)"}.items():
-        cells = [
-            nbformat.v4.new_markdown_cell(f"# A {name} one\n\n**Question.** Why?"),
-            nbformat.v4.new_code_cell(source),
-        ]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
     paths = [tmp_path / "bad.ipynb", tmp_path / "good.ipynb"]
+    for path, source in zip(paths, ["assert 1 == 2, 'planted'", "print(1)"], strict=True):
+        title = nbformat.v4.new_markdown_cell(f"# A {path.stem} one\n\n**Question.** Why?")
+        nbformat.write(nbformat.v4.new_notebook(cells=[title, nbformat.v4.new_code_cell(source)]), path)
     before = paths[0].read_bytes()
     command = [sys.executable, SCRIPT, *paths, "--out", tmp_path / "out", "--in-place"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert "bad: " in done.stdout
-    assert "FAILED" in done.stdout
+    assert re.search("bad: .* FAILED", done.stdout)
     assert "planted" in done.stderr
     assert "planted" in (tmp_path / "out" / "bad.html").read_text()
     assert paths[0].read_bytes() == before  # a failed run is not written back
     assert nbformat.read(paths[1], as_version=4).cells[1].outputs[0].text == "1\n"
-    index = (tmp_path / "out" / "index.html").read_text()
-    assert "A good one" in index
-    assert "Why?" in index
-    assert "failed" in index
+    assert re.search("failed.*A good one.*Why[?]", (tmp_path / "out" / "index.html").read_text())
 
 
 @BY_NAME

@@ -50,12 +50,11 @@ def run(*command):
 def distributions(tmp_path_factory):
     """A wheel, built from a source distribution, built from a copy of the sources."""
     source, out = tmp_path_factory.mktemp("source") / "copy", tmp_path_factory.mktemp("dist")
-    left_out = [".git", ".*", "build", "dist", "data", "__pycache__", "*.egg-info"]
-    keep_data = ROOT / "src" / "gradembed"
+    kept = {"src", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "tests", "docs"}
 
     def ignored(folder, names):
-        inside = keep_data in (Path(folder), *Path(folder).parents)
-        return shutil.ignore_patterns(*(["__pycache__"] if inside else left_out))(folder, names)
+        return [name for name in names if name.endswith((".egg-info", "__pycache__"))
+                or (folder == str(ROOT) and name not in kept)]  # fmt: skip
 
     shutil.copytree(ROOT, source, ignore=ignored)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source)
@@ -94,12 +93,8 @@ def test_the_wheel_works_in_a_clean_environment(distributions, tmp_path):
     assert alone.returncode != 0  # clean: what the library needs is seen from here on only
     # As a line of a .pth file: the folder is on the path, but editable installs in it are not followed.
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    program = (
-        "import torch, gradembed as ge\n"
-        "print(ge.interference(ge.MLP([4, 8, 3], seed=0), torch.randn(50, 4)))\n"
-        "print(ge.__version__)\n"
-        "print(ge.__file__)\n"
-    )
+    program = "import torch, gradembed as ge; print(ge.interference(ge.MLP([4, 8, 3], seed=0), torch.randn(50, 4)));"
+    program += "print(ge.__version__); print(ge.__file__)"
     shown, version, file = run(python, "-I", "-W", "error", "-c", program).splitlines()
     assert shown == "Interference(3 units of 'output', layers ['input', 'hidden1'], 50 samples)"
     assert version == PROJECT["version"]
