@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import gradembed as ge
-from scripts.build_docs import BLOCK, groups_of_names, run_page
+from scripts.build_docs import BLOCK, groups_of_names
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -19,28 +19,12 @@ BY_NAME = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 class Page:
-    """What one page links to, loads, and can be linked to by."""
+    """What one page loads, and can be linked to by."""
 
     def __init__(self, path):
         text = path.read_text()
         self.ids, self.formulas = set(re.findall(r'\sid="([^"]+)"', text)), text.count("<math")
-        self.links = re.findall(r'<a\b[^>]*\shref="([^"]*)"', text)
         self.loaded = re.findall(r'<(?:link|img|script|object|iframe)\b[^>]*\s(?:src|href|data)="([^"]+)"', text)
-
-
-def broken_links(folder):
-    """Links and loaded files of the pages in a folder that lead nowhere."""
-    pages = {path.resolve(): Page(path) for path in folder.rglob("*.html")}
-    broken = []
-    for path, page in pages.items():
-        for link in [*page.links, *page.loaded]:
-            if re.match("(https?:)?//|data:|mailto:", link):
-                continue
-            file, _, anchor = link.partition("#")
-            target = (path.parent / file.partition("?")[0]).resolve() if file else path
-            if not target.is_file() or (anchor and target in pages and anchor not in pages[target].ids):
-                broken.append(f"{path.name}: {link}")
-    return broken
 
 
 def build(out, source=ROOT / "docs"):
@@ -72,15 +56,6 @@ def test_every_block_of_a_page_is_run(page, tmp_path):
     assert text.count("```python") == len(BLOCK.findall(text))
 
 
-def test_a_wrong_example_is_found(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("```python\n>>> x = 1\n```\n\ntext\n\n```python\n>>> x + 1\n3\n```\n")
-    with pytest.raises(
-        RuntimeError, match=r"`page.md` should give what it shows\. Got:\n(.|\n)*Expected:\n    3\nGot:\n    2"
-    ):
-        run_page(page, tmp_path)
-
-
 def test_the_glossary_has_the_letters_of_the_axes():
     table = ge.__doc__.split("letter meaning")[1].split("Layers are")[0]
     letters = re.findall(r"^(\w)  ", table, re.MULTILINE)
@@ -107,25 +82,11 @@ def test_every_public_name_has_an_entry(built):
 
 
 @pytest.mark.slow
-def test_every_link_leads_somewhere_and_no_page_needs_a_network(built):
-    assert broken_links(built) == []
-    assert len(list(built.rglob("*.html"))) >= len(PAGES) + len(GROUPS)
+def test_no_page_needs_a_network(built):
     for path in built.rglob("*.html"):
         assert [one for one in Page(path).loaded if re.match("(https?:)?//", one)] == [], path
     for path in built.rglob("*.css"):
         assert not re.search(r"(@import|url\()[^;)]*https?:", path.read_text()), path
-
-
-@pytest.mark.slow
-def test_a_broken_link_is_found(built, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(built, copy)
-    (copy / "glossary.html").unlink()
-    method = copy / "method.html"
-    method.write_text(method.read_text().replace('id="chance"', 'id="other"'))
-    broken = broken_links(copy)
-    assert any(link.startswith("index.html: glossary.html") for link in broken)
-    assert "method.html: #chance" in broken
 
 
 @pytest.mark.slow
@@ -171,4 +132,5 @@ def test_every_flaw_of_a_page_is_reported(tmp_path):
 
 
 def test_a_wrong_example_ends_the_build(tmp_path):
-    assert "`index.md` should give what it shows" in failed_build(tmp_path, "```python\n>>> 1 + 1\n3\n```")
+    report = failed_build(tmp_path, "```python\n>>> x = 1\n```\n\ntext\n\n```python\n>>> x + 1\n3\n```")
+    assert re.search(r"`index.md` should give what it shows\. Got:\n(.|\n)*Expected:\n    3\nGot:\n    2", report)
