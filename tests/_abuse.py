@@ -86,10 +86,6 @@ def _model(change: Callable[[nn.Module], object]) -> Callable[[nn.Module], nn.Mo
     return changed
 
 
-def _fill(number: float) -> Callable[[nn.Module], nn.Module]:
-    return _model(lambda model: [p.fill_(number) for p in model.parameters()])
-
-
 def _poison(number: float) -> Callable[[nn.Module], nn.Module]:
     return _model(lambda model: next(model.parameters()).view(-1)[:1].fill_(number))
 
@@ -109,10 +105,17 @@ def _fields(**changes: Callable[[ge.GradientFields], Any]) -> Callable[[ge.Gradi
     return lambda fields: dataclasses.replace(fields, **{name: change(fields) for name, change in changes.items()})
 
 
-def _times(factor: float) -> Callable[[ge.GradientFields], ge.GradientFields]:
-    return _fields(
-        gradients=lambda f: f.gradients * factor, values=lambda f: None if f.values is None else f.values * factor
-    )
+def _times(factor: float, units: slice = slice(None)) -> Callable[[ge.GradientFields], ge.GradientFields]:
+    """Scale gradients and values of some units."""
+
+    def scaled(numbers: Tensor | None) -> Tensor | None:
+        if numbers is None:
+            return None
+        changed = numbers.clone()
+        changed[units] *= factor
+        return changed
+
+    return _fields(gradients=lambda f: scaled(f.gradients), values=lambda f: scaled(f.values))
 
 
 def closed_file() -> Any:
@@ -128,130 +131,63 @@ def strided(value: Any) -> Any:
     return np.stack([value, value], -1)[..., 0]
 
 
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype
+
+
 ABUSES: dict[str, Callable[[Any], Any]] = {
     # wrong types
-    "string": lambda _: "nonsense",
-    "bytes": lambda _: b"nonsense",
-    "none": lambda _: None,
-    "list": lambda v: v.tolist() if hasattr(v, "tolist") else [v],
-    "numpy": lambda v: v.numpy(),
-    "tensor": lambda _: torch.tensor(1.5),
-    "frame": lambda v: pd.DataFrame(np.asarray(v)),
-    "object": lambda _: object(),
-    "function": lambda _: lambda *_args, **_named: None,
-    "dictionary": lambda _: {},
-    "class": lambda v: type(v),
-    "closed file": lambda _: closed_file(),
-    "bool": lambda _: True,
-    "integer": lambda _: 3,
-    "float": lambda _: 1.5,
+    "string": lambda _: "nonsense", "bytes": lambda _: b"nonsense", "none": lambda _: None,
+    "object": lambda _: object(), "list": lambda v: v.tolist() if hasattr(v, "tolist") else [v],
+    "numpy": lambda v: v.numpy(), "tensor": lambda _: torch.tensor(1.5), "frame": lambda v: pd.DataFrame(np.asarray(v)),
+    "function": lambda _: lambda *_args, **_named: None, "dictionary": lambda _: {}, "class": lambda v: type(v),
+    "closed file": lambda _: closed_file(), "bool": lambda _: True, "integer": lambda _: 3, "float": lambda _: 1.5,
     # numbers
-    "zero": lambda _: 0,
-    "negative": lambda _: -1,
-    "nan": lambda _: float("nan"),
-    "infinity": lambda _: float("inf"),
-    "huge": lambda _: 1e30,
-    "tiny": lambda _: 1e-30,
-    "one": lambda _: 1,
-    "two": lambda _: 2,
-    "many": lambda _: 10**6,
+    "zero": lambda _: 0, "negative": lambda _: -1, "nan": lambda _: float("nan"), "infinity": lambda _: float("inf"),
+    "huge": lambda _: 1e30, "tiny": lambda _: 1e-30, "one": lambda _: 1, "two": lambda _: 2, "many": lambda _: 10**6,
     # tensors and arrays
-    "empty": lambda v: v[:0],
-    "no columns": lambda v: v[:, :0],
-    "one row": lambda v: v[:1],
-    "one column": lambda v: v[:, :1],
-    "one axis": lambda v: v[0],
-    "scalar": lambda v: v.reshape(-1)[0],
-    "another axis": lambda v: v[None],
-    "shorter": lambda v: v[:-1],
-    "NaN": _with_first(float("nan")),
-    "inf": _with_first(float("inf")),
-    "-inf": _with_first(float("-inf")),
-    "1e30": lambda v: v * 1e30,
-    "1e-30": lambda v: v * 1e-30,
-    "zeros": lambda v: v * 0,
-    "longs": lambda v: v.long(),
-    "bools": lambda v: v > 0,
-    "floats": lambda v: v.double() + 0.5,
-    "half": lambda v: v.half(),
-    "bfloat16": lambda v: v.bfloat16(),
-    "complex": lambda v: v + 0j,
-    "sparse": lambda v: v.to_sparse(),
-    "meta": lambda v: v.to("meta"),
-    "strided": strided,
-    "requires grad": lambda v: v.clone().requires_grad_(),
-    "expanded": lambda v: v[:1].expand(v.shape),
+    "empty": lambda v: v[:0], "no columns": lambda v: v[:, :0], "one row": lambda v: v[:1],
+    "one column": lambda v: v[:, :1], "one axis": lambda v: v[0], "scalar": lambda v: v.reshape(-1)[0],
+    "another axis": lambda v: v[None], "shorter": lambda v: v[:-1], "NaN": _with_first(float("nan")),
+    "inf": _with_first(float("inf")), "-inf": _with_first(float("-inf")), "1e30": lambda v: v * 1e30,
+    "1e-30": lambda v: v * 1e-30, "zeros": lambda v: v * 0, "longs": lambda v: v.long(), "bools": lambda v: v > 0,
+    "floats": lambda v: v.double() + 0.5, "half": lambda v: v.half(), "bfloat16": lambda v: v.bfloat16(),
+    "complex": lambda v: v + 0j, "sparse": lambda v: v.to_sparse(), "meta": lambda v: v.to("meta"), "strided": strided,
+    "requires grad": lambda v: v.clone().requires_grad_(), "expanded": lambda v: v[:1].expand(v.shape),
     "doubled": lambda v: torch.cat([v, v]) if isinstance(v, Tensor) else np.concatenate([v, v]),
-    "negative first": _with_first(-1),
-    "large first": _with_first(99),
-    "objects": lambda v: np.array([None] * len(v)),
-    "expanded array": lambda v: np.broadcast_to(v[:1], v.shape),
+    "negative first": _with_first(-1), "large first": _with_first(99), "objects": lambda v: np.array([None] * len(v)),
+    "expanded array": lambda v: np.broadcast_to(v[:1], v.shape), "in a tuple": lambda v: (v,),
+    "in a mapping": lambda v: {"x": v}, "in batches": lambda v: [v[:5], v[5:]], "batches of nothing": lambda _: [None],
     # sequences
-    "nothing": lambda _: [],
-    "one item": lambda v: list(v)[:1],
-    "nested": lambda v: [list(v)],
-    "floats in it": lambda v: [0.5] * len(list(v)),
-    "bools in it": lambda v: [True] * len(list(v)),
-    "strings in it": lambda v: ["a"] * len(list(v)),
-    "None in it": lambda v: [None] * len(list(v)),
-    "far away": lambda _: [99],
-    "negative in it": lambda _: [-1],
-    "twice the same": lambda v: [next(iter(v))] * 2,
-    "as a tuple": lambda v: tuple(v),
-    "as a list": lambda v: list(v) if not hasattr(v, "tolist") else v.tolist(),
-    "as a tensor": lambda v: torch.as_tensor(list(v)),
-    "as an array": lambda v: np.asarray(v),
+    "nothing": lambda _: [], "one item": lambda v: list(v)[:1], "nested": lambda v: [list(v)],
+    "floats in it": lambda v: [0.5] * len(list(v)), "bools in it": lambda v: [True] * len(list(v)),
+    "strings in it": lambda v: ["a"] * len(list(v)), "None in it": lambda v: [None] * len(list(v)),
+    "far away": lambda _: [99], "negative in it": lambda _: [-1], "twice the same": lambda v: [next(iter(v))] * 2,
+    "as a tuple": lambda v: tuple(v), "as a list": lambda v: list(v) if not hasattr(v, "tolist") else v.tolist(),
+    "as a tensor": lambda v: torch.as_tensor(list(v)), "as an array": lambda v: np.asarray(v),
     "as strings": lambda v: [str(item) for item in torch.as_tensor(v).tolist()],
-    "too few": lambda v: list(v)[:-1],
-    "too many": lambda v: [*v, *v],
+    "too few": lambda v: list(v)[:-1], "too many": lambda v: [*v, *v],
     # networks
-    "NaN weights": _poison(float("nan")),
-    "infinite weights": _poison(float("inf")),
-    "dead": _fill(0),
-    "dead ReLUs": _model(_silence),
-    "weights 1e30": _scaled(1e30),
-    "weights 1e-30": _scaled(1e-30),
-    "half network": lambda v: copy.deepcopy(v).half(),
-    "other precision": lambda v: copy.deepcopy(v).to(
-        torch.float32 if next(v.parameters()).dtype == torch.float64 else torch.float64
-    ),
-    "meta network": lambda v: copy.deepcopy(v).to("meta"),
-    "frozen": lambda v: copy.deepcopy(v).requires_grad_(False),
-    "eval": lambda v: copy.deepcopy(v).eval(),
-    "without parameters": lambda _: nn.ReLU(),
-    "ensemble": lambda v: ge.MLPEnsemble([4, 5, 3], 2, seed=0).to(next(v.parameters()).dtype),
-    "lazy network": lambda v: nn.Sequential(nn.LazyLinear(3, dtype=next(v.parameters()).dtype)),
+    "NaN weights": _poison(float("nan")), "infinite weights": _poison(float("inf")), "dead": _scaled(0),
+    "dead ReLUs": _model(_silence), "weights 1e30": _scaled(1e30), "weights 1e-30": _scaled(1e-30),
+    "half network": lambda v: copy.deepcopy(v).half(), "meta network": lambda v: copy.deepcopy(v).to("meta"),
+    "other precision": lambda v: copy.deepcopy(v).to(torch.float32 if _dtype(v) == torch.float64 else torch.float64),
+    "frozen": lambda v: copy.deepcopy(v).requires_grad_(False), "eval": lambda v: copy.deepcopy(v).eval(),
+    "without parameters": lambda _: nn.ReLU(), "ensemble": lambda v: ge.MLPEnsemble([4, 5, 3], 2, seed=0).to(_dtype(v)),
+    "lazy network": lambda v: nn.Sequential(nn.LazyLinear(3, dtype=_dtype(v))),
     "dropout": lambda v: nn.Sequential(copy.deepcopy(v), nn.Dropout(0.5)),
-    "batch norm": lambda v: nn.Sequential(nn.BatchNorm1d(4), copy.deepcopy(v)).to(next(v.parameters()).dtype),
+    "batch norm": lambda v: nn.Sequential(nn.BatchNorm1d(4), copy.deepcopy(v)).to(_dtype(v)),
     # fields
-    "one unit": lambda v: v[:1],
-    "one point": lambda v: v.subsample(1),
-    "two points": lambda v: v.subsample(2),
-    "constant units": _fields(
-        gradients=lambda f: f.gradients * 0, values=lambda f: None if f.values is None else f.values * 0
-    ),
-    "one constant unit": _fields(
-        gradients=lambda f: f.gradients * torch.ones(len(f), 1, 1).index_fill(0, torch.tensor([0]), 0).to(f.gradients),
-        values=lambda f: (
-            None
-            if f.values is None
-            else f.values * torch.ones(len(f), 1).index_fill(0, torch.tensor([0]), 0).to(f.gradients)
-        ),
-    ),
+    "one unit": lambda v: v[:1], "one point": lambda v: v.subsample(1), "two points": lambda v: v.subsample(2),
+    "constant units": _times(0), "one constant unit": _times(0, slice(1)), "fields 1e30": _times(1e30),
+    "fields 1e-30": _times(1e-30), "points 1e30": _fields(points=lambda f: f.points * 1e30),
     "equal points": _fields(points=lambda f: f.points[..., :1, :].expand(f.points.shape).clone()),
-    "fields 1e30": _times(1e30),
-    "fields 1e-30": _times(1e-30),
-    "points 1e30": _fields(points=lambda f: f.points * 1e30),
-    "single precision": _fields(
-        points=lambda f: f.points.float(),
-        gradients=lambda f: f.gradients.float(),
-        values=lambda f: None if f.values is None else f.values.float(),
-    ),
+    "single precision": _fields(points=lambda f: f.points.float(), gradients=lambda f: f.gradients.float(),
+                                values=lambda f: None if f.values is None else f.values.float()),
     "strided fields": _fields(points=lambda f: strided(f.points), gradients=lambda f: strided(f.gradients)),
-    "doubled units": lambda v: ge.GradientFields.concatenate([v, v]),
+    "doubled units": lambda v: ge.GradientFields.concatenate([v, v]), "its gradients": lambda v: v.gradients,
     "without values": _fields(values=lambda _: None),
-    "its gradients": lambda v: v.gradients,
-}
+}  # fmt: skip
 
 SAMPLES = dict.fromkeys(["string", "none", "list", "numpy", "frame"], TYPE)
 SAMPLES |= dict.fromkeys(["empty", "no columns", "one axis", "scalar", "NaN", "inf", "-inf", "longs", "bools"], VALUE)

@@ -76,23 +76,31 @@ def ensemble() -> ge.MLPEnsemble:
     return ge.MLPEnsemble([4, 5, 3], 3, seed=0).double()
 
 
-def gradient_arguments(network: Any = chain) -> dict[str, Any]:
-    return {"model": network(), "x": X.clone(), "wrt": "input", "unit_layer": "output", "units": None,
-            "directions": None, "chunk_size": None}  # fmt: skip
+def asked(network: Any = chain, **more: Any) -> dict[str, Any]:
+    """What every question to a network takes."""
+    return {"model": network(), "x": X.clone(), "forward": None, "unit_layer": "output"} | more
 
 
-def picked(network: Any = chain) -> dict[str, Any]:
-    return gradient_arguments(network) | {"units": [0, 2]}
+def gradient_arguments(network: Any = chain, **more: Any) -> dict[str, Any]:
+    return asked(network, wrt="input", units=None, directions=None, chunk_size=None) | more
 
 
-def directed(network: Any = chain) -> dict[str, Any]:
-    return gradient_arguments(network) | {"directions": DIRECTIONS.clone()}
+def interference_arguments(network: Any = chain, dtype: torch.dtype = torch.float64, **more: Any) -> dict[str, Any]:
+    usual = asked(network, units=None, directions=None, chunk_size=None, layers=None, seed=0, confidence=0.9,
+                  effective_dimension=True, reinitialize=None)  # fmt: skip
+    return usual | {"model": usual["model"].to(dtype), "x": usual["x"].to(dtype)} | more
 
 
-def interference_arguments(network: Any = chain, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
-    usual = gradient_arguments(network) | {"layers": None, "pairing": "realised", "seed": 0}
-    del usual["wrt"]
-    return usual | {"model": usual["model"].to(dtype), "x": usual["x"].to(dtype), "confidence": 0.9}
+def tree_arguments(network: Any = chain, tolerance: float | None = None) -> dict[str, Any]:
+    return asked(network, layers=None, roots=None, mode="realised", max_nodes=200_000, tolerance=tolerance)
+
+
+def module_arguments(**more: Any) -> dict[str, Any]:
+    return asked(layer="hidden1", n_modules=2, units=None, directions=None, chunk_size=None) | more
+
+
+def held_arguments(at: Any = 0.5) -> dict[str, Any]:
+    return {"model": chain(), "x": X.clone(), "layer": "hidden1", "units": [0, 3], "at": at}
 
 
 def shown(result: Any) -> list[Any]:
@@ -101,32 +109,18 @@ def shown(result: Any) -> list[Any]:
     return [result, result.to_frame()]
 
 
-def means(result: ge.Interference) -> list[Any]:
+def means(pairing: str, **named: Any) -> list[Any]:
     """What does not count samples."""
+    result = ge.interference(pairing=pairing, **named)
     return [result.cosine, result.abs_cosine, result.conflict, result.norm_similarity, result.norm]
 
 
-def interferences() -> ge.Interference:
-    return ge.interference(chain(), X)
-
-
-def tree_arguments(network: Any = chain, tolerance: float | None = None) -> dict[str, Any]:
-    return {"model": network(), "x": X.clone(), "layers": None, "roots": None, "mode": "realised",
-            "max_nodes": 200_000, "tolerance": tolerance, "unit_layer": "output"}  # fmt: skip
+def vectors(**named: Any) -> Tensor:
+    return ge.unit_gradients(**named).unit_vectors()
 
 
 def tree() -> ge.GradientTree:
     return ge.gradient_tree(chain(), X)
-
-
-def module_arguments(network: Any = chain) -> dict[str, Any]:
-    usual = gradient_arguments(network)
-    del usual["wrt"]
-    return usual | {"layer": "hidden1", "n_modules": 2}
-
-
-def modules() -> ge.TaskModules:
-    return ge.task_modules(chain(), X, "hidden1")
 
 
 def held(x: Tensor, **arguments: Any) -> Tensor:
@@ -158,127 +152,83 @@ SUBJECTS = {
     "RandomWaves.subset": Subject(lambda indices: waves().subset(indices), lambda: {"indices": [2, 0]}),
     "StackedSplit.resample": Subject(lambda seed: stacked().resample(seed), lambda: {"seed": 1}),
     "random_waves": Subject(
-        ge.datasets.random_waves,
-        lambda: {"n_functions": 3, "dim": 4, "seed": 0, "n_waves": 4, "roughness": 1.0},
-        is_ragged=True,
-    ),
+        ge.datasets.random_waves, lambda: {"n_functions": 3, "dim": 4, "seed": 0, "n_waves": 4, "roughness": 1.0},
+        is_ragged=True),
     "soft_mixing": Subject(ge.datasets.soft_mixing, lambda: {"mixing": 0.2, "n_samples": 50, "seed": 0}),
     "stack_tasks": Subject(
         ge.datasets.stack_tasks,
-        lambda: {"split": split(), "n_tasks": 2, "features": [0, 2], "seed": 0, "n_samples": 20},
-        is_ragged=True,
-    ),
+        lambda: {"split": split(), "n_tasks": 2, "features": [0, 2], "seed": 0, "n_samples": 20}, is_ragged=True),
     "MLP": Subject(ge.MLP, lambda: {"widths": [4, 5, 3], "activation": nn.ReLU, "seed": 0}, is_ragged=True),
     "MLPEnsemble": Subject(
-        ge.MLPEnsemble, lambda: {"widths": [4, 5, 3], "n_members": 2, "activation": nn.ReLU, "seed": 0}, is_ragged=True
-    ),
+        ge.MLPEnsemble, lambda: {"widths": [4, 5, 3], "n_members": 2, "activation": nn.ReLU, "seed": 0},
+        is_ragged=True),
     "MLPEnsemble.forward": Subject(lambda x: ensemble()(x), lambda: {"x": X.clone()}),
     "MLPEnsemble.activations": Subject(lambda x: ensemble().activations(x), lambda: {"x": X.clone()}),
     "MLPEnsemble.getitem": Subject(lambda index: ensemble()[index], lambda: {"index": [0, 2]}, is_ragged=True),
     "MLPEnsemble.from_members": Subject(
-        ge.MLPEnsemble.from_members,
-        lambda: {"members": [ge.MLP([4, 3], seed=0), ge.MLP([4, 3], seed=1)]},
-        is_ragged=True,
-    ),
+        ge.MLPEnsemble.from_members, lambda: {"members": [ge.MLP([4, 3], seed=0), ge.MLP([4, 3], seed=1)]},
+        is_ragged=True),
     "TrainConfig": Subject(lambda **settings: vars(ge.TrainConfig(**settings)), lambda: dict(vars(config()))),
     "TrainConfig.for_waves": Subject(lambda **s: vars(ge.TrainConfig.for_waves(**s)), lambda: {"dim": 2, "seed": 0}),
     "train": Subject(
-        learn, lambda: {"model": chain(torch.float32), "split": split(), "config": config()}, 1e-4, trains=True
-    ),
+        learn, lambda: {"model": chain(torch.float32), "split": split(), "config": config()}, 1e-4, trains=True),
     "TrainingRun": Subject(  # what comes of strange data
-        learn_on,
-        lambda: {"model": chain(torch.float32), "config": config()} | parts(),
-        1e-4,
-        is_ragged=True,
-        trains=True,
-    ),
+        learn_on, lambda: {"model": chain(torch.float32), "config": config()} | parts(), 1e-4, is_ragged=True,
+        trains=True),
     "train_ensemble": Subject(
-        learn_many,
-        lambda: {
-            "target": split(),
-            "widths": [4, 5, 3],
-            "n_members": 2,
-            "config": config(),
-            "n_samples": None,
-            "group_size": None,
-            "activation": nn.ReLU,
-        },
-        1e-4,
-        is_ragged=True,
-    ),
+        learn_many, lambda: {"target": split(), "widths": [4, 5, 3], "n_members": 2, "config": config(),
+                             "n_samples": None, "group_size": None, "activation": nn.ReLU}, 1e-4, is_ragged=True),
     "train_ensemble of a function": Subject(
         learn_many,
-        lambda: {"target": torch.sin, "widths": [1, 5, 1], "n_members": 2, "config": config(), "n_samples": 20},
-        1e-4,
-        is_ragged=True,
-    ),
+        lambda: {"target": torch.sin, "widths": [1, 5, 1], "n_members": 2, "config": config(), "n_samples": 20}, 1e-4,
+        is_ragged=True),
     "untrained": Subject(ge.untrained, lambda: {"model": chain(), "seed": 0, "reinitialize": None}),
-    "UnitGradients.unit_vectors": Subject(
-        lambda **named: ge.unit_gradients(**named).unit_vectors(), gradient_arguments
-    ),
-    "UnitGradients.unit_vectors, general": Subject(
-        lambda **named: ge.unit_gradients(**named).unit_vectors(), partial(gradient_arguments, general)
-    ),
+    "Site": Subject(
+        lambda **named: ge.Site(**named).part(draw(2, 3, 4)),
+        lambda: {"name": "a", "element": 1, "index": (slice(None), 1), "mean": None, "call": None, "input": False},
+        is_ragged=True),
+    "UnitGradients.unit_vectors": Subject(vectors, gradient_arguments),
+    "UnitGradients.unit_vectors, general": Subject(vectors, partial(gradient_arguments, general)),
     "unit_gradients": Subject(ge.unit_gradients, gradient_arguments),
     "unit_gradients, general": Subject(ge.unit_gradients, partial(gradient_arguments, general)),
-    "unit_gradients of units": Subject(ge.unit_gradients, picked),
-    "unit_gradients of directions": Subject(ge.unit_gradients, directed),
+    "unit_gradients of units": Subject(ge.unit_gradients, lambda: gradient_arguments(units=[0, 2])),
+    "unit_gradients of directions": Subject(
+        ge.unit_gradients, lambda: gradient_arguments(directions=DIRECTIONS.clone())),
     "Interference": Subject(  # with everything that can be asked for
-        lambda **named: shown(ge.interference(n_bootstrap=20, n_untrained=1, **named)), interference_arguments
-    ),
-    **{
-        f"Interference, means over {pairing} pairs": Subject(
-            lambda pairing=pairing, **named: means(ge.interference(pairing=pairing, **named)),
-            lambda: {"model": chain(), "x": X.clone()},
-        )
-        for pairing in ("realised", "all")
-    },
+        lambda **named: shown(ge.interference(n_bootstrap=20, n_untrained=1, **named)), interference_arguments),
+    "Interference, means over realised pairs": Subject(partial(means, "realised"), asked),
+    "Interference, means over all pairs": Subject(partial(means, "all"), asked),
     "Interference.orthogonality": Subject(
-        lambda groups: interferences().orthogonality(groups), lambda: {"groups": [0, 0, 1]}
-    ),
+        lambda groups: ge.interference(chain(), X).orthogonality(groups), lambda: {"groups": [0, 0, 1]}),
     "Interference.pair_mean": Subject(
-        lambda measure, layer: interferences().pair_mean(measure, layer),
-        lambda: {"measure": "cosine", "layer": "input"},
-    ),
-    "interference": Subject(ge.interference, interference_arguments),
+        lambda measure, layer: ge.interference(chain(), X).pair_mean(measure, layer),
+        lambda: {"measure": "cosine", "layer": "input"}),
+    "interference": Subject(ge.interference, lambda: interference_arguments(pairing="realised")),
     "interference, general": Subject(ge.interference, partial(interference_arguments, general)),
     "interference, single": Subject(ge.interference, partial(interference_arguments, chain, torch.float32), 1e-3),
-    "interference, all pairs": Subject(
-        partial(ge.interference, pairing="all"),
-        lambda: {k: v for k, v in interference_arguments().items() if k != "pairing"},
-    ),
-    "interference of units": Subject(ge.interference, lambda: interference_arguments() | {"units": [0, 2]}),
+    "interference, all pairs": Subject(partial(ge.interference, pairing="all"), interference_arguments),
+    "interference of units": Subject(ge.interference, lambda: interference_arguments(units=[0, 2])),
     "interference of directions": Subject(
-        ge.interference, lambda: interference_arguments() | {"directions": DIRECTIONS.clone()}
-    ),
-    "interference of counts": Subject(
-        ge.interference, lambda: {"model": chain(), "x": X.clone(), "n_bootstrap": 5, "n_untrained": 0}
-    ),
+        ge.interference, lambda: interference_arguments(directions=DIRECTIONS.clone())),
+    "interference of counts": Subject(ge.interference, lambda: asked(n_bootstrap=5, n_untrained=0)),
     "GradientTree": Subject(lambda **named: shown(ge.gradient_tree(**named)), tree_arguments, is_ragged=True),
     "GradientTree.subtree": Subject(
-        lambda layer, node: tree().subtree(layer, node), lambda: {"layer": "hidden1", "node": 1}, is_ragged=True
-    ),
+        lambda layer, node: tree().subtree(layer, node), lambda: {"layer": "hidden1", "node": 1}, is_ragged=True),
     "GradientTree.similarity": Subject(lambda layer: tree().similarity(layer), lambda: {"layer": "input"}),
     "GradientTree.largest": Subject(
-        lambda layer, k: tree().largest(layer, k), lambda: {"layer": "input", "k": 3}, is_ragged=True
-    ),
+        lambda layer, k: tree().largest(layer, k), lambda: {"layer": "input", "k": 3}, is_ragged=True),
     "gradient_tree": Subject(ge.gradient_tree, tree_arguments, is_ragged=True),
     "gradient_tree, smooth": Subject(ge.gradient_tree, partial(tree_arguments, smooth, 0.01), is_ragged=True),
     "gradient_tree, general": Subject(ge.gradient_tree, partial(tree_arguments, general, 0.01), is_ragged=True),
     "TaskModules": Subject(lambda **named: shown(ge.task_modules(**named)), module_arguments),
-    "task_modules of units": Subject(ge.task_modules, lambda: module_arguments() | {"units": [0, 2]}),
-    "task_modules of directions": Subject(
-        ge.task_modules, lambda: module_arguments() | {"directions": DIRECTIONS.clone()}
-    ),
-    "TaskModules.units": Subject(lambda module: modules().units(module), lambda: {"module": 1}, is_ragged=True),
+    "task_modules of units": Subject(ge.task_modules, lambda: module_arguments(units=[0, 2])),
+    "task_modules of directions": Subject(ge.task_modules, lambda: module_arguments(directions=DIRECTIONS.clone())),
+    "TaskModules.units": Subject(
+        lambda module: ge.task_modules(chain(), X, "hidden1").units(module), lambda: {"module": 1}, is_ragged=True),
     "task_modules": Subject(ge.task_modules, module_arguments),
-    "ablated": Subject(
-        held, lambda: {"model": chain(), "x": X.clone(), "layer": "hidden1", "units": [0, 3], "at": 0.5}
-    ),
-    "ablated at the means": Subject(
-        held, lambda: {"model": chain(), "x": X.clone(), "layer": "hidden1", "units": [0, 3], "at": draw(5)}
-    ),
-}
+    "ablated": Subject(held, held_arguments),
+    "ablated at the means": Subject(held, lambda: held_arguments(draw(5))),
+}  # fmt: skip
 
 # Whatever takes samples and a network, in the same words.
 NETWORKS = NETWORK | dict.fromkeys(["NaN weights", "infinite weights", "lazy network"], VALUE)
@@ -286,12 +236,19 @@ NETWORKS |= {"half network": "ValueError: x", "meta network": "ValueError: x|mod
 NETWORKS |= dict.fromkeys(["dropout", "batch norm"], VALUE) | dict.fromkeys(["frozen", "eval"], SAME)
 NETWORKS |= dict.fromkeys(["dead", "dead ReLUs", "weights 1e30", "weights 1e-30"], FINITE)
 CHUNK = COUNT | {"none": SAME, "one": SAME, "two": SAME, "many": SAME}
-UNITS = dict.fromkeys(["string", "floats in it", "bools in it", "strings in it", "None in it", "integer"], TYPE)
-UNITS |= dict.fromkeys(["nothing", "far away", "negative in it"], VALUE)
+UNITS = dict.fromkeys(["string", "floats in it", "bools in it", "None in it", "integer"], TYPE)
+UNITS |= dict.fromkeys(["nothing", "far away", "negative in it", "strings in it"], VALUE)
 UNITS |= dict.fromkeys(["as a tuple", "as a tensor", "as an array"], SAME)
-DIRECTED = dict.fromkeys(["string", "list", "numpy"], TYPE) | dict.fromkeys(["strided", "requires grad"], SAME)
+LABELLED = UNITS | {"as strings": SAME}
+LAYERS = {"string": VALUE, "integer": TYPE, "dictionary": TYPE, "nothing": VALUE, "none": SAME}
+DIRECTED = {"string": TYPE} | dict.fromkeys(["strided", "requires grad", "numpy"], SAME)
 DIRECTED |= dict.fromkeys(["empty", "one column", "one axis", "NaN", "inf", "zeros", "longs", "meta", "complex"], VALUE)
-DIRECTED |= dict.fromkeys(["one row", "1e30", "1e-30", "half"], FINITE)
+DIRECTED |= dict.fromkeys(["one row", "1e30", "1e-30", "list"], FINITE) | {"half": VALUE}
+ASKED = SAMPLES | dict.fromkeys(["list", "numpy", "frame", "in a tuple", "in a mapping", "in batches"], SAME)
+ASKED |= {"one column": VALUE, "dictionary": TYPE, "batches of nothing": r"TypeError: x\[0\]"}
+WHOLE = ASKED | {"in batches": VALUE}  # all samples at once
+FORWARD = dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME, "function": "ValueError: model"}
+FLAG = dict.fromkeys(["string", "none", "integer"], TYPE) | {"bool": SAME}
 PART = SAMPLES | {"1e30": FINITE, "one row": "ValueError: y_train", "doubled": "ValueError: y_train"}
 CLASSES = dict.fromkeys(["string", "none", "list", "numpy"], TYPE)
 CLASSES |= dict.fromkeys(
@@ -326,7 +283,7 @@ TABLE: list[Row] = [
     ("soft_mixing", "seed", INTEGER),
     ("stack_tasks", "split", dict.fromkeys(["string", "none", "list", "object"], TYPE)),
     ("stack_tasks", "n_tasks", COUNT | {"two": SAME}),
-    ("stack_tasks", "features", UNITS | {"none": FINITE, "twice the same": VALUE}),
+    ("stack_tasks", "features", UNITS | {"none": FINITE, "twice the same": VALUE, "strings in it": TYPE}),
     ("stack_tasks", "seed", INTEGER),
     ("stack_tasks", "n_samples", COUNT | {"none": FINITE, "one": FINITE}),
     # networks and training
@@ -384,55 +341,69 @@ TABLE: list[Row] = [
     ("untrained", "seed", INTEGER),
     ("untrained", "reinitialize", {"string": TYPE, "integer": TYPE, "list": TYPE, "none": SAME, "function": VALUE}),
     # gradients
-    *[(f"{function}{path}", "x", SAMPLES | {"one column": VALUE})
+    ("Site", "name", {"string": SAME, "none": TYPE, "integer": TYPE, "list": TYPE}),
+    ("Site", "element", {"string": SAME, "none": SAME, "float": TYPE, "bool": TYPE, "list": TYPE}),
+    ("Site", "index", {"string": TYPE, "integer": VALUE, "float": TYPE, "nothing": VALUE, "none": FINITE}),
+    ("Site", "mean", {"string": TYPE, "zero": VALUE, "one": FINITE, "float": TYPE, "bool": TYPE, "nothing": VALUE}),
+    ("Site", "call", {"string": TYPE, "negative": VALUE, "float": TYPE, "bool": TYPE, "zero": SAME, "list": TYPE}),
+    ("Site", "input", FLAG),
+    *[(f"{function}{path}", "x", ASKED)
       for function in ("unit_gradients", "UnitGradients.unit_vectors") for path in ("", ", general")],
     *[(f"unit_gradients{path}", "model", NETWORKS | ({"ensemble": VALUE} if not path else {})) for path in ("",
      ", general")],
     ("UnitGradients.unit_vectors", "model", {"dead": FINITE, "weights 1e-30": FINITE, "weights 1e30": FINITE}),
     ("unit_gradients", "wrt", LAYER),
     ("unit_gradients", "unit_layer", LAYER),
+    ("unit_gradients", "forward", FORWARD),
     ("unit_gradients", "chunk_size", CHUNK),
     ("unit_gradients, general", "chunk_size", CHUNK),
-    ("unit_gradients of units", "units", UNITS | {"one item": FINITE, "twice the same": FINITE}),
+    ("unit_gradients of units", "units", LABELLED | {"one item": FINITE, "twice the same": FINITE}),
     ("unit_gradients of directions", "directions", DIRECTED),
     # interference
-    ("interference", "x", SAMPLES | {"one column": VALUE}),
-    ("interference, general", "x", SAMPLES | {"one column": VALUE}),
-    ("interference, all pairs", "x", SAMPLES),
+    ("interference", "x", ASKED),
+    ("interference, general", "x", ASKED),
+    ("interference, all pairs", "x", ASKED | {"in batches": "ValueError: pairing"}),
     ("interference, single", "x", {"1e30": FINITE, "1e-30": FINITE, "zeros": FINITE, "half": VALUE, "strided": SAME}),
     ("interference, single", "model", {"weights 1e30": VALUE + ": x", "weights 1e-30": FINITE, "dead": FINITE}),
     ("interference", "model", NETWORKS),
     ("interference, general", "model", NETWORKS),
     ("interference, all pairs", "model", {"dead": FINITE, "dead ReLUs": FINITE, "frozen": SAME}),
-    ("interference of units", "units", UNITS | {"one item": FINITE, "twice the same": FINITE}),
+    ("interference of units", "units", LABELLED | {"one item": FINITE, "twice the same": FINITE}),
     ("interference of directions", "directions", DIRECTED),
-    ("interference", "layers", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "none": SAME}),
+    ("interference", "layers", LAYERS),
     ("interference", "unit_layer", LAYER),
+    ("interference", "forward", FORWARD),
     ("interference", "pairing", CHOICE),
     ("interference", "chunk_size", CHUNK),
     ("interference", "seed", INTEGER),
-    ("interference", "confidence", NUMBER | {"zero": VALUE, "one": VALUE}),
+    ("interference", "effective_dimension", FLAG),
+    ("interference", "reinitialize", dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME}),
+    ("interference", "confidence", NUMBER | {"zero": VALUE, "one": VALUE, "tensor": VALUE}),
     *[("interference of counts", name, INTEGER) for name in ("n_bootstrap", "n_untrained")],
     ("Interference", "x", {"one row": FINITE, "zeros": FINITE, "expanded": FINITE, "1e30": FINITE, "1e-30": FINITE}),
     ("Interference", "model", {"dead": FINITE, "dead ReLUs": FINITE, "weights 1e-30": FINITE}),
     *[(f"Interference, means over {pairing} pairs", "x", {"doubled": SAME, "strided": SAME, "requires grad": SAME})
       for pairing in ("realised", "all")],
-    ("Interference.orthogonality", "groups", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "too few": VALUE,
-                                              "too many": VALUE, "twice the same": VALUE, "as a tuple": SAME,
-                                              "as strings": SAME, "none": FINITE, "nested": VALUE}),
+    ("Interference.orthogonality", "groups",
+     {"string": TYPE, "integer": TYPE, "none": FINITE}
+     | dict.fromkeys(["nothing", "too few", "too many", "twice the same", "nested"], VALUE)
+     | dict.fromkeys(["as a tuple", "as strings", "as an array"], SAME)),
     ("Interference.pair_mean", "measure", CHOICE),
     ("Interference.pair_mean", "layer", LAYER),
     # trees
-    *[(f"gradient_tree{path}", "x", SAMPLES | {"one column": VALUE}) for path in ("", ", smooth", ", general")],
+    *[(f"gradient_tree, {path}", "x", WHOLE) for path in ("smooth", "general")],
+    ("gradient_tree", "x", WHOLE | dict.fromkeys(["in a tuple", "in a mapping"], "ValueError: tolerance")),
     ("gradient_tree", "model", NETWORKS),
     ("gradient_tree, smooth", "model", {"dead": FINITE, "weights 1e-30": FINITE, "frozen": SAME, "NaN weights": VALUE}),
     ("gradient_tree, general", "model", {"dead": FINITE, "weights 1e-30": FINITE, "frozen": SAME, "dropout": VALUE}),
-    ("gradient_tree", "layers", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "none": SAME}),
+    ("gradient_tree", "layers", LAYERS),
     ("gradient_tree", "roots", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "none": SAME}),
     ("gradient_tree", "unit_layer", LAYER),
+    ("gradient_tree, smooth", "forward", FORWARD),
+    ("gradient_tree", "forward", {"string": TYPE}),
     ("gradient_tree", "mode", CHOICE),
     ("gradient_tree", "max_nodes", COUNT),
-    ("gradient_tree, smooth", "tolerance", NUMBER | {"none": VALUE, "huge": VALUE, "tiny": FINITE}),
+    ("gradient_tree, smooth", "tolerance", NUMBER | {"none": VALUE, "huge": VALUE, "tiny": FINITE, "tensor": VALUE}),
     ("GradientTree", "x", {"one row": FINITE, "zeros": FINITE, "expanded": FINITE, "1e30": FINITE, "1e-30": FINITE}),
     ("GradientTree", "model", {"dead": FINITE, "dead ReLUs": FINITE}),
     ("GradientTree.subtree", "layer", LAYER),
@@ -441,23 +412,23 @@ TABLE: list[Row] = [
     ("GradientTree.largest", "layer", LAYER),
     ("GradientTree.largest", "k", COUNT | {"many": FINITE}),
     # task modules
-    ("task_modules", "x", SAMPLES | {"one column": VALUE, "doubled": SAME, "one row": "ValueError: n_modules",
-                                   "1e-30": "ValueError: n_modules",
-                                   "zeros": "ValueError: n_modules", "expanded": "ValueError: n_modules"}),
+    ("task_modules", "x", ASKED | {"doubled": SAME} | dict.fromkeys(["one row", "1e-30", "zeros", "expanded"],
+     "ValueError: n_modules")),
     ("task_modules", "model", NETWORKS | dict.fromkeys(["dead", "dead ReLUs", "weights 1e-30"],
      "ValueError: n_modules")),
-    ("task_modules of units", "units", UNITS | {"one item": "ValueError: n_modules"}),
+    ("task_modules of units", "units", LABELLED | {"one item": "ValueError: n_modules"}),
     ("task_modules of directions", "directions", DIRECTED | {"one row": "ValueError: n_modules"}),
     ("task_modules", "layer", LAYER),
     ("task_modules", "unit_layer", LAYER),
+    ("task_modules", "forward", FORWARD),
     ("task_modules", "n_modules", COUNT | {"one": VALUE, "many": VALUE}),
     ("task_modules", "chunk_size", CHUNK),
     ("TaskModules", "x", {"1e30": FINITE, "1e-30": "ValueError: n_modules"}),
     ("TaskModules.units", "module", INTEGER | {"many": VALUE}),
     ("ablated", "model", NETWORK | {"ensemble": VALUE, "frozen": SAME, "dead": FINITE}),
     ("ablated", "layer", LAYER),
-    ("ablated", "units", UNITS | {"twice the same": FINITE}),
-    ("ablated", "at", NUMBER | {"string": TYPE, "negative": FINITE, "tensor": VALUE}),
-    ("ablated at the means", "at", {"NaN": VALUE, "inf": VALUE, "shorter": VALUE, "another axis": VALUE, "list": TYPE,
-                                    "numpy": TYPE, "strided": SAME, "meta": VALUE, "complex": VALUE, "half": FINITE}),
+    ("ablated", "units", UNITS | {"twice the same": FINITE, "strings in it": TYPE}),
+    ("ablated", "at", NUMBER | {"string": TYPE, "negative": FINITE, "tensor": FINITE, "list": VALUE}),
+    ("ablated at the means", "at", {"NaN": VALUE, "inf": VALUE, "shorter": VALUE, "another axis": VALUE, "list": FINITE,
+                                    "numpy": SAME, "strided": SAME, "meta": VALUE, "complex": VALUE, "half": FINITE}),
 ]  # fmt: skip

@@ -18,19 +18,19 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     """Nothing about a model changes in the block, whether it ends well or not."""
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    before = _portrait(model)
+    before = _snapshot(model)
     random = torch.random.get_rng_state()
     try:
         yield
     finally:
-        after = _portrait(model)
+        after = _snapshot(model)
         assert before[0] == after[0]
         for old, new in zip(before[1], after[1], strict=True):
             torch.testing.assert_close(new, old, rtol=0, atol=0)
         assert torch.equal(random, torch.random.get_rng_state())
 
 
-def _portrait(model: nn.Module) -> tuple[list[object], list[Tensor]]:
+def _snapshot(model: nn.Module) -> tuple[list[object], list[Tensor]]:
     facts: list[object] = []
     for name, module in model.named_modules():
         hooks = [len(getattr(module, kind)) for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]

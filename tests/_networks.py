@@ -1,10 +1,17 @@
-"""Networks for tests: weights typed by hand with answers on paper, one of every module kind, small ones at random."""
+"""Networks for tests: weights typed by hand with answers on paper, one of every module kind."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import gradembed as ge
+
+
+def randn(*shape: int) -> Tensor:
+    """Normal numbers in double precision."""
+    return torch.randn(*shape, dtype=torch.float64)
 
 
 def linear(weight: list[list[float]], bias: list[float] | None = None) -> nn.Linear:
@@ -25,6 +32,34 @@ def crossing() -> nn.Sequential:
     With only x1 > 0: (0, 1) and (0, -1), cosine -1. With neither: no gradient at the input.
     """
     return nn.Sequential(linear([[1, 0], [0, 1]]), nn.ReLU(), linear([[1, 1], [1, -1]]))
+
+
+def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> ge.MLP:
+    """A multi-layer perceptron in double precision."""
+    return ge.MLP(list(widths), activation, seed=0).double()
+
+
+def rescaled(factors: Tensor) -> ge.MLP:
+    """For positive factors the same function: hidden units scaled up, the next layer's weights down."""
+    network = mlp(6, 5, 5, 3)
+    with torch.no_grad():
+        network.hidden1.linear.weight.mul_(factors[:, None])
+        network.hidden1.linear.bias.mul_(factors)
+        network.hidden2.linear.weight.div_(factors)
+    return network
+
+
+class Net(nn.Module):
+    """Children, and a forward pass that is a function of the module and what it is given."""
+
+    def __init__(self, run: Callable[..., Any], **children: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        for name, child in children.items():
+            self.add_module(name, child)
+
+    def forward(self, *args: Any) -> Any:
+        return self.run(self, *args)
 
 
 class Residual(nn.Module):
@@ -83,23 +118,3 @@ class Noise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.randn_like(x)
-
-
-@st.composite
-def random_networks(draw: st.DrawFn, min_depth: int = 1) -> tuple[ge.MLP, Tensor]:
-    """A small network with dead units, and samples that repeat."""
-    torch.manual_seed(draw(st.integers(0, 10**6)))
-    depth = draw(st.integers(min_depth, 5))
-    widths = draw(st.lists(st.integers(1, 12), min_size=depth + 1, max_size=depth + 1))
-    network = ge.MLP(widths, draw(st.sampled_from([nn.ReLU, lambda: nn.LeakyReLU(0.2)]))).double()
-    if depth > 1:
-        with torch.no_grad():
-            if draw(st.booleans()):  # a unit that is never on
-                network.hidden1.linear.weight[0] = 0
-                network.hidden1.linear.bias[0] = -1
-            if draw(st.booleans()):  # a unit that no root reads, a root that reads nothing
-                network.output.weight[:, 0] = 0
-                network.output.weight[-1] = 0
-    x = torch.randn(draw(st.integers(2, 9)), widths[0], dtype=torch.float64)
-    x[-1] = x[0]
-    return network, x

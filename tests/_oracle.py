@@ -19,44 +19,28 @@ def gradient_loop(head: Callable[[Tensor], Tensor], body: Callable[[Tensor], Ten
 
 def interference_loop(gradients: Tensor) -> dict[str, Tensor]:
     """Average the measures over samples, one pair and one sample at a time."""
+    gradients = gradients.double()
     n, u, _ = gradients.shape
-    measures = {name: torch.zeros(u, u, dtype=torch.float64) for name in ("cosine", "abs_cosine", "conflict", "count")}
+    names = ("cosine", "abs_cosine", "conflict", "norm_similarity", "count")
+    measures = {name: torch.zeros(u, u, dtype=torch.float64) for name in names}
     for a in range(u):
         for b in range(u):
-            cosines = []
-            for i in range(n):
-                first, second = gradients[i, a].double(), gradients[i, b].double()
-                if float(first.norm()) > 0 and float(second.norm()) > 0:
-                    cosines.append(float(first @ second) / float(first.norm()) / float(second.norm()))
-            if cosines:
-                measures["cosine"][a, b] = sum(cosines) / len(cosines)
-                measures["abs_cosine"][a, b] = sum(map(abs, cosines)) / len(cosines)
-                measures["conflict"][a, b] = sum(c < -1e-12 for c in cosines) / len(cosines)
-            measures["count"][a, b] = len(cosines)
-    measures["norm_similarity"] = _norm_similarity(gradients)
-    measures["norm"] = torch.stack([gradients[:, a].double().norm(dim=1).mean() for a in range(u)])
-    measures["undefined"] = torch.tensor([int((gradients[:, a].norm(dim=1) == 0).sum()) for a in range(u)])
-    return measures
-
-
-def _norm_similarity(gradients: Tensor) -> Tensor:
-    """2|a||b| / (|a|² + |b|²), averaged over the samples at which both gradients exist."""
-    n, u, _ = gradients.shape
-    result = torch.zeros(u, u, dtype=torch.float64)
-    for a in range(u):
-        for b in range(u):
-            lengths = [(float(gradients[i, a].norm()), float(gradients[i, b].norm())) for i in range(n)]
-            values = [2 * p * q / (p * p + q * q) for p, q in lengths if p > 0 and q > 0]
-            result[a, b] = sum(values) / len(values) if values else 0
-    return result
+            rows = []
+            for first, second in zip(gradients[:, a], gradients[:, b], strict=True):
+                p, q = float(first.norm()), float(second.norm())
+                if p > 0 and q > 0:
+                    cosine = float(first @ second) / p / q
+                    rows.append((cosine, abs(cosine), cosine < -1e-12, 2 * p * q / (p * p + q * q)))
+            for name, column in zip(names, zip(*rows, strict=True), strict=False):
+                measures[name][a, b] = sum(column) / len(rows)
+            measures["count"][a, b] = len(rows)
+    lengths = gradients.norm(dim=2)
+    return measures | {"norm": lengths.sum(0) / n, "undefined": (lengths == 0).sum(0)}
 
 
 def all_pairs_loop(gradients: Tensor) -> dict[str, Tensor]:
     """The measures over all ordered pairs of samples: pair up every two samples, then average at the same sample."""
-    n, u, d = gradients.shape
-    paired = torch.zeros(n * n, 2 * u, d, dtype=gradients.dtype)
-    for i in range(n):
-        for j in range(n):
-            paired[i * n + j] = torch.cat([gradients[i], gradients[j]])
+    u = gradients.shape[1]
+    paired = torch.stack([torch.cat([one, other]) for one in gradients for other in gradients])
     loop = interference_loop(paired)
     return {name: loop[name][:u, u:] for name in ("cosine", "abs_cosine", "conflict", "norm_similarity", "count")}

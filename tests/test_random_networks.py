@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 import itertools
+from functools import partial
 
 import torch
 from _asserts import assert_close, unchanged
-from _oracle import gradient_loop
+from _oracle import gradient_loop, interference_loop
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import gradembed as ge
 
-SETTINGS = settings(max_examples=40, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 PIECEWISE = [nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.ReLU6]
 ACTIVATIONS = [*PIECEWISE, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Softplus]
 MEASURES = ("cosine", "abs_cosine", "conflict", "norm_similarity")
@@ -45,7 +46,7 @@ class Pictures(nn.Module):
 
 @st.composite
 def cases(draw, kinds=("chain", "residual", "conv"), activations=ACTIVATIONS, dtypes=(torch.float64, torch.float32)):
-    """A network of depth 1 to 4 and 1 to 7 samples of size 0.1 to 10, some of them equal."""
+    """A network of depth 1 to 4, some with dead units, and 1 to 7 samples of size 0.1 to 10, some of them equal."""
     kind, dtype, bias = draw(st.sampled_from(kinds)), draw(st.sampled_from(dtypes)), draw(st.booleans())
     widths, activation = draw(st.lists(st.integers(1, 9), min_size=2, max_size=5)), st.sampled_from(activations)
     n, size = draw(st.integers(1, 7)), draw(st.sampled_from([0.1, 1.0, 10.0]))
@@ -57,14 +58,21 @@ def cases(draw, kinds=("chain", "residual", "conv"), activations=ACTIVATIONS, dt
         network.add_module("pictures", Pictures(chosen[0], bias=bias))
         widths[0] = 3 * features
     for i, (d, u) in enumerate(itertools.pairwise(widths), start=1):
-        network.add_module(f"linear{i}", nn.Linear(d, u, bias=bias))
+        network.add_module(f"linear{i}", last := nn.Linear(d, u, bias=bias))
         if i < len(widths) - 1:
             network.add_module(f"activation{i}", chosen[i])
+            if draw(st.booleans()):  # a unit that is never on
+                last.weight.data[0], last.bias = 0, nn.Parameter(-torch.ones(u))
             if kind == "residual":
                 network.add_module(f"block{i}", Block(u, chosen[-1], bias=bias))
+    if draw(st.booleans()):  # a unit that no root reads, a root that reads nothing
+        last.weight.data[:, 0] = last.weight.data[-1] = 0
     x = size * torch.randn(n, features)
     x[-1] = x[0]
     return network.to(dtype), x.to(dtype)
+
+
+chains = partial(cases, kinds=("chain",), activations=PIECEWISE, dtypes=(torch.float64,))
 
 
 def layers_of(network: nn.Sequential) -> list[str]:
@@ -88,37 +96,37 @@ def assert_near(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
 @given(cases(), st.data())
 def test_gradients_are_those_of_a_plain_loop(case, data):
     network, x = case
-    wrt = data.draw(st.sampled_from(layers_of(network)))
+    wrt, chunk = data.draw(st.sampled_from(layers_of(network))), data.draw(st.integers(1, 9))
     with unchanged(network):
-        found = ge.unit_gradients(network, x, wrt)
+        found = ge.unit_gradients(network, x, wrt, chunk_size=chunk)
     assert_near(found.gradients, in_double(network, x, wrt), x.dtype)
     assert_near(found.values, copy.deepcopy(network).double()(x.double()).detach(), x.dtype)
     lengths = found.unit_vectors().double().norm(dim=2)
     assert bool(((lengths - 1).abs() < 1e-5).logical_or(lengths == 0).all())
+    fields = ge.gradient_fields(network, x, wrt=wrt)
+    assert_near(fields.gradients.transpose(0, 1), found.gradients, x.dtype)
+    assert_near(fields.points, found.activations, x.dtype)
+    assert_near(fields.values.T, found.values, x.dtype)
 
 
 @SETTINGS
-@given(cases(dtypes=(torch.float64,)), st.data())
-def test_chunks_change_nothing(case, data):
+@given(cases(dtypes=(torch.float64,)))
+def test_interference_is_that_of_a_plain_loop(case):
     network, x = case
-    wrt, chunk = data.draw(st.sampled_from(layers_of(network))), data.draw(st.integers(1, 9))
-    whole, parts = ge.unit_gradients(network, x, wrt), ge.unit_gradients(network, x, wrt, chunk_size=chunk)
-    assert_near(parts.gradients, whole.gradients, x.dtype)
-    together, apart = ge.interference(network, x), ge.interference(network, x, chunk_size=chunk)
-    for layer in together.layers:
-        assert torch.equal(apart.count[layer], together.count[layer])
-        for measure in MEASURES:
-            assert_close(getattr(apart, measure)[layer], getattr(together, measure)[layer], atol=1e-9)
+    result = ge.interference(network, x)
+    for layer in result.layers:
+        for name, expected in interference_loop(in_double(network, x, layer)).items():
+            assert_close(getattr(result, name)[layer].double(), expected.double(), rtol=1e-9, atol=1e-9)
 
 
 @SETTINGS
 @given(cases(), st.sampled_from(["realised", "all"]))
-def test_measures_are_bounded_symmetric_and_of_the_units_at_hand(case, pairing):
+def test_measures_are_bounded_symmetric_and_of_the_samples_and_units_at_hand(case, pairing):
     network, x = case
     result = ge.interference(network, x, pairing=pairing)
     u = len(result.unit_labels)
     order = torch.randperm(u)
-    permuted = ge.interference(network, x, units=order.tolist(), pairing=pairing)
+    permuted = ge.interference(network, x.flip(0), layers=result.layers, units=order.tolist(), pairing=pairing)
     for layer in result.layers:
         for measure in MEASURES:
             matrix = getattr(result, measure)[layer]
@@ -140,12 +148,10 @@ def test_a_positive_factor_changes_no_cosine_and_a_negative_one_its_sign(case, f
     network, x = case
     u = network(x).shape[1]
     plain = ge.interference(network, x)
-    scales = torch.ones(u, dtype=x.dtype)
-    scales[0] = factor
-    scaled = ge.interference(network, x, directions=torch.diag(scales))
-    turned = ge.interference(network, x, directions=torch.diag(torch.where(scales == factor, -1.0, scales)))
-    signs = torch.ones(u, u, dtype=x.dtype)
-    signs[0, 1:] = signs[1:, 0] = -1
+    scales, signs = torch.ones(u, dtype=x.dtype), torch.ones(u, u, dtype=x.dtype)
+    scales[0], signs[0, 1:], signs[1:, 0] = factor, -1, -1
+    read = [torch.diag(scales), torch.diag(torch.where(scales == factor, -1.0, scales))]
+    scaled, turned = (ge.interference(network, x, layers=plain.layers, directions=rows) for rows in read)
     for layer in plain.layers:
         assert_close(scaled.cosine[layer], plain.cosine[layer], atol=1e-9)
         assert_close(scaled.abs_cosine[layer], plain.abs_cosine[layer], atol=1e-9)
@@ -153,20 +159,68 @@ def test_a_positive_factor_changes_no_cosine_and_a_negative_one_its_sign(case, f
         assert_close(turned.cosine[layer], plain.cosine[layer] * signs, atol=1e-9)
 
 
+# Trees
+
+
+def groups_of(tree: ge.GradientTree, layer: str, names: list[int]) -> list[set[frozenset[int]]]:
+    """Each root's nodes as sets of samples, under given names."""
+    return [{frozenset(names[int(i)] for i in (row == node).nonzero()[:, 0]) for node in row.unique()}
+            for row in tree.nodes[layer]]  # fmt: skip
+
+
+def gradients_of(tree: ge.GradientTree, layer: str) -> Tensor:
+    """Direction times norm of every root and sample: [n, r, d]."""
+    nodes = tree.nodes[layer]
+    return (tree.directions[layer][nodes] * tree.norms[layer][nodes][..., None]).transpose(0, 1)
+
+
+def paths_of(network: nn.Sequential, sample: Tensor, root: int) -> dict[str, tuple]:
+    """What tells a gradient apart at each layer: slopes that it passes through on the way down, one by one."""
+    names, inputs, path = layers_of(network), [sample], ()
+    for module in network[:-1]:
+        inputs.append(module(inputs[-1]).detach())
+    g, paths = network[-1].weight[root].detach(), {names[-1]: ()}
+    for name, module, a in list(zip(names, network, inputs, strict=True))[-2::-1]:
+        if isinstance(module, nn.Linear):
+            g = g @ module.weight.detach()
+        else:
+            leaf = a.clone().requires_grad_()
+            slopes = torch.autograd.grad(module(leaf).sum(), leaf)[0]
+            path, g = (*path, tuple(slopes[g != 0].tolist())), g * slopes
+        paths[name] = path
+    return paths
+
+
 @SETTINGS
-@given(cases(kinds=("chain",), activations=PIECEWISE, dtypes=(torch.float64,)))
-def test_nodes_of_a_tree_share_out_the_samples_and_hold_their_gradients(case):
+@given(chains(), st.randoms())
+def test_trees_hold_the_gradients_and_as_many_nodes_as_there_are_patterns(case, random):
     network, x = case
-    tree = ge.gradient_tree(network, x)
+    n, r = len(x), network[-1].out_features
+    order, some = random.sample(range(n), n), random.sample(range(r), r)
+    tree, shuffled = (ge.gradient_tree(network, part, layers=layers_of(network)) for part in (x, x[order]))
+    permuted = ge.gradient_tree(network, x, layers=layers_of(network), roots=some)
+    product = ge.gradient_tree(network, x, layers=layers_of(network), mode="product", max_nodes=10**7)
+    assert permuted.root_labels == tuple(map(str, some))
+    paths = [[paths_of(network, sample, root) for sample in x] for root in range(r)]
     for layer in tree.layers:
-        per_root = torch.zeros(len(tree.root_labels), dtype=torch.int64)
-        per_root.index_add_(0, tree.roots[layer], tree.counts[layer])
-        assert per_root.tolist() == [len(x)] * len(per_root)
-        gradients = tree.directions[layer].double() * tree.norms[layer][:, None]
-        expected = in_double(network, x, layer)
-        for root, places in enumerate(tree.nodes[layer]):
-            assert_near(gradients[places], expected[:, root], x.dtype)
-            assert tree.roots[layer][places].tolist() == [root] * len(x)
+        assert_is_partition(tree, layer, n)
+        assert len(tree.norms[layer]) == sum(len({path[layer] for path in samples}) for samples in paths)
+        expected, nodes = in_double(network, x, layer), groups_of(tree, layer, list(range(n)))
+        for other in (tree, product):
+            assert_close(gradients_of(other, layer), expected, atol=1e-9)
+        assert_close(gradients_of(shuffled, layer), expected[order], atol=1e-9)
+        assert_close(gradients_of(permuted, layer), expected[:, some], atol=1e-9)
+        assert groups_of(shuffled, layer, order) == nodes
+        assert groups_of(permuted, layer, list(range(n))) == [nodes[root] for root in some]
+        for fine, coarse in zip(groups_of(product, layer, list(range(n))), nodes, strict=True):
+            assert all(any(part <= whole for whole in coarse) for part in fine)
+
+
+def assert_is_partition(tree: ge.GradientTree, layer: str, n: int) -> None:
+    counts = torch.zeros(len(tree.root_labels), dtype=torch.int64).index_add_(0, tree.roots[layer], tree.counts[layer])
+    assert counts.tolist() == [n] * len(counts)
+    for root, places in enumerate(tree.nodes[layer]):
+        assert tree.roots[layer][places].tolist() == [root] * n
 
 
 @SETTINGS
@@ -176,21 +230,9 @@ def test_merged_nodes_share_out_the_samples_too(case, tolerance):
     assume(any(isinstance(module, Block | Pictures) for module in network))  # others have patterns and no tolerance
     tree = ge.gradient_tree(network, x, tolerance=tolerance)
     for layer in tree.layers:
+        assert_is_partition(tree, layer, len(x))
         vectors = torch.nn.functional.normalize(in_double(network, x, layer), dim=2)
         for root, places in enumerate(tree.nodes[layer]):
-            assert int(tree.counts[layer][tree.roots[layer] == root].sum()) == len(x)
             cosines = (tree.directions[layer].double()[places] * vectors[:, root]).sum(1)
             near = cosines >= 1 - 4 * tolerance
             assert bool((near | (vectors[:, root].norm(dim=1) == 0)).all())
-
-
-@SETTINGS
-@given(cases(), st.data())
-def test_fields_are_the_gradients_at_the_activations(case, data):
-    network, x = case
-    wrt = data.draw(st.sampled_from(layers_of(network)))
-    fields = ge.gradient_fields(network, x, wrt=wrt)
-    found = ge.unit_gradients(network, x, wrt)
-    assert_near(fields.gradients.transpose(0, 1), found.gradients, x.dtype)
-    assert_near(fields.points, found.activations, x.dtype)
-    assert_near(fields.values.T, found.values, x.dtype)

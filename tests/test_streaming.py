@@ -1,22 +1,26 @@
-"""Interference of samples that come in batches."""
+"""Samples that come in batches, of every structure: what is read, what a run keeps, and what is refused."""
 
 import weakref
+from collections import namedtuple
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from _asserts import assert_close, unchanged
-from _networks import Convolutional, Residual, linear
+from _networks import Residual, linear, randn
+from _oracle import gradient_loop
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import gradembed as ge
-from gradembed.gradients import Session
-from gradembed.gradients.batches import Stream
+from gradembed.gradients import Session, batches
 
 MEASURES = ("cosine", "abs_cosine", "conflict", "norm_similarity", "norm", "undefined", "count")
 X = torch.randn(150, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(len(X)) % 3
+Pair = namedtuple("Pair", "x mask")
 
 
 class Drawn(IterableDataset):
@@ -37,26 +41,37 @@ class Reused:
 
 SOURCES = {
     "list": lambda: [X[:1], X[1:90], X[90:]],
-    "tuple": lambda: (X[:70], X[70:]),
     "generator": lambda: (part for part in X.split(37)),
-    "one sample each": lambda: X.split(1),
-    "one batch": lambda: [X],
+    "one sample each": lambda: list(X.split(1)),
+    "arrays": lambda: [part.numpy() for part in X.split(60)],
     "loader": lambda: DataLoader(TensorDataset(X), batch_size=32),
     "loader with labels": lambda: DataLoader(TensorDataset(X, LABELS), batch_size=64),
     "loader without length": lambda: DataLoader(Drawn(), batch_size=40),
     "pairs": lambda: [(X[:50], LABELS[:50]), [X[50:], LABELS[50:], "more"]],
+    "mappings": lambda: [{"x": part} for part in X.split(60)],
     "buffer filled anew": Reused,
     "with gradients": lambda: [part.clone().requires_grad_() for part in X.split(60)],
 }
 
 
-def network_of(u=3, activation=nn.ReLU):
-    return ge.MLP([6, 9, 8, u], activation, seed=0).double()
+def network_of(u=3):
+    return ge.MLP([6, 9, 8, u], seed=0).double()
+
+
+class Masked(nn.Module):
+    """Takes two inputs, or one, and what is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x, mask=None, *, scale=None, double=False):
+        kept = x if mask is None else x - 2 * mask
+        return self.head(torch.tanh(self.body(2 * kept if double else kept))) * (1 if scale is None else scale)
 
 
 def assert_same(result, expected):
-    assert result.layers == expected.layers
-    assert result.n_samples == expected.n_samples
+    assert (result.layers, result.n_samples) == (expected.layers, expected.n_samples)
     assert result.unit_labels == expected.unit_labels
     for layer in expected.layers:
         for name in MEASURES:
@@ -64,78 +79,85 @@ def assert_same(result, expected):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("chunk_size", [None, 7, 50])
+@pytest.mark.parametrize("chunk_size", [None, 7])
 def test_batches_give_what_one_tensor_gives(source, chunk_size):
-    expected = ge.interference(network_of(), X, n_bootstrap=20)
-    result = ge.interference(network_of(), SOURCES[source](), n_bootstrap=20, chunk_size=chunk_size)
+    network, asked = network_of(), {"n_bootstrap": 20, "effective_dimension": True}
+    expected = ge.interference(network, X, **asked)
+    result = ge.interference(network, SOURCES[source](), chunk_size=chunk_size, **asked)
     assert_same(result, expected)
     assert result.effective_dimension == pytest.approx(expected.effective_dimension, rel=1e-12)  # all gradients fit in
-    assert result.chance == pytest.approx(expected.chance, rel=1e-12)
     for name, layers in expected.intervals.items():
         for layer, ends in layers.items():
             assert_close(result.intervals[name][layer], ends, rtol=1e-12, atol=1e-12)
             assert result.summary_intervals[name][layer] == pytest.approx(expected.summary_intervals[name][layer])
 
 
-def test_other_samples_give_something_else():
-    result, expected = ge.interference(network_of(), X.split(50)[:2]), ge.interference(network_of(), X)
-    assert result.n_samples == 100
-    assert float((result.cosine["input"] - expected.cosine["input"]).abs().max()) > 1e-3
-
-
-@pytest.mark.parametrize("make", [Residual, lambda: Convolutional().eval()])
-def test_general_modules_take_batches_too(make):
-    model = make().double()
-    x = torch.randn(23, 4).double() if isinstance(model, Residual) else torch.randn(23, 1, 4, 4).double()
-    expected = ge.interference(model, x)
-    for source in (x.split(5), list(DataLoader(TensorDataset(x), batch_size=9))):
-        with unchanged(model):
-            result = ge.interference(model, source)
-        assert_same(result, expected)
-
-
-def test_units_layers_and_dead_gradients_are_those_of_one_tensor():
+@pytest.mark.parametrize("arguments", [
+    {}, {"units": [2, 0]}, {"directions": torch.eye(3).double()[:2]}, {"layers": ["0", "input"]},
+])  # fmt: skip
+def test_units_layers_and_dead_gradients_are_those_of_one_tensor(arguments):
     network = nn.Sequential(linear([[1, 0], [0, 1]]), nn.ReLU(), linear([[1, 1], [0, 0], [1, -1]]))
-    x = torch.randn(40, 2, dtype=torch.float64)
-    for arguments in ({}, {"units": [2, 0]}, {"directions": torch.eye(3).double()[:2]}, {"layers": ["0", "input"]}):
-        assert_same(ge.interference(network, x.split(9), **arguments), ge.interference(network, x, **arguments))
-    assert ge.interference(network, x.split(9)).undefined["1"].tolist() == [0, 40, 0]
+    x = randn(40, 2)
+    result, expected = (ge.interference(network, part, **arguments) for part in (list(x.split(9)), x))
+    assert_same(result, expected)
+    other = ge.interference(network, list(x.split(9))[:2], **arguments)  # the negative control
+    assert (other.n_samples, torch.equal(other.norm["input"], expected.norm["input"])) == (18, False)
 
 
-@pytest.mark.parametrize(("u", "rel"), [(2, 0.05), (10, 0.05), (50, 0.15)])  # of 50 units, 36 samples instead of 41
-def test_effective_dimension_is_close_where_other_samples_are_chosen(u, rel):
-    network, x = network_of(u), torch.randn(9001, 6, dtype=torch.float64)
-    expected = ge.interference(network, x, layers=["input", "hidden1"])
-    result = ge.interference(network, x.split(1000), layers=["input", "hidden1"])
-    assert result.effective_dimension == pytest.approx(expected.effective_dimension, rel=rel)
-    assert result.chance == pytest.approx(expected.chance, rel=rel)
-    assert result.effective_dimension != expected.effective_dimension
+# Structures
 
 
-def test_effective_dimension_does_not_depend_on_how_the_samples_are_cut():
-    network, x = network_of(), torch.randn(5000, 6, dtype=torch.float64)
-    whole = ge.interference(network, [x])
-    for size, chunk_size in ((1, None), (333, 50), (1000, 5000)):
-        parts = ge.interference(network, x.split(size), chunk_size=chunk_size)
-        assert parts.effective_dimension == pytest.approx(whole.effective_dimension, rel=1e-9)
+STRUCTURES = {
+    "tuple": lambda x, mask: (x, mask),
+    "named tuple": Pair,
+    "mapping": lambda x, mask: {"mask": mask, "x": x},
+    "arrays": lambda x, mask: (x.numpy(), mask.numpy()),
+    "None and a flag": lambda x, mask: {"x": x / 2, "mask": mask / 2, "scale": None, "double": True},
+}
 
 
-def test_many_units_keep_few_samples_for_the_dimension():
-    network, x = ge.MLP([6, 9, 1100], seed=0).double(), torch.randn(5, 6, dtype=torch.float64)
-    expected = ge.interference(network, x, layers=["input"]).effective_dimension
-    assert ge.interference(network, x.split(2), layers=["input"]).effective_dimension == pytest.approx(expected)
+@pytest.mark.parametrize("kind", STRUCTURES)
+def test_several_inputs_are_cut_and_streamed_together(kind):
+    make, model, x, mask = STRUCTURES[kind], Masked().double(), X[:40], (X[:40] > 0).double()
+    expected = gradient_loop(lambda h: model.head(torch.tanh(h)), model.body, x - 2 * mask)
+    assert_close(ge.unit_gradients(model, make(x, mask), "body", chunk_size=7).gradients, expected)
+    parts = [make(x[:13], mask[:13]), make(x[13:], mask[13:])]
+    if isinstance(parts[0], dict):
+        parts[1] = dict(reversed(parts[1].items()))  # the order of the keys does not matter
+        asked = {}
+    else:
+        message = r"`forward` should say what of a batch Masked takes, since it may take more than one input. Got None"
+        with unchanged(model), pytest.raises(ValueError, match=message):
+            ge.interference(model, parts)
+        asked = {"forward": lambda m, batch: m(*batch)}
+    assert_close(ge.unit_gradients(model, parts, "body", chunk_size=9, **asked).gradients, expected)
 
 
-def test_untrained_control_goes_through_the_batches_again():
-    expected = ge.interference(network_of(), X, n_untrained=2, seed=5)
-    for source in ("list", "loader", "buffer filled anew"):
-        result = ge.interference(network_of(), SOURCES[source](), n_untrained=2, seed=5)
-        assert_same(result, expected)
-        for control, other in zip(result.untrained, expected.untrained, strict=True):
-            assert_same(control, other)
+@pytest.mark.parametrize("make", [lambda: ge.MLP([4, 5, 3], seed=0), Residual])
+def test_one_input_in_any_dress_is_the_same(make):
+    model, x = make(), torch.randn(6, 4)
+    expected = ge.unit_gradients(model, x, "input").gradients
+    for dressed in (x.numpy(), x.tolist(), (x,), {"x": x}, [x[:2].numpy(), x[2:]], [(x[:2],), [x[2:], "labels"]]):
+        assert_close(ge.unit_gradients(model, dressed, "input").gradients, expected, rtol=1e-5, atol=1e-7)
 
 
-# What a run keeps
+def test_read_keeps_the_structure_and_what_is_no_tensor():
+    model, mask = Masked(), X[:4] > 0
+    read = lambda x: batches.read(x, model, None)  # noqa: E731
+    named = read(Pair(X[:4].numpy(), mask))
+    assert isinstance(named, Pair)
+    assert torch.equal(named.x, X[:4])
+    found = read({"x": X[:4].clone().requires_grad_(), "mask": mask.numpy(), "deep": [LABELS[:4], None], "flag": "on"})
+    assert (found["x"].requires_grad, found["flag"], found["deep"][1]) == (False, "on", None)
+    assert (found["mask"].dtype, found["deep"][0].dtype) == (torch.bool, torch.int64)
+    assert read(np.arange(6, dtype=np.uint8)).dtype == torch.uint8
+    assert read([[1, 2], [3, 4]]).tolist() == [[1, 2], [3, 4]]
+    assert isinstance(read([X[:4]]), batches.Stream)
+    assert batches.size_of(batches.part(found, 1, 3)) == 2
+    assert batches.chosen(found, [3, 0])["deep"][0].tolist() == [0, 0]
+
+
+# What a run keeps, and what it leaves alone
 
 
 def counted(alive, most, n_batches):
@@ -164,7 +186,7 @@ def peak(n):
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 network = ge.MLP([256, 32, 32, 5], seed=0)
-print(peak(20_000), peak(200_000))
+print(peak(10_000), peak(100_000))
 """
 
 
@@ -172,25 +194,43 @@ print(peak(20_000), peak(200_000))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_does_not_grow_with_samples(run_python):
     before, after = map(int, run_python(PEAKS).split())  # kilobytes
-    assert after - before < 60_000  # all samples are 204,800; what the allocator keeps varies
+    assert after - before < 40_000  # all samples are 102,400; what the allocator keeps varies
 
 
-@pytest.mark.parametrize(
-    ("network", "directions", "expected"),
-    [
-        (ge.MLP([4, 64, 10], seed=0), None, 10 * 2**20 // (10 * 64 * 4)),
-        (ge.MLP([4, 1024, 1024, 8], seed=0), None, 10 * 2**20 // (8 * 1024 * 4)),  # the widest gradients count
-        (ge.MLP([4, 8, 3], seed=0), torch.randn(400, 3), 10 * 2**20 // (400 * 400 * 4)),  # so do pairs
-        (ge.MLP([4, 8, 3], seed=0), torch.randn(1000, 3), 8),  # a few at least
-        (ge.MLP([4, 8, 3], seed=0), torch.randn(5000, 3), 1),  # but not at any price
-    ],
-)
-def test_chunks_fit_the_memory_budget(network, directions, expected):
-    with Session.open(network, Stream([torch.randn(5, 4)]), None, "output", None, directions) as session:
+@pytest.mark.parametrize(("widths", "n_directions", "expected"), [
+    ([4, 64, 10], 0, 10 * 2**20 // (10 * 64 * 4)),
+    ([4, 1024, 1024, 8], 0, 10 * 2**20 // (8 * 1024 * 4)),  # the widest gradients count
+    ([4, 8, 3], 400, 10 * 2**20 // (400 * 400 * 4)),  # so do pairs
+    ([4, 8, 3], 1000, 8),  # a few at least
+    ([4, 8, 3], 5000, 1),  # but not at any price
+])  # fmt: skip
+def test_chunks_fit_the_memory_budget(widths, n_directions, expected):
+    directions = torch.randn(n_directions, widths[-1]) if n_directions else None
+    asked = {"unit_layer": "output", "directions": directions}
+    with Session.open(ge.MLP(widths, seed=0), [torch.randn(5, 4)], **asked) as session:
         assert session.samples_at_a_time() == expected
 
 
-# The caller's iterable, model and random numbers
+@pytest.mark.parametrize("u", [2, 50])
+def test_effective_dimension_of_a_stream_rests_on_a_choice_of_samples_whatever_the_cuts(u):
+    network, x = network_of(u), randn(5000, 6)
+    ask = partial(ge.interference, network, layers=["input", "hidden1"], effective_dimension=True)
+    whole, streamed = ask(x), ask([x])
+    assert streamed.effective_dimension == pytest.approx(whole.effective_dimension, rel=0.15)
+    assert streamed.chance == pytest.approx(whole.chance, rel=0.15)
+    assert streamed.effective_dimension != whole.effective_dimension
+    for size, chunk_size in ((7, None), (1000, 5000)):
+        parts = ask(list(x.split(size)), chunk_size=chunk_size)
+        assert parts.effective_dimension == pytest.approx(streamed.effective_dimension, rel=1e-9)
+    assert ask(x, chunk_size=333).effective_dimension == pytest.approx(whole.effective_dimension)
+
+
+def test_untrained_control_goes_through_the_batches_again():
+    expected = ge.interference(network_of(), X, n_untrained=2, seed=5)
+    for source in ("list", "loader", "buffer filled anew"):
+        result = ge.interference(network_of(), SOURCES[source](), n_untrained=2, seed=5)
+        for one, other in zip((result, *result.untrained), (expected, *expected.untrained), strict=True):
+            assert_same(one, other)
 
 
 class BrokenError(Exception):
@@ -206,13 +246,12 @@ def breaking(after):
 @pytest.mark.parametrize("after", [0, 1, 3])
 @pytest.mark.parametrize("make", [Residual, lambda: ge.MLP([4, 5, 3], seed=0)])
 def test_an_error_of_the_iterable_passes_through_and_the_model_is_as_before(after, make):
-    model = make().double()
-    hooks = [len(module._forward_hooks) for module in model.modules()]
-    modes = [module.training for module in model.modules()]
-    with pytest.raises(BrokenError, match="no more"):
-        ge.interference(model, breaking(after), chunk_size=2)
-    assert [len(module._forward_hooks) for module in model.modules()] == hooks
-    assert [module.training for module in model.modules()] == modes
+    model, modes = make().double(), []
+    for _ in range(2):
+        modes.append([(module.training, len(module._forward_hooks)) for module in model.modules()])
+        with pytest.raises(BrokenError, match="no more"):
+            ge.interference(model, breaking(after), chunk_size=2)
+    assert modes[0] == modes[1]
     assert torch.is_grad_enabled()
 
 
@@ -230,87 +269,68 @@ def test_random_numbers_that_the_iterable_draws_are_drawn(make):
     assert float((first.norm["input"] - second.norm["input"]).abs().max()) > 0
 
 
-def test_batches_work_in_inference_mode():
+def test_batches_work_in_inference_mode_and_where_standard_error_is_missing(monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
     model = Residual().double()
     with torch.inference_mode():
-        result = ge.interference(model, [torch.randn(5, 4).double() for _ in range(3)])
-    assert result.n_samples == 15
-
-
-def test_a_long_stream_goes_on_where_standard_error_is_missing(monkeypatch):
-    monkeypatch.setattr("sys.stderr", None)
-    assert ge.interference(network_of(), X.split(50)).n_samples == len(X)
+        assert ge.interference(model, [randn(5, 4) for _ in range(3)]).n_samples == 15
     assert ge.interference(network_of(), X[:20], pairing="all").n_samples == 20
 
 
 # Refusals
 
-
-def ones(*shape, dtype=torch.float64):
-    return torch.ones(shape, dtype=dtype)
-
-
-BAD = ones(5, 6)
-BAD[2, 3] = float("nan")
+ONES = torch.ones(5, 6, dtype=torch.float64)
+BAD = ONES.clone().index_fill(1, torch.tensor(3), torch.nan)
+LIKE = r"`x\[1\]` should be like the first batch, float64 \[n, 6\] on cpu. Got "
 
 
-@pytest.mark.parametrize(
-    ("batches", "error", "message"),
-    [
-        ([], ValueError, r"`x` should give at least one batch. Got none. Pass one with samples"),
-        (iter(()), ValueError, r"`x` should give at least one batch"),
-        ([ones(5, 6), BAD], ValueError, r"`x\[1\]` should be finite. Got 1 NaN or infinite values of 30"),
-        ([BAD], ValueError, r"`x\[0\]` should be finite"),
-        ([ones(5, 6), ones(5, 7)], ValueError, r"`x\[1\]` should have samples of the shape of the first batch, \[6\]"),
-        ([ones(5, 6), ones(5, 2, 3)], ValueError, r"`x\[1\]` should have samples of the shape .* Got \[2, 3\]"),
-        (
-            [ones(5, 6), ones(5, 6), ones(5, 6).float()],
-            ValueError,
-            r"`x\[2\]` should have the precision of the first batch, torch.float64. Got torch.float32. Make all",
-        ),
-        ([ones(5, 6), ones(0, 6)], ValueError, r"`x\[1\]` should hold at least one sample"),
-        ([ones(5, 6), ones(6)], ValueError, r"`x\[1\]` should have samples of the shape .* Got \[\]"),
-        ([ones(5, 6), LABELS], ValueError, r"`x\[1\]` should have the precision .* Got torch.int64"),  # (x, y)
-        ([ones(5, 6), "b"], TypeError, r"`x\[1\]` should be a torch.Tensor of samples, or a tuple or list that"),
-        ([ones(5, 6), None], TypeError, r"`x\[1\]` should be a torch.Tensor of samples.* Got None"),
-        ((number for number in range(3)), TypeError, r"`x\[0\]` should be a torch.Tensor of samples.* Got 0. Have the"),
-        (({"x": ones(5, 6)} for _ in range(3)), TypeError, r"`x\[0\]` should be a torch.Tensor .* Got dict"),
-        ([[ones(5, 6)], []], TypeError, r"`x\[1\]` should be a torch.Tensor .* Got list \[\]"),
-        ([ones(5, 7)], ValueError, r"`x` should have 6 features"),
-        ([ones(5, 6).float()], ValueError, r"`x` should have the model's precision, torch.float64"),
-        ([[1.0, 2.0], [3.0, 4.0]], TypeError, r"`x` should be a torch.Tensor. Got list"),
-        ({"x": ones(5, 6)}, TypeError, r"`x` should be a torch.Tensor. Got dict"),
-        ("samples", TypeError, r"`x` should be a torch.Tensor. Got 'samples'"),
-        (ones(5, 6).numpy(), TypeError, r"`x` should be a torch.Tensor. Got ndarray"),
-        (TensorDataset(X), TypeError, r"`x` should be a torch.Tensor. Got TensorDataset"),
-    ],
-)
-def test_bad_batches_are_refused(batches, error, message):
+@pytest.mark.parametrize(("given", "error", "message"), [
+    ([], ValueError, r"`x` should give at least one batch. Got none. Pass one with samples"),
+    (iter(()), ValueError, r"`x` should give at least one batch"),
+    ([ONES, BAD], ValueError, r"`x\[1\]` should be finite. Got 5 NaN or infinite values of 30"),
+    ([ONES, ONES[:, 1:]], ValueError, LIKE + r"float64 \[n, 5\]"),
+    ([ONES, ONES[:, None]], ValueError, LIKE + r"float64 \[n, 1, 6\]"),
+    ([ONES, ONES.float()], ValueError, LIKE + r"float32 \[n, 6\] on cpu. Make all batches alike"),
+    ([ONES, LABELS], ValueError, LIKE + "int64"),  # (x, y) in a list
+    ([{"x": ONES}, {"y": ONES}], ValueError, r"`x(\[1\])?` should (be like the first batch|fit the model)"),
+    ([ONES, ONES.to("meta")], ValueError, r"`x\[1\]` should hold numbers"),
+    ([ONES, ONES[:0]], ValueError, r"`x\[1\]` should hold at least one sample"),
+    ([ONES, ONES[0]], ValueError, r"`x\[1\]` should have a sample axis and a feature axis"),
+    ([ONES, "b"], TypeError, r"`x\[1\]` should be a batch: a tensor of samples, or a mapping or tuple of tensors"),
+    ([ONES, None], TypeError, r"`x\[1\]` should be a batch.* Got None. Have the iterable give batches, as a DataLoad"),
+    (range(3), TypeError, r"`x\[0\]` should be a batch.* Got 0"),
+    ([[ONES], []], TypeError, r"`x\[1\]` should hold samples.* Got list \[\]"),
+    ([ONES[:, 1:]], ValueError, r"`x` should have 6 features"),
+    ({"x": "text"}, TypeError, r"`x` should hold samples: a tensor, or a mapping or tuple with tensors"),
+    ((np.array(["a"]),), TypeError, r"`x` should"),
+    (TensorDataset(X), TypeError, r"`x` should be a tensor, or an array or list of numbers. Got TensorDataset"),
+])  # fmt: skip
+def test_bad_batches_are_refused(given, error, message):
     network = network_of()
     with unchanged(network), pytest.raises(error, match=message):
-        ge.interference(network, batches)
+        ge.interference(network, given)
 
 
-def test_batches_on_another_device_are_refused():
-    with pytest.raises(ValueError, match=r"`x\[1\]` should be on the device of the first batch, cpu. Got meta"):
-        ge.interference(network_of(), [ones(5, 6), ones(5, 6).to("meta")])
+def test_flags_that_change_between_batches_are_refused():
+    parts = [{"x": ONES, "double": flag} for flag in (True, False)]
+    with pytest.raises(ValueError, match=r"`x\[1\]` should be like the first batch"):
+        ge.interference(Masked().double(), parts)
 
 
-def test_what_batches_cannot_give_is_refused():
-    for batches in (X.split(50), DataLoader(TensorDataset(X), batch_size=50)):
-        message = r"`pairing` should be 'realised' for samples in batches. Got 'all', which .* Pass all samples as one"
+@pytest.mark.parametrize(("asked", "message"), [
+    ({"pairing": "all"}, r"`pairing` should be 'realised' for samples in batches. Got .all., which .* Pass all"),
+    ({"n_untrained": 2}, r"`n_untrained` should be 0 for an iterator, whose samples come only once. Got 2. Pass "),
+])  # fmt: skip
+def test_what_batches_cannot_give_is_refused(asked, message):
+    loader = DataLoader(TensorDataset(X), batch_size=50)
+    for source in (part for part in X.split(50)), iter([X]), iter(loader), *([loader] if "pairing" in asked else []):
         with pytest.raises(ValueError, match=message):
-            ge.interference(network_of(), batches, pairing="all")
-    for iterator in ((part for part in X.split(50)), iter([X]), iter(DataLoader(TensorDataset(X), batch_size=50))):
-        message = r"`n_untrained` should be 0 for an iterator, whose samples come only once. Got 2. Pass batches that"
-        with pytest.raises(ValueError, match=message):
-            ge.interference(network_of(), iterator, n_untrained=2)
+            ge.interference(network_of(), source, **asked)
 
 
 def test_refused_arguments_leave_the_iterator_untouched():
     iterator = iter([X])
-    with pytest.raises(ValueError, match="`pairing`"):
-        ge.interference(network_of(), iterator, pairing="all")
-    with pytest.raises(TypeError, match=r"`model` should be a torch.nn.Module"):
-        ge.interference("network", iterator)
+    for asked in ({"pairing": "some"}, {"model": "network"}, {"forward": 3}, {"seed": -1}):
+        with pytest.raises((ValueError, TypeError), match=f"`{next(iter(asked))}` should"):
+            ge.interference(**({"model": network_of(), "x": iterator} | asked))
     assert next(iterator) is X

@@ -151,6 +151,8 @@ def as_tensor(
     check_dense(name, tensor)
     if kind == "float" and tensor.dtype not in FLOAT_TYPES:
         refuse(name, "be float32 or float64", describe(tensor), f"Convert it with {name}.float()")
+    if tensor.is_complex():
+        refuse(name, "hold real numbers", describe(tensor), f"Take {name}.real or {name}.abs()", TypeError)
     if kind == "int":
         if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
             refuse(name, "hold integers", describe(tensor), f"Convert it with {name}.long()")
@@ -181,9 +183,10 @@ def _tensor_of(name: str, value: Any, kind: str, like: Tensor | None) -> Tensor:
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" or (kind == "float" and array.dtype.kind == "b"):
             raise TypeError
-        if not isinstance(value, np.ndarray | np.generic):  # Python's numbers have no precision of their own
+        if not hasattr(value, "__array__"):  # Python's numbers have no precision of their own
             own = torch.get_default_dtype() if like is None else like.dtype
-            return torch.tensor(array.tolist(), dtype=own if kind == "float" else None)
+            is_float = kind == "float" or (kind == "any" and array.dtype.kind == "f")
+            return torch.tensor(array.tolist(), dtype=own if is_float else None)
         return torch.from_numpy(np.ascontiguousarray(array).copy())
     except (TypeError, ValueError, RuntimeError):
         refuse(name, "be a tensor, or an array or list of numbers", describe(value), "Convert it", TypeError)
@@ -436,7 +439,7 @@ def as_names(name: str, value: Any, n: int | None = None, things: str = "units")
 LARGEST = 1e100  # squares of larger numbers overflow
 
 
-def as_doubles(name: str, value: Any, axes: str = "u k", **sizes: int) -> NDArray[np.float64]:
+def as_doubles(name: str, value: Any, axes: str = "u k", **sizes: Any) -> NDArray[np.float64]:
     """Read real numbers of any precision and of given axes (as in `as_tensor`), small enough to be squared.
 
     Returns:

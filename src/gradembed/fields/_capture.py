@@ -63,10 +63,10 @@ def gradient_fields(
         >>> ge.gradient_fields(ge.MLP([4, 8, 8, 1], torch.nn.Tanh, seed=0), torch.randn(100, 4), wrt="hidden1")
         GradientFields(1 unit at 100 shared points of 8 dimensions, with values, groups)
     """
-    asked = {"forward": forward, "argument": "wrt", "x_name": "points", "ensembles": True}
+    asked: dict[str, Any] = {"forward": forward, "argument": "wrt", "x_name": "points", "ensembles": True}
     with Session.open(model, points, wrt, unit_layer, units, directions, **asked) as session:
         e = session.network.n_members
-        layer, u = session.layers[0], session.readout.shape[-2] if session.readout.ndim > 1 else len(session.readout)
+        layer, u = session.layers[0], session.n_units
         parts: list[tuple[Tensor, ...]] = []
         patterns: list[np.ndarray] = []
         with _progress.bar(None, "gradient fields", " parts", wanted=True, delay=1) as bar:

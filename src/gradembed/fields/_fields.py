@@ -60,7 +60,7 @@ class GradientFields:
 
     def __post_init__(self) -> None:
         gradients: Tensor | None = None
-        sizes: dict[str, int] = {}
+        sizes: dict[str, Any] = {}
         for name, axes in AXES.items():  # gradients first: the others have to fit them
             if (value := getattr(self, name)) is None and name in OPTIONAL:
                 continue

@@ -140,7 +140,7 @@ def unit_gradients(
                     start, gradients = start + len(gradients), whole[start : start + len(gradients)]
                 parts.append((gradients, capture.activations[layer].clone(), capture.values.T))
                 bar.update(len(gradients))
-    gradients, activations, values = zip(*parts, strict=True)
-    whole = torch.cat(gradients) if whole is None else whole
-    kept = torch.cat(activations), torch.cat(values).contiguous()
+    columns = list(zip(*parts, strict=True))
+    whole = torch.cat(columns[0]) if whole is None else whole
+    kept = torch.cat(columns[1]), torch.cat(columns[2]).contiguous()
     return UnitGradients(whole, *kept, str(session.unit_site), layer, session.unit_labels)

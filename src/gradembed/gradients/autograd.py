@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import torch
@@ -14,10 +14,9 @@ from gradembed.gradients.batches import HALF_TYPES, Batch, chosen, joined, size_
 from gradembed.gradients.layers import Recorder, default_sites
 from gradembed.gradients.lowrank import Capture, LowRank
 from gradembed.gradients.sites import OUTPUT, Site
-from gradembed.gradients.tape import Tape, frozen, heads_of, place_of
+from gradembed.gradients.tape import Place, Tape, frozen, heads_of, place_of
 
-PROBES = 4  # real samples, by which a model is tried before the measurement
-PROBED_UNITS = 16  # of which it is asked whether a layer feeds them
+PROBED_UNITS = 8  # of which it is asked whether a layer feeds them
 
 
 class Autograd:
@@ -44,37 +43,38 @@ class Autograd:
     ) -> None:
         self.model, self.forward, self.argument, self.x_name = model, forward, argument, x_name
         self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.unit_site = unit_site
+        for site in sites or ():
+            if (unit_site is not OUTPUT and site == unit_site) or site.name not in (*self.modules, "input"):
+                refuse_independent(site, unit_site)
         n = size_of(batch)
         self.pads = n == 1  # whether a sample alone is given twice over: the model may squeeze a batch of one
-        self.probed = sorted({i * (n - 1) // max(1, PROBES - 1) for i in range(PROBES)})
-        probe = chosen(batch, self.probed)
-        self._recorder = Recorder(self.modules)
-        units = self._values(probe, unit_site)
+        self.probed = sorted({0, n - 1})
+        self._probe, recorder = chosen(batch, self.probed), Recorder(self.modules)
+        units = self._values(self._probe, recorder)
         self.heads = {name: part.shape[1] for name, part in units.items()}
         self._expected = torch.cat(list(units.values()), 1)  # of the probed samples, [p, D]
-        self._check_exchange(batch, unit_site)
-        candidates = default_sites(model, self._recorder, probe) if sites is None else list(sites)
-        self._check_sites(probe, candidates, unit_site, is_default=sites is None)
+        if n > 1:
+            self._check_alone(batch, recorder)
+        self.sites = default_sites(model, recorder, self._probe) if sites is None else list(sites)
+        self._check_sites(chosen(batch, [n - 1, 0]), is_default=sites is None)
 
     # ------------------------------------------------------------------ asking
 
-    def capture(
-        self, batch: Batch, sites: Sequence[Site], unit_site: Site, readout: Tensor, *, is_first: bool = False, **_: Any
-    ) -> Capture:
+    def capture(self, batch: Batch, sites: Sequence[Site], readout: Tensor, *, is_first: bool = False) -> Capture:
         """Run forward once and back once per unit.
 
         Args:
             batch: n samples.
             sites: Where gradients are wanted.
-            unit_site: What the units are of.
-            readout: How they read it: their indices [u], or directions [u, D].
+            readout: How units read the unit layer: their indices [u], or directions [u, D].
             is_first: Whether the batch begins with the samples that the model was tried on: they have to give the same.
 
         Returns:
             Values, activations and gradients.
         """
         n = size_of(batch)
-        run = self._run(joined([batch, batch]) if n == 1 and self.pads else batch, sites, unit_site)
+        run = self._run(joined([batch, batch]) if n == 1 and self.pads else batch, sites)
         heads = list(run.units.values())
         flat = torch.cat([head.detach() for head in heads], 1)[:n]
         for row, i in enumerate(self.probed if is_first else ()):
@@ -82,41 +82,37 @@ class Autograd:
                 self._refuse_mixing("an output that changed with the other samples")
         values = flat[:, readout].T if readout.ndim == 1 else readout.to(flat) @ flat.T
         kind = torch.float32 if flat.dtype in HALF_TYPES else flat.dtype
-        keys = list(dict.fromkeys(map(place_of, sites)))
         rows = {str(s): flat.new_empty(len(readout), n, self.widths[str(s)], dtype=kind) for s in sites}
         for k, row in enumerate(readout):
-            outputs, weights = _read_out(heads, row)
-            inputs = [run.edges[key] for key in keys]
-            found = dict(zip(keys, self._backward(outputs, inputs, weights, k < len(readout) - 1), strict=True))
+            found = self._backward(run, *_read_out(heads, row), keep=k < len(readout) - 1)
             for site in sites:
                 gradient = found[place_of(site)]
                 rows[str(site)][k] = 0 if gradient is None else site.part(gradient, pool=torch.sum)[:n]
         activations = {str(site): site.part(run.values[place_of(site)])[:n].to(kind) for site in sites}
         return Capture(values.to(kind), activations, {layer: LowRank(part, n) for layer, part in rows.items()})
 
-    def _backward(self, outputs: Any, inputs: Any, weights: Any, keep: bool) -> Sequence[Tensor | None]:
+    def _backward(self, run: Tape, outputs: Any, weights: Any, *, keep: bool = True) -> dict[Place, Tensor | None]:
+        """Differentiate weighted outputs by what stands at each place; ``None`` where nothing flows."""
         try:
-            found: Sequence[Tensor | None] = torch.autograd.grad(
-                outputs, inputs, weights, retain_graph=keep, allow_unused=True
+            found = torch.autograd.grad(
+                outputs, list(run.edges.values()), weights, retain_graph=keep, allow_unused=True
             )
-            return found
         except RuntimeError as error:
             _let_pass(error)
             if "heckpoint" in str(error):
                 remedy = "Call checkpoint(..., use_reentrant=False), or switch checkpointing off"
                 refuse("model", "let gradients be taken at its layers", "reentrant activation checkpointing", remedy)
-            refuse("model", "be differentiable", f"{type(self.model).__name__}, which stopped with: {error}",
-                   "Take gradients at a later layer, or pass the module that it was made from")  # fmt: skip
+            got = f"{type(self.model).__name__}, which stopped with: {_first_line(error)}"
+            remedy = "Take gradients at a later layer, or pass the module that it was made from"
+            refuse("model", "be differentiable", got, remedy)
+        return dict(zip(run.edges, found, strict=True))
 
-    def _run(self, batch: Batch, sites: Sequence[Site], unit_site: Site) -> Tape:
+    def _run(self, batch: Batch, sites: Sequence[Site]) -> Tape:
         """Run forward with the graph kept from the sites on."""
-        tape = Tape(size_of(batch), self.argument, sites, unit_site)
-        with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(frozen(self.model))
-            stack.enter_context(tape.tapping(self.modules))
+        tape = Tape(size_of(batch), self.argument, sites, self.unit_site)
+        with torch.enable_grad(), frozen(self.model), tape.tapping(self.modules):
             result = self._call(tape.cut_input(batch))
-        if unit_site is OUTPUT:
+        if self.unit_site is OUTPUT:
             tape.units = heads_of(result, tape.n, type(self.model).__name__)
         tape.check_complete()
         return tape
@@ -139,45 +135,83 @@ class Autograd:
             except ValueError as refusal:
                 raise refusal from error
 
+    # ------------------------------------------------------------------ trying
+
     @torch.no_grad()
-    def _values(self, batch: Batch, unit_site: Site) -> dict[str, Tensor]:
+    def _values(self, batch: Batch, recorder: Recorder | None = None) -> dict[str, Tensor]:
         """The units' values, head by head [n, D], of few samples."""
         n = size_of(batch)
         batch = joined([batch, batch]) if n == 1 and self.pads else batch
-        with self._recorder.run(size_of(batch)):
-            run = self._run(batch, [], unit_site)
+        with recorder.run(size_of(batch)) if recorder else nullcontext():
+            run = self._run(batch, [])
         return {name: part.detach()[:n] for name, part in run.units.items()}
 
-    # ------------------------------------------------------------------ trying
-
-    def _check_exchange(self, batch: Batch, unit_site: Site) -> None:
-        """Refuse models that draw random numbers or let one sample change another's output.
-
-        Real samples are exchanged: the same ones in another order, and each of them alone. Nothing is invented that the
-        model might not take (tokens that it does not know, values out of range).
-        """
-        order = self.probed
-        swapped = self._flat(chosen(batch, order[::-1]), unit_site).flip(0)
-        if not self._is_same(swapped):
-            if not self._is_same(self._flat(chosen(batch, order), unit_site)):
-                remedy = "Call model.eval(), or take the randomness out"
-                refuse("model", "give the same output twice", "two different ones for the same samples", remedy)
-            self._refuse_mixing("an output that changed with the order of the samples")
-        if len(order) == 1:
-            return
-        try:  # whether a batch of one sample comes out in another shape, as after squeeze()
-            single = self._flat(chosen(batch, order[:1]), unit_site)
-            self.pads = single.shape[1] != sum(self.heads.values())
-        except (ValueError, TypeError):
-            self.pads = True
-        if self.pads:
-            self._recorder.runs.pop()
-        for row, i in enumerate(order):
-            if not self._is_same(self._flat(chosen(batch, [i]), unit_site), row):
+    def _check_alone(self, batch: Batch, recorder: Recorder) -> None:
+        """Refuse models that give a sample alone another output than beside others."""
+        for row, i in enumerate(self.probed):
+            try:
+                units = self._values(chosen(batch, [i]), recorder)
+                squeezed = {name: part.shape[1] for name, part in units.items()} != self.heads
+            except (ValueError, TypeError):
+                squeezed = True
+            if squeezed:
+                self.pads = True
+                recorder.runs.pop()
+                units = self._values(chosen(batch, [i]), recorder)
+            if not self._is_same(torch.cat(list(units.values()), 1), row):
                 self._refuse_mixing("an output that changed with the other samples")
 
-    def _flat(self, batch: Batch, unit_site: Site) -> Tensor:
-        return torch.cat(list(self._values(batch, unit_site).values()), 1)
+    def _check_sites(self, swapped: Batch, *, is_default: bool) -> None:
+        """Cut at the sites, and see whether gradients flow to them, from each sample to itself only.
+
+        Real samples are exchanged. Nothing is invented that the model might not take (tokens that it does not know,
+        values out of range).
+
+        Args:
+            swapped: The last sample and the first.
+            is_default: Whether the sites are candidates, of which some may be dropped.
+        """
+        run = self._run(swapped, self.sites)
+        heads = list(run.units.values())
+        values = torch.cat([head.detach() for head in heads], 1)
+        if not self._is_same(values.flip(0)[: len(self.probed)]):
+            self._explain_change(swapped)
+        live = [head for head in heads if head.requires_grad]
+        weights = [torch.zeros_like(head).index_fill_(0, torch.tensor([0], device=head.device), 1) for head in live]
+        weights = [w * torch.linspace(1, 2, w.shape[1]).to(w) for w in weights]  # of the first sample's units
+        found = self._backward(run, live, weights) if live and run.edges else dict.fromkeys(run.edges)
+        for place, gradient in found.items():
+            if gradient is not None:
+                bound = 8 * torch.finfo(gradient.dtype).eps * gradient.abs().amax()
+                if not gradient[1:].abs().amax() <= bound:
+                    self._refuse_mixing(f"a gradient that flows from one sample to others at {place[0]!r}")
+        reached = [site for site in self.sites if found[place_of(site)] is not None]
+        if is_default:
+            self.sites = self._feeding(run, reached, live, values)
+            self.sites = self.sites or [site for site in reached if site.name == "input"]
+        elif len(reached) < len(self.sites):
+            refuse_independent(next(site for site in self.sites if site not in reached), self.unit_site)
+        order = list(run.edges)
+        self.time = {str(site): order.index(place_of(site)) for site in self.sites}
+        if is_default:
+            self.sites.sort(key=lambda site: self.time[str(site)])
+        self.widths = {str(site): site.part(run.values[place_of(site)]).shape[1] for site in self.sites}
+
+    def _explain_change(self, swapped: Batch) -> NoReturn:
+        """Say why samples in another order, in a model that is cut at the sites, did not give the same."""
+        other = torch.cat(list(self._values(swapped).values()), 1).flip(0)[: len(self.probed)]
+        if not self._is_same(other):
+            self._refuse_mixing("an output that changed with the order of the samples")
+        got, remedy = "another output once they are cut", "Choose layers that nothing modifies in place beside them"
+        refuse(self.argument, "name layers at which the model can be cut", got, remedy)
+
+    def _refuse_mixing(self, got: str) -> NoReturn:
+        """Refuse a model whose output changed: because it draws random numbers, or else because of other samples."""
+        if not self._is_same(torch.cat(list(self._values(self._probe).values()), 1)):
+            remedy = "Call model.eval(), or take the randomness out"
+            refuse("model", "give the same output twice", "two different ones for the same samples", remedy)
+        remedy = "Call model.eval(), set batch_first=True, or take out what mixes the batch"
+        refuse("model", "treat every sample by itself", got, remedy)
 
     def _is_same(self, values: Tensor, row: int | None = None) -> bool:
         """Whether outputs [p, D], or one row of them, are those of the probed samples, up to rounding."""
@@ -190,83 +224,33 @@ class Autograd:
         bound = eps**0.5 * spread + 256 * eps * reference.abs().amax()
         return bool(((values.double() - expected).abs().nan_to_num(0) <= bound.nan_to_num(0)).all())
 
-    def _refuse_mixing(self, got: str) -> None:
-        remedy = "Call model.eval(), set batch_first=True, or take out what mixes the batch"
-        refuse("model", "treat every sample by itself", got, remedy)
-
-    def _check_sites(self, probe: Batch, sites: list[Site], unit_site: Site, *, is_default: bool) -> None:
-        """Cut at the sites, and see whether gradients flow to them, from each sample to itself only."""
-        n = size_of(probe)
-        for site in sites if not is_default else ():
-            if (unit_site is not OUTPUT and site == unit_site) or site.name not in (*self.modules, "input"):
-                refuse_independent(site, unit_site)
-        run = self._run(
-            joined([probe, probe]) if n == 1 else probe, sites, unit_site
-        )  # two at least, to tell them apart
-        if not self._is_same(torch.cat([part.detach()[:n] for part in run.units.values()], 1)):
-            got, remedy = "another output once they are cut", "Choose layers that nothing modifies in place beside them"
-            refuse(self.argument, "name layers at which the model can be cut", got, remedy)
-        heads = list(run.units.values())
-        keys = list(dict.fromkeys(map(place_of, sites)))
-        live = [head for head in heads if head.requires_grad]
-        generator = torch.Generator().manual_seed(0)
-        weights = [torch.zeros(head.shape).to(head) for head in live]
-        for weight in weights:
-            weight[0] = torch.randn(weight.shape[1], generator=generator).to(weight)
-        edges = [run.edges[key] for key in keys]
-        found = dict(
-            zip(keys, self._backward(live, edges, weights, True) if live and edges else [None] * len(keys), strict=True)
-        )
-        for key, gradient in found.items():
-            if gradient is not None:
-                others, own = gradient[1:].abs().amax(), gradient.abs().amax()
-                if not others <= 8 * torch.finfo(gradient.dtype).eps * own:
-                    self._refuse_mixing(f"a gradient that flows from one sample to others at {key[0]!r}")
-        kept = [site for site in sites if found[place_of(site)] is not None]
-        if is_default:
-            kept = self._feeding(run, kept, live)
-        elif len(kept) < len(sites):
-            refuse_independent(next(s for s in sites if s not in kept), unit_site)
-        time = {key: i for i, key in enumerate(run.edges)}
-        self.sites = sorted(kept, key=lambda site: time[place_of(site)]) if is_default else kept
-        self.time = {str(site): time[place_of(site)] for site in kept}
-        self.widths = {str(site): site.part(run.values[place_of(site)]).shape[1] for site in kept}
-
-    def _feeding(self, run: Tape, sites: list[Site], heads: list[Tensor]) -> list[Site]:
+    def _feeding(self, run: Tape, sites: list[Site], heads: list[Tensor], values: Tensor) -> list[Site]:
         """Keep the sites that feed all units (of some evenly spaced), and that are not the units under another name."""
-        total = sum(head.shape[1] for head in heads)
-        asked = sorted({i * (total - 1) // max(1, PROBED_UNITS - 1) for i in range(PROBED_UNITS)})
-        keys = list(dict.fromkeys(map(place_of, sites)))
-        feeds = torch.zeros(len(asked), len(keys), dtype=torch.bool)
-        for row, unit in enumerate(asked):
-            outputs, weights = _read_out(heads, torch.tensor(unit))
-            found = self._backward(outputs, [run.edges[key] for key in keys], weights, True)
-            feeds[row] = torch.tensor([g is not None and bool(g.any()) for g in found])
+        total = values.shape[1]
+        asked = sorted({i * (total - 1) // (PROBED_UNITS - 1) for i in range(PROBED_UNITS)})
+        found = [self._backward(run, *_read_out(heads, torch.tensor(unit))) for unit in asked]
+        feeds = torch.tensor([[g is not None and bool(g.any()) for g in row.values()] for row in found]).reshape(
+            -1, len(run.edges)
+        )
         feeds = feeds[feeds.any(1)]  # a unit that nothing moves at these samples says nothing
-        good = {key for key, column in zip(keys, feeds.T, strict=True) if column.all() or not column.any()}
-        flat = torch.cat([head.detach() for head in heads], 1)
-        return [
-            site
-            for site in sites
-            if place_of(site) in good
-            and not ((a := site.part(run.values[place_of(site)])).shape == flat.shape and torch.equal(a, flat))
-        ] or [site for site in sites if site.name == "input"]
+        good = {place for place, column in zip(run.edges, feeds.T, strict=True) if column.all() or not column.any()}
+        there = {site: site.part(run.values[place_of(site)]) for site in sites if place_of(site) in good}
+        return [site for site, a in there.items() if a.shape != values.shape or not torch.equal(a, values)]
 
 
 def _read_out(heads: Sequence[Tensor], row: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Say what to differentiate, and with which weights, for one unit: its number, or a direction over all heads."""
     sizes = [head.shape[1] for head in heads]
     if row.ndim:
-        parts = row.to(heads[0]).split(sizes)
-        return list(heads), [part.expand_as(head) for head, part in zip(heads, parts, strict=True)]
-    unit = int(row)
-    for head, size in zip(heads, sizes, strict=True):
-        if unit < size:
-            weights = torch.zeros_like(head)
-            weights[:, unit] = 1
-            return [head], [weights]
-        unit -= size
-    raise IndexError(unit)
+        return list(heads), [
+            part.expand_as(head) for head, part in zip(heads, row.to(heads[0]).split(sizes), strict=True)
+        ]
+    unit, k = int(row), 0
+    while unit >= sizes[k]:
+        unit, k = unit - sizes[k], k + 1
+    weights = torch.zeros_like(heads[k])
+    weights[:, unit] = 1
+    return [heads[k]], [weights]
 
 
 def refuse_independent(site: Site, unit_site: Site) -> NoReturn:
@@ -277,15 +261,11 @@ def refuse_independent(site: Site, unit_site: Site) -> NoReturn:
 
 def _let_pass(error: Exception) -> None:
     """Raise again what is a refusal of ours already, or says that memory ran out."""
-    if (
-        getattr(error, "is_refusal", False)
-        or isinstance(error, torch.OutOfMemoryError)
-        or "allocate memory" in str(error)
-    ):
+    out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    if getattr(error, "is_refusal", False) or out_of_memory:
         raise error
 
 
 def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300].rstrip(
-        "."
-    )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__

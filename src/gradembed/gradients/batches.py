@@ -77,10 +77,8 @@ def read_batch(batch: Any, name: str, kind: torch.dtype | None = None) -> Batch:
         The batch, of detached tensors.
     """
     if not isinstance(batch, Tensor | Mapping | tuple | list) or _is_numbers(batch):
-        is_list = isinstance(batch, list)
-        batch = as_tensor(name, batch, "...", kind="any")
-        if is_list and batch.is_floating_point() and kind is not None:
-            batch = batch.to(kind)  # Python's numbers have no precision of their own
+        like = None if kind is None else torch.empty(0, dtype=kind)  # Python's numbers have no precision of their own
+        batch = as_tensor(name, batch, "...", kind="any", like=like)
     batch = each(batch, lambda item: as_tensor(name, item, "...", kind="any") if isinstance(item, np.ndarray) else item)
     batch = each(batch, lambda tensor: tensor.detach().clone() if tensor.is_inference() else tensor.detach())
     found = tensors_in(batch)
@@ -98,21 +96,14 @@ def read_batch(batch: Any, name: str, kind: torch.dtype | None = None) -> Batch:
             refuse(name, "hold at least one sample and one feature", describe(tensor), "Pass a non-empty tensor")
         if tensor.ndim == 0 or len(tensor) != len(found[0]):
             got = f"shapes {[list(other.shape) for other in found]}"
-            remedy = (
-                "Give every tensor a first axis for at least one sample, the same for all; the rest with `forward=`"
-            )
+            remedy = "Give every tensor a first axis for the samples, and bind the rest in `forward=`"
             refuse(name, "have the samples along axis 0 of every tensor", got, remedy)
-        if tensor.is_floating_point() and not is_finite(tensor):
-            bad = (
-                int((~tensor.isfinite()).sum()) if tensor is found[0] else int(tensor.isnan().sum())
-            )  # masks may be -inf
-            if bad:
-                refuse(
-                    name,
-                    "be finite",
-                    f"{bad} NaN or infinite values of {tensor.numel()}",
-                    "Clean or drop those samples",
-                )
+        if not tensor.is_floating_point() or is_finite(tensor):
+            continue
+        wrong = tensor.isnan() if tensor is not found[0] else ~tensor.isfinite()  # a mask may hold -inf
+        if bool(wrong.any()):
+            got = f"{int(wrong.sum())} NaN or infinite values of {tensor.numel()}"
+            refuse(name, "be finite", got, "Clean or drop those samples")
     return batch
 
 

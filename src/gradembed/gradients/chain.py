@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gradembed._validation import FLOAT_TYPES
 from gradembed.gradients.lowrank import Basis, Capture, LowRank, product
-from gradembed.gradients.patterns import SKIPPED, pattern_words, splits
+from gradembed.gradients.patterns import SKIPPED, is_smooth, pattern_words, splits
 from gradembed.gradients.sites import OUTPUT, Site
 from gradembed.models import ACTIVATIONS, MLP, MLPEnsemble, StackedLinear
 
@@ -125,6 +125,7 @@ class Chain:
         x = x.flatten(1) if self.n_members is None else x
         activations, slopes, states = self._forward(x, set(stops.values()), bottom, top)
         a = activations[top]
+        patterns = patterns and not any(map(is_smooth, self.steps[bottom:top]))
         rows, start = self.read_out(readout, unit_site, x)
         gradients, words = self._backward(
             rows, start, set(stops.values()), slopes, states if patterns else {}, a.shape[-2]
@@ -230,8 +231,8 @@ def _flatten(module: nn.Module, name: str, steps: list[Step], positions: dict[st
             if child is None or not _flatten(child, f"{name}.{key}" if name else key, steps, positions):
                 return False
     elif type(module) in (nn.Linear, StackedLinear):
-        weight, bias = module.weight, module.bias
-        steps.append(Linear(weight.detach(), None if bias is None else bias.detach()))
+        owned: dict[str, Any] = {name: p if p is None else p.detach() for name, p in module._parameters.items()}
+        steps.append(Linear(owned["weight"], owned["bias"]))
     elif type(module) in ELEMENTWISE or (type(module) is nn.Flatten and module.start_dim == 1 and module.end_dim == -1):
         steps.append(module)
     else:

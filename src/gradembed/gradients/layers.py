@@ -139,7 +139,7 @@ def default_sites(model: nn.Module, recorder: Recorder, batch: Batch) -> list[Si
         parent: {tuple(times[name]) for name in names if lists[name] == parent} for parent in {*lists.values()} - {""}
     }
     usable = [n for n in names if len(set(times[n])) == 1 and len(alike.get(lists[n], [0])) == 1]
-    once = [Site(name) for name in usable if recorder.times(name)[0] == (1, 1)]
+    once = [Site(name) for name in usable if set(recorder.times(name)) == {(1, 1)}]
     if once or inputs:
         return inputs + once
     # tokens, and no layer that runs once: every run of those that run, or else whatever module makes something new

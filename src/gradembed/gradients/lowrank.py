@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -94,11 +96,12 @@ def product(rows: Tensor, slope: Tensor | None, weight: Tensor | None) -> Tensor
             rows = rows * slope[..., None, :, :]  # [*e, u, n, r]
         else:
             table = rows.mT * weight[..., None, :, :]  # [*e, u, r, c]
-            return (slope @ table[:, 0])[:, None] if is_ensemble else slope @ table
+            made: Tensor = (slope @ table[:, 0])[:, None] if is_ensemble else slope @ table
+            return made
     if weight is None:
         return rows
     flat: Tensor = rows.flatten(-3, -2) @ weight  # one product for all units and samples
-    return flat.unflatten(-2, rows.shape[-3:-1])
+    return flat.reshape(*rows.shape[:-1], -1)
 
 
 def unit_rows(rows: Tensor, *, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -133,4 +136,4 @@ class Capture:
     values: Float[Tensor, "*e u n"]
     activations: dict[str, Tensor]
     gradients: dict[str, LowRank]
-    patterns: object = None
+    patterns: NDArray[np.uint64] | None = None

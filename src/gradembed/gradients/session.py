@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gradembed import _context
 from gradembed._validation import (
+    FLOAT_TYPES,
     as_integer,
     as_list,
     as_tensor,
@@ -114,8 +115,9 @@ class Session:
         if forward is not None and not callable(forward):
             refuse("forward", "be callable with model and batch", describe(forward), "Pass a function", TypeError)
         samples = read(x, model, forward, x_name)
-        if isinstance(model, MLPEnsemble) and (forward is not None or not isinstance(samples, Tensor)):
-            refuse(x_name, "be one tensor, and `forward` None, for an ensemble", describe(x), member)
+        is_one = forward is None and isinstance(samples, Tensor) and samples.dtype in FLOAT_TYPES
+        if isinstance(model, MLPEnsemble) and not is_one:
+            refuse(x_name, "be one float tensor, and `forward` None, for an ensemble", describe(x), member)
         batch = samples.first if isinstance(samples, Stream) else samples
         check_fits(model, batch, x_name)
         check_parameters(model)
@@ -157,6 +159,11 @@ class Session:
         return tuple(map(str, self.sites))
 
     @property
+    def n_units(self) -> int:
+        """The number of units, of each member of an ensemble."""
+        return self.readout.shape[-2] if self.readout.ndim > 1 else len(self.readout)
+
+    @property
     def n_samples(self) -> int | None:
         """Their number; ``None`` for a stream."""
         if self.stream:
@@ -186,15 +193,13 @@ class Session:
             yield from self._of_groups(self.network.n_members, patterns)
             return
         size = self.samples_at_a_time(chunk_size)
-        n = self.n_samples
-        parts = (
-            self.stream.chunks(size) if self.stream else (part(self.batch, i, i + size) for i in range(0, n or 0, size))
-        )
-        options = {"patterns": patterns} if isinstance(self.network, Chain) else {"is_first": True}
-        for batch in parts:
+        parts = self.stream.chunks(size) if self.stream else _cut(self.batch, size)
+        for i, batch in enumerate(parts):
             with self.protect():
-                capture = self.network.capture(batch, self.sites, self.unit_site, self.readout, **options)
-            options |= {"is_first": False} if "is_first" in options else {}
+                if isinstance(self.network, Chain):
+                    capture = self.network.capture(batch, self.sites, self.unit_site, self.readout, patterns=patterns)
+                else:
+                    capture = self.network.capture(batch, self.sites, self.readout, is_first=i == 0)
             yield self._checked(capture)
 
     def _of_groups(self, e: int, patterns: bool) -> Iterator[Capture]:
@@ -202,14 +207,13 @@ class Session:
         chain: Chain = self.network  # type: ignore[assignment]
         x = self.batch.expand(e, *self.batch.shape[-2:])
         m, d = x.shape[-2:]
-        u = self.readout.shape[-2] if self.readout.ndim > 1 else len(self.readout)
+        u = self.n_units
         widths = [d, *(step.weight.shape[-2] for step in chain.steps if isinstance(step, Linear))]
         size = max(1, GROUP_BYTES // (m * (sum(widths) + u * max(widths)) * x.element_size()))
+        shared = self.readout if self.readout.ndim == 1 else self.readout.expand(e, -1, -1)
         for start in range(0, e, size):
             group = slice(start, start + size)
-            readout = self.readout[group] if self.readout.ndim == 3 else self.readout
-            if readout.ndim == 2:
-                readout = readout.expand(len(range(e)[group]), -1, -1)
+            readout = shared if shared.ndim == 1 else shared[group]
             chosen = chain.members(group)
             yield self._checked(chosen.capture(x[group], self.sites, self.unit_site, readout, patterns=patterns))
 
@@ -233,6 +237,10 @@ class Session:
             size = max(1, min(size, GRADIENT_BYTES // (u * max(width, u) * item)))
         n = self.n_samples
         return size if n is None else -(-n // -(-n // size))  # equal chunks: a small last one costs as many calls
+
+
+def _cut(batch: Batch, size: int) -> Iterator[Batch]:
+    return (part(batch, i, i + size) for i in range(0, size_of(batch), size))
 
 
 def keep_freed_memory() -> None:
@@ -314,28 +322,21 @@ def resolve_units(
         refuse("directions", "be None when `units` is given", describe(directions), "Pass one of them")
     if directions is not None:
         axes = "u D" if n_members is None else "u D | e u D"
-        sizes = {"D": width} | ({} if n_members is None else {"e": n_members})
-        given = (
-            np.asarray(directions, float) if isinstance(directions, list) else directions
-        )  # rounded to the model's later
-        matrix = as_tensor("directions", given, axes, **sizes)
+        sizes: dict[str, Any] = {"D": width} | ({} if n_members is None else {"e": n_members})
+        if isinstance(directions, list):
+            directions = np.asarray(directions, float)  # rounded to the model's precision later
+        matrix = as_tensor("directions", directions, axes, **sizes)
         if bool((matrix == 0).all(-1).any()):
             refuse("directions", "be non-zero", "a row of zeros", "Drop that row: it reads nothing")
         return matrix, tuple(f"direction {i}" for i in range(matrix.shape[-2])), ()
     if units is None:
         return torch.arange(width), tuple(labels), tuple(heads)
-    where = f"lie between 0 and {width - 1}, the units of {str(unit_site)!r}"
-    chosen = []
+    where, chosen = str(unit_site), []
     for item in as_list(argument, units, "a list of indices"):
         if isinstance(item, str) and item not in labels:
-            refuse(
-                argument,
-                f"name units of {str(unit_site)!r}",
-                repr(item),
-                f"Choose labels like {labels[0]!r}, or indices",
-            )
+            refuse(argument, f"name units of {where!r}", repr(item), f"Choose labels like {labels[0]!r}, or indices")
         chosen.append(labels.index(item) if isinstance(item, str) else as_integer(argument, item))
         if not 0 <= chosen[-1] < width:
-            refuse(argument, where, item, "Drop or correct it")
+            refuse(argument, f"lie between 0 and {width - 1}, the units of {where!r}", item, "Drop or correct it")
     picked = tuple(heads[i] for i in chosen) if heads else ()
     return torch.tensor(chosen), tuple(labels[i] for i in chosen), picked

@@ -234,7 +234,7 @@ def replace_element(value: Any, place: int | str | None, new: Tensor) -> Any:
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     other = copy.copy(value)
     if isinstance(value, Mapping | list):
-        other[place] = new  # type: ignore[index]
+        other[place] = new
     else:
         setattr(other, str(place), new)
     return other

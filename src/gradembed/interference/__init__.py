@@ -106,7 +106,7 @@ def interference(
     if n_untrained:
         check_module(model)
         check_reinitializable(model, reinitialize)
-    asked = {"unit_layer": unit_layer, "units": units, "directions": directions, "forward": forward}
+    asked: dict[str, Any] = {"unit_layer": unit_layer, "units": units, "directions": directions, "forward": forward}
     with Session.open(model, x, layers, **asked) as session:
         _check_stream(session, x, pairing, n_untrained)
         tables, sums, n = _measure(session, pairing, n_bootstrap, seed, chunk_size, effective_dimension)

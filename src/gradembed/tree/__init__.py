@@ -72,7 +72,7 @@ def gradient_tree(
     max_nodes = as_integer("max_nodes", max_nodes, 1)
     if tolerance is not None:
         tolerance = as_number("tolerance", tolerance, 0, 1, open_low=True)
-    asked = {"forward": forward, "units_argument": "roots"}
+    asked: dict[str, Any] = {"forward": forward, "units_argument": "roots"}
     with Session.open(model, x, layers, unit_layer, roots, **asked) as session:
         if session.stream:
             remedy = "Pass all samples as one tensor, mapping or tuple"

@@ -31,7 +31,7 @@ def merged_levels(session: Session, layers: Sequence[str], tolerance: float, max
     parts: dict[str, list[Level]] = {layer: [] for layer in layers}
     sizes = dict.fromkeys(layers, 0)
     for root in range(len(session.readout)):
-        above = np.zeros(session.n_samples, dtype=np.int64)
+        above = np.zeros(session.n_samples or 0, dtype=np.int64)
         for depth, (layer, rows, flat, basis) in enumerate(_gradients(session, root, layers)):
             level = _merge(rows, flat, basis, above, tolerance)
             above = level.nodes[0].numpy()
