@@ -28,7 +28,7 @@ test: $(DONE)  ## Run all tests: docstring examples, and every notebook in the q
 	$(BIN)/python -m pytest
 
 # gradients, interference, trees, fields, oracles: no browser, no cluster, no notebook, nothing over five seconds
-CORE = gradients interference tree separation fields gradient_fields random_networks streaming zoo context layout
+CORE = gradients interference tree modules fields gradient_fields random_networks streaming zoo context layout
 check: $(DONE)  ## Test the core mathematics alone, in under a minute
 	$(BIN)/python -m pytest -q -m "not slow" $(CORE:%=tests/test_%.py) $(addprefix src/gradembed/,gradients interference tree fields)
 
