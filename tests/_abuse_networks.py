@@ -430,5 +430,5 @@ TABLE: list[Row] = [
     ("ablated", "units", UNITS | {"twice the same": FINITE, "strings in it": TYPE}),
     ("ablated", "at", NUMBER | {"string": TYPE, "negative": FINITE, "tensor": FINITE, "list": VALUE}),
     ("ablated at the means", "at", {"NaN": VALUE, "inf": VALUE, "shorter": VALUE, "another axis": VALUE, "list": FINITE,
-                                    "numpy": SAME, "strided": SAME, "meta": VALUE, "complex": VALUE, "half": FINITE}),
+                                    "numpy": SAME, "strided": SAME, "meta": VALUE, "complex": TYPE, "half": FINITE}),
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from _oracle import gradient_loop
 from torch import nn
 
 import gradembed as ge
-from gradembed.gradients import unit_rows
+from gradembed.gradients import autograd, unit_rows
 from gradembed.gradients.chain import Chain
 
 ACTIVATIONS = [
@@ -119,15 +119,12 @@ def site_cases():
     rest = lambda h: r.head(h + torch.relu(r.branch(r.norm(h))))  # noqa: E731
     conv = lambda h: c.head(c.pool(torch.tanh(c.norm(h))).flatten(1))  # noqa: E731
     return {
-        "residual, input": (r, flat, "input", lambda x: rest(stem(x)), lambda x: x),
         "before an in-place activation": (r, flat, "stem", lambda h: rest(torch.relu(h)), r.stem),
         "the first of two runs": (r, flat, ge.Site("act", call=0), rest, stem),
         "what a module takes": (r, flat, ge.Site("stem", input=True), lambda x: rest(stem(x)), lambda x: x),
         "what the first of two runs takes": (r, flat, ge.Site("act", call=0, input=True),
                                              lambda h: rest(torch.relu(h)), r.stem),
         "convolution, conv": (c, image, "conv", conv, c.conv),
-        "convolution, pool": (c, image, "pool", lambda h: c.head(h.flatten(1)),
-                              lambda x: c.pool(torch.tanh(c.norm(c.conv(x))))),
         "module list, input": (b, flat, "input", b, lambda x: x),
     }  # fmt: skip
 
@@ -510,3 +507,20 @@ def test_overflow_is_refused_not_returned(slope):
     for function in (lambda m, x: ge.unit_gradients(m, x, "input"), ge.interference):
         with pytest.raises(ValueError, match=message):
             function(steep, x)
+
+
+def test_wide_layers_are_gone_to_group_by_group(monkeypatch):
+    model, x = Residual().double(), torch.randn(7, 4, dtype=torch.float64)
+    whole = ge.interference(model, x)
+    monkeypatch.setattr(autograd, "GRADIENT_BYTES", 7 * 3 * 8 * 9)  # two layers of 4 and 5 numbers at a time
+    passes = []
+    monkeypatch.setattr(
+        torch.autograd,
+        "grad",
+        lambda *asked, grad=torch.autograd.grad, **more: passes.append(0) or grad(*asked, **more),
+    )
+    parts = ge.interference(model, x)
+    assert len(passes) > 3 * len(parts.layers) / 2 > 3
+    for layer in whole.layers:
+        assert_close(parts.cosine[layer], whole.cosine[layer])
+        assert_close(parts.norm[layer], whole.norm[layer])

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 from _asserts import assert_close, unchanged
-from _oracle import gradient_loop, interference_loop
+from _oracle import all_pairs_loop, gradient_loop, interference_loop
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -109,13 +109,15 @@ def test_gradients_are_those_of_a_plain_loop(case, data):
     assert_near(fields.values.T, found.values, x.dtype)
 
 
-@SETTINGS
-@given(cases(dtypes=(torch.float64,)))
-def test_interference_is_that_of_a_plain_loop(case):
+@settings(SETTINGS, max_examples=30)
+@given(cases(dtypes=(torch.float64,)), st.sampled_from(["realised", "all"]), st.integers(1, 9))
+def test_interference_is_that_of_a_plain_loop(case, pairing, chunk_size):
     network, x = case
-    result = ge.interference(network, x)
+    with unchanged(network):
+        result = ge.interference(network, x, pairing=pairing, chunk_size=chunk_size)
+    oracle = interference_loop if pairing == "realised" else all_pairs_loop
     for layer in result.layers:
-        for name, expected in interference_loop(in_double(network, x, layer)).items():
+        for name, expected in oracle(in_double(network, x, layer)).items():
             assert_close(getattr(result, name)[layer].double(), expected.double(), rtol=1e-9, atol=1e-9)
 
 

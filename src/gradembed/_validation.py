@@ -222,26 +222,6 @@ def check_parameters(model: nn.Module) -> None:
             refuse("model", "have finite parameters", f"NaN or infinity in {key!r}", "Train it again, or load it again")
 
 
-def check_samples(x: object, name: str = "x") -> None:
-    """Refuse anything but a finite, non-empty, dense float32 or float64 tensor of at least two axes.
-
-    A first axis for the samples and at least one more for their features.
-    """
-    if not isinstance(x, Tensor):
-        remedy = f"Convert it with torch.as_tensor({name}, dtype=torch.float32)"
-        refuse(name, "be a torch.Tensor", describe(x), remedy, TypeError)
-    if x.dtype not in FLOAT_TYPES:
-        refuse(name, "be float32 or float64", describe(x), f"Convert it with {name}.float()")
-    check_dense(name, x)
-    if x.ndim < 2:
-        refuse(name, "have a sample axis and a feature axis, [n, d]", describe(x), f"Use {name}[None] for one sample")
-    if x.numel() == 0:
-        refuse(name, "hold at least one sample and one feature", describe(x), "Pass a non-empty tensor")
-    if not is_finite(x):
-        bad = int((~x.isfinite()).sum())
-        refuse(name, "be finite", f"{bad} NaN or infinite values of {x.numel()}", "Clean or drop those samples")
-
-
 def check_dense(name: str, value: Tensor) -> None:
     """Refuse tensors that do not hold a number for every entry: sparse ones, and those on the meta device."""
     if value.layout is not torch.strided:
@@ -271,26 +251,6 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
         refuse(name, f"be one of {', '.join(map(repr, names))}", describe(value), "Choose one of them")
 
 
-def check_integer(name: str, value: object, minimum: float = -math.inf, remedy: str = "Pass a larger one") -> None:
-    """Refuse what is no integer, or one below a minimum."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        refuse(name, "be an integer", describe(value), "Pass an int", TypeError)
-    if value < minimum:
-        refuse(name, f"be at least {minimum}", value, remedy)
-
-
-def check_number(name: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
-    """Refuse what is no finite number between two bounds (``open_low`` excludes the lower one)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        refuse(name, "be a number", describe(value), "Pass a float", TypeError)
-    below = value <= low if open_low else value < low
-    if not math.isfinite(value) or below or value > high:
-        bounds = f"{'above' if open_low else 'at least'} {low:g}" + (
-            f" and at most {high:g}" if high < math.inf else ""
-        )
-        refuse(name, f"be finite, {bounds}", value, "Pass a number in that range")
-
-
 def check_path(name: str, value: object) -> None:
     """Refuse what names no file or folder (an open or closed file among others)."""
     if not isinstance(value, str | os.PathLike):
@@ -305,29 +265,6 @@ def check_layer(name: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
         shown = ", ".join(map(repr, known[:12])) + (", ..." if len(known) > 12 else "")
         refuse(name, "name a layer of the model", repr(value), f"Choose one of {shown}")
-
-
-def check_units(units: Sequence[int], width: int, unit_layer: str) -> None:
-    """Refuse units that the unit layer does not have."""
-    for unit in units:
-        check_integer("units", unit)
-        if not 0 <= unit < width:
-            refuse("units", f"lie between 0 and {width - 1}, the units of {unit_layer!r}", unit, "Drop or correct it")
-
-
-def check_directions(directions: object, width: int, unit_layer: str) -> None:
-    """Refuse directions that are not a finite, non-zero [u, width] tensor."""
-    if not isinstance(directions, Tensor):
-        refuse("directions", "be a torch.Tensor", describe(directions), "Convert it with torch.as_tensor", TypeError)
-    check_dense("directions", directions)
-    if directions.ndim != 2 or directions.shape[1] != width or len(directions) == 0:
-        refuse(
-            "directions", f"have shape [u, {width}], the width of {unit_layer!r}", describe(directions), "Reshape it"
-        )
-    if not directions.is_floating_point() or not bool(directions.isfinite().all()):
-        refuse("directions", "be finite floating-point numbers", describe(directions), "Convert or clean it")
-    if bool((directions == 0).all(1).any()):
-        refuse("directions", "be non-zero", "a row of zeros", "Drop that row: it reads nothing")
 
 
 def is_finite(value: Tensor) -> bool:
@@ -366,37 +303,6 @@ def check_per_sample(model: nn.Module) -> None:
             )
         if isinstance(module, _DROPOUTS) and module.training and module.p > 0:
             refuse("model", "give the same output twice", f"{label} in train mode", "Call model.eval() first")
-
-
-def check_sequence(name: str, value: object, what: str) -> list[Any]:
-    """Refuse strings, empty sequences and what cannot be iterated; return the rest as a list.
-
-    Returns:
-        The items.
-    """
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        refuse(name, f"be {what}", describe(value), "Pass a list", TypeError)
-    items = list(value)
-    if not items:
-        refuse(name, f"be {what}, not empty", describe(value), "Pass at least one")
-    return items
-
-
-def check_targets(y: object, n: int, name: str = "y") -> None:
-    """Refuse targets that are not one int64 class or finite float value (or row of them) per sample."""
-    if not isinstance(y, Tensor):
-        refuse(name, "be a torch.Tensor", describe(y), f"Convert it with torch.as_tensor({name})", TypeError)
-    if y.dtype != torch.int64 and y.dtype not in FLOAT_TYPES:
-        refuse(
-            name, "be int64 classes, or float values", describe(y), f"Convert it with {name}.long() or {name}.float()"
-        )
-    check_dense(name, y)
-    if y.ndim not in (1, 2) or len(y) != n or y.numel() == 0:
-        refuse(name, f"hold one target, or one row of targets, for each of {n} samples", describe(y), "Pair them up")
-    if y.is_floating_point() and not bool(y.isfinite().all()):
-        refuse(name, "be finite", f"{int((~y.isfinite()).sum())} NaN or infinite values", "Clean or drop those samples")
-    if y.dtype == torch.int64 and int(y.min()) < 0:
-        refuse(name, "number the classes from 0", int(y.min()), "Renumber them")
 
 
 def try_forward(model: nn.Module, x: Tensor, name: str = "x") -> Tensor:

@@ -111,11 +111,11 @@ class UnitCard:
     def __repr__(self) -> str:
         zeros = f" ({self.undefined:,} without gradient)" if self.undefined else ""
         note = f", note: {self.aligned_note}" if self.aligned_note else ""
+        i, j = len(self.aligned), len(self.twins)
         return (
             f"UnitCard({self.name!r}, {len(self.values):,} points{zeros}, effective dimension "
-            f"{self.effective_dimension:.1f} of {self.dim}, {_count(len(self.aligned), 'aligned unit')}, "
-            f"{_count(len(self.twins), 'twin')} from {float(self.distances[0]):.3g} where "
-            f"{self.typical_distance:.3g} is typical{note})"
+            f"{self.effective_dimension:.1f} of {self.dim}, {i} aligned unit{'s' * (i != 1)}, {j} twin{'s' * (j != 1)} "
+            f"from {float(self.distances[0]):.3g} where {self.typical_distance:.3g} is typical{note})"
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -128,25 +128,16 @@ class UnitCard:
         """
         import pandas as pd
 
-        i, j = len(self.aligned), len(self.twins)
-        return pd.DataFrame(
-            {
-                "unit": self.unit,
-                "name": self.name,
-                "relation": ["aligned"] * i + ["twin"] * j,
-                "rank": [*range(1, i + 1), *range(1, j + 1)],
-                "neighbor": self.aligned.tolist() + self.twins.tolist(),
-                "neighbor_name": [*self.aligned_names, *self.twin_names],
-                "network": [self.network] * i + self.twin_networks.tolist(),
-                "cosine": self.cosines.tolist() + [float("nan")] * j,
-                "distance": self.aligned_distances.tolist() + self.distances.tolist(),
-                "quantile": [float("nan")] * i + self.twin_quantiles.tolist(),
-            }
-        )
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' if number != 1 else ''}"
+        nan, own, i, j = float("nan"), self.network, len(self.aligned), len(self.twins)
+        names, networks = [*self.aligned_names, *self.twin_names], [own] * i + self.twin_networks.tolist()
+        columns = {"unit": self.unit, "name": self.name, "relation": ["aligned"] * i + ["twin"] * j}
+        columns |= {
+            "rank": [*range(1, i + 1), *range(1, j + 1)],
+            "neighbor": self.aligned.tolist() + self.twins.tolist(),
+        }
+        columns |= {"neighbor_name": names, "network": networks, "cosine": self.cosines.tolist() + [nan] * j}
+        columns |= {"distance": self.aligned_distances.tolist() + self.distances.tolist()}
+        return pd.DataFrame(columns | {"quantile": [nan] * i + self.twin_quantiles.tolist()})
 
 
 def unit_card(
@@ -200,15 +191,14 @@ def unit_card(
         refuse("fields", rule, "fields without", remedy)
     (unit,) = as_positions("unit", [unit], len(fields), "fields' units")
     n_neighbors, n_top = as_integer("n_neighbors", n_neighbors, 1), as_integer("n_top", n_top, 1)
-    embedded = as_doubles("z", z)
-    if len(embedded) != len(fields):
-        refuse("z", f"embed each of {len(fields)} units", len(embedded), "Transform the same fields")
-    groups = fields.groups.cpu()
+    embedded, groups = as_doubles("z", z, u=len(fields)), fields.groups.cpu()
     made_up = [f"unit {i} of network {group}" for i, group in enumerate(groups.tolist())]
     called = made_up if names is None else as_names("names", names, len(fields), "units")
     points, gradients = fields.own_points()[unit].double().cpu(), fields.gradients[unit].double().cpu()  # [m, d] each
-    values, centred, spectrum = fields.values[unit].double().cpu(), points - points.mean(0), _spectrum(gradients)
-    directions = _gradient_pca(gradients, centred)
+    values, centred = fields.values[unit].double().cpu(), points - points.mean(0)
+    energies = torch.linalg.svdvals(_scaled(gradients)).square()  # eigenvalues of E[g gᵀ], but for a factor, [r]
+    spectrum = energies / energies.sum() if bool(energies.any()) else energies
+    directions = _gradient_pca(gradients, centred)  # [2, d]
     top = values.argsort(descending=True, stable=True)[:n_top]
     summary = {"mean": values.mean(), "std": values.std(correction=0), "min": values.min(), "max": values.max()}
     return UnitCard(
@@ -237,12 +227,6 @@ def _scaled(rows: Tensor) -> Tensor:
     return rows / largest if largest > 0 else rows
 
 
-def _spectrum(gradients: Tensor) -> Tensor:
-    """Return the eigenvalues of E[g gᵀ] as shares, largest first, [r]."""
-    eigenvalues: Tensor = torch.linalg.svdvals(_scaled(gradients)).square()
-    return eigenvalues / eigenvalues.sum() if bool(eigenvalues.any()) else eigenvalues
-
-
 def _gradient_pca(gradients: Tensor, centred: Tensor) -> Tensor:
     """Return the plane of the gradients, and of the points where those span less than a plane: rows, [2, d]."""
     found: list[Tensor] = []  # orthonormal directions, [d] each
@@ -259,11 +243,7 @@ def _gradient_pca(gradients: Tensor, centred: Tensor) -> Tensor:
 def aligned_units(
     fields: GradientFields, unit: int, z: NDArray[np.float64], called: Sequence[str], k: int
 ) -> dict[str, Any]:
-    """Compare a unit's gradients with those of its network's other units, where these have the same points.
-
-    Returns:
-        The card's attributes about aligned units.
-    """
+    """Return what the card says of the network's other units, where these have the same points."""
     groups: Any = fields.groups
     peers = [i for i in (groups == groups[unit]).nonzero().flatten().tolist() if i != unit]
     comparable = [i for i in peers if fields.is_shared or torch.equal(fields.points[i], fields.points[unit])]
@@ -283,11 +263,7 @@ def aligned_units(
 
 
 def mean_cosine(a: Tensor, b: Tensor) -> float:
-    """Compare two units' gradients, [m, d] each, point by point.
-
-    Returns:
-        The mean cosine over points where both exist; NaN if there are none.
-    """
+    """Return the mean cosine of two units' gradients, [m, d] each, over points where both exist; NaN for none."""
     a, b = (unit_rows(rows.double().cpu())[0] for rows in (a, b))  # of length 1 or 0
     return float((a * b).sum(1)[a.any(1) & b.any(1)].mean())
 

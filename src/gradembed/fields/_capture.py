@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradembed import _progress
 from gradembed._validation import as_tensor, check_finite_result, refuse
 from gradembed.fields._fields import GradientFields
 from gradembed.gradients import Session, Site
@@ -69,12 +68,10 @@ def gradient_fields(
         layer, u = session.layers[0], session.n_units
         parts: list[tuple[Tensor, ...]] = []
         patterns: list[np.ndarray] = []
-        with _progress.bar(None, "gradient fields", " parts", wanted=True, delay=1) as bar:
-            for capture in session.captures(patterns=True):
-                gradients = capture.gradients[layer].dense()  # [*e, u, m, d]
-                parts.append((gradients, capture.activations[layer], capture.values))
-                patterns += [capture.patterns] if capture.patterns is not None else []
-                bar.update()
+        for capture in session.captures(patterns=True):
+            gradients = capture.gradients[layer].dense()  # [*e, u, m, d]
+            parts.append((gradients, capture.activations[layer], capture.values))
+            patterns += [capture.patterns] if capture.patterns is not None else []
     along = 0 if e else -2  # groups of networks, or chunks of points
     gradients, activations, values = (
         torch.cat(part, axis)

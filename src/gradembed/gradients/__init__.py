@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradembed import _progress
 from gradembed._validation import check_finite_result
 from gradembed.gradients.lowrank import Basis, Capture, LowRank, unit_rows
 from gradembed.gradients.session import Session
@@ -130,16 +129,14 @@ def unit_gradients(
     with Session.open(model, x, wrt, unit_layer, units, directions, forward=forward, argument="wrt") as session:
         layer = session.layers[0]
         n, start, whole = session.n_samples, 0, None
-        with _progress.bar(n, "gradients", " samples", wanted=True, delay=1) as bar:
-            for capture in session.captures(chunk_size):
-                gradients = capture.gradients[layer].dense().transpose(0, 1)  # [n, u, d]
-                check_finite_result("gradients", gradients, layer)
-                if n is not None:  # written where it stays, not kept and put together
-                    whole = gradients.new_empty(n, *gradients.shape[1:]) if whole is None else whole
-                    whole[start : start + len(gradients)] = gradients
-                    start, gradients = start + len(gradients), whole[start : start + len(gradients)]
-                parts.append((gradients, capture.activations[layer].clone(), capture.values.T))
-                bar.update(len(gradients))
+        for capture in session.captures(chunk_size):
+            gradients = capture.gradients[layer].dense().transpose(0, 1)  # [n, u, d]
+            check_finite_result("gradients", gradients, layer)
+            if n is not None:  # written where it stays, not kept and put together
+                whole = gradients.new_empty(n, *gradients.shape[1:]) if whole is None else whole
+                whole[start : start + len(gradients)] = gradients
+                start, gradients = start + len(gradients), whole[start : start + len(gradients)]
+            parts.append((gradients, capture.activations[layer].clone(), capture.values.T))
     columns = list(zip(*parts, strict=True))
     whole = torch.cat(columns[0]) if whole is None else whole
     kept = torch.cat(columns[1]), torch.cat(columns[2]).contiguous()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NoReturn
 
@@ -16,6 +16,7 @@ from gradembed.gradients.lowrank import Capture, LowRank
 from gradembed.gradients.sites import OUTPUT, Site
 from gradembed.gradients.tape import Place, Tape, frozen, heads_of, place_of
 
+GRADIENT_BYTES = 2**30  # of gradients at all sites, at a time
 PROBED_UNITS = 8  # of which it is asked whether a layer feeds them
 
 
@@ -82,21 +83,46 @@ class Autograd:
                 self._refuse_mixing("an output that changed with the other samples")
         values = flat[:, readout].T if readout.ndim == 1 else readout.to(flat) @ flat.T
         kind = torch.float32 if flat.dtype in HALF_TYPES else flat.dtype
-        rows = {str(s): flat.new_empty(len(readout), n, self.widths[str(s)], dtype=kind) for s in sites}
-        for k, row in enumerate(readout):
-            found = self._backward(run, *_read_out(heads, row), keep=k < len(readout) - 1)
-            for site in sites:
-                gradient = found[place_of(site)]
-                rows[str(site)][k] = 0 if gradient is None else site.part(gradient, pool=torch.sum)[:n]
         activations = {str(site): site.part(run.values[place_of(site)])[:n].to(kind) for site in sites}
-        return Capture(values.to(kind), activations, {layer: LowRank(part, n) for layer, part in rows.items()})
 
-    def _backward(self, run: Tape, outputs: Any, weights: Any, *, keep: bool = True) -> dict[Place, Tensor | None]:
-        """Differentiate weighted outputs by what stands at each place; ``None`` where nothing flows."""
+        def differentiate(group: Sequence[Site]) -> dict[str, LowRank]:
+            """One backward pass per unit, to some of the sites."""
+            rows = {str(s): flat.new_empty(len(readout), n, self.widths[str(s)], dtype=kind) for s in group}
+            keep = len(groups) > 1
+            for k, row in enumerate(readout):
+                outputs, weights = _read_out(heads, row)
+                places = list(dict.fromkeys(map(place_of, group)))
+                found = self._backward(run, outputs, weights, places, keep=keep or k < len(readout) - 1)
+                for site in group:
+                    gradient = found[place_of(site)]
+                    rows[str(site)][k] = 0 if gradient is None else site.part(gradient, pool=torch.sum)[:n]
+            return {layer: LowRank(part, n) for layer, part in rows.items()}
+
+        groups = self._groups(sites, len(readout) * n * flat.element_size())
+        gradients = differentiate(groups[0]) if len(groups) == 1 else _ByGroup(groups, differentiate)
+        return Capture(values.to(kind), activations, gradients)
+
+    def _groups(self, sites: Sequence[Site], bytes_each: int) -> list[list[Site]]:
+        """Cut the sites into groups whose gradients fit into the memory budget, ``bytes_each`` for each width."""
+        groups: list[list[Site]] = []
+        room = 0
+        for site in sites:
+            need = self.widths[str(site)] * bytes_each
+            if not groups or need > room:
+                groups.append([])
+                room = GRADIENT_BYTES
+            groups[-1].append(site)
+            room -= need
+        return groups
+
+    def _backward(
+        self, run: Tape, outputs: Any, weights: Any, places: Sequence[Place] | None = None, *, keep: bool = True
+    ) -> dict[Place, Tensor | None]:
+        """Differentiate weighted outputs by what stands at (all) places; ``None`` where nothing flows."""
+        places = list(run.edges) if places is None else places
+        edges = [run.edges[place] for place in places]
         try:
-            found = torch.autograd.grad(
-                outputs, list(run.edges.values()), weights, retain_graph=keep, allow_unused=True
-            )
+            found = torch.autograd.grad(outputs, edges, weights, retain_graph=keep, allow_unused=True)
         except RuntimeError as error:
             _let_pass(error)
             if "heckpoint" in str(error):
@@ -105,7 +131,7 @@ class Autograd:
             got = f"{type(self.model).__name__}, which stopped with: {_first_line(error)}"
             remedy = "Take gradients at a later layer, or pass the module that it was made from"
             refuse("model", "be differentiable", got, remedy)
-        return dict(zip(run.edges, found, strict=True))
+        return dict(zip(places, found, strict=True))
 
     def _run(self, batch: Batch, sites: Sequence[Site]) -> Tape:
         """Run forward with the graph kept from the sites on."""
@@ -236,6 +262,26 @@ class Autograd:
         good = {place for place, column in zip(run.edges, feeds.T, strict=True) if column.all() or not column.any()}
         there = {site: site.part(run.values[place_of(site)]) for site in sites if place_of(site) in good}
         return [site for site, a in there.items() if a.shape != values.shape or not torch.equal(a, values)]
+
+
+class _ByGroup(Mapping[str, LowRank]):
+    """Gradients at many wide sites, one group of sites after the other: only the last one asked for is kept."""
+
+    def __init__(self, groups: list[list[Site]], differentiate: Callable[[list[Site]], dict[str, LowRank]]) -> None:
+        self._groups, self._differentiate = groups, differentiate
+        self._found: dict[str, LowRank] = {}
+
+    def __getitem__(self, layer: str) -> LowRank:
+        if layer not in self._found:
+            self._found = {}
+            self._found = self._differentiate(next(group for group in self._groups if layer in map(str, group)))
+        return self._found[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        return (str(site) for group in self._groups for site in group)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._groups))
 
 
 def _read_out(heads: Sequence[Tensor], row: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -5,6 +5,7 @@ Axes: [u, n, d], the units first, and before them [e], where an ensemble is aske
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -135,5 +136,5 @@ class Capture:
 
     values: Float[Tensor, "*e u n"]
     activations: dict[str, Tensor]
-    gradients: dict[str, LowRank]
+    gradients: Mapping[str, LowRank]
     patterns: NDArray[np.uint64] | None = None

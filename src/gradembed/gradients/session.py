@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradembed import _context
+from gradembed import _context, _progress
 from gradembed._validation import (
     FLOAT_TYPES,
     as_integer,
@@ -25,7 +25,7 @@ from gradembed._validation import (
     describe,
     refuse,
 )
-from gradembed.gradients.autograd import Autograd, refuse_independent
+from gradembed.gradients.autograd import GRADIENT_BYTES, Autograd, refuse_independent
 from gradembed.gradients.batches import Batch, Stream, call, check_fits, float_kind, part, read, size_of, tensors_in
 from gradembed.gradients.chain import Chain, Linear
 from gradembed.gradients.layers import default_names
@@ -39,7 +39,7 @@ CHUNK_BYTES = (
 )  # of a chain's gradients at a time: fewer calls than smaller chunks, and still kept by the allocator
 GROUP_BYTES = 8 * 2**20  # of what one group of an ensemble computes: about what a processor keeps in its cache
 SITE_BYTES = 8 * 2**20  # of activations at all sites, on the general path: about what stays in the caches
-GRADIENT_BYTES = 2**30  # of gradients at all sites
+PAIR_NUMBERS = 8  # that are held for each sample and pair of units while means are taken
 FEW = 8  # samples; of fewer at a time, running sums over many pairs of units cost more than the samples
 
 
@@ -190,17 +190,26 @@ class Session:
             Captures with finite values, in order.
         """
         if self.network.n_members is not None:
-            yield from self._of_groups(self.network.n_members, patterns)
-            return
-        size = self.samples_at_a_time(chunk_size)
-        parts = self.stream.chunks(size) if self.stream else _cut(self.batch, size)
-        for i, batch in enumerate(parts):
+            parts: Iterator[Capture] = self._of_groups(self.network.n_members, patterns)
+        else:
+            parts = self._of_chunks(self.samples_at_a_time(chunk_size), patterns)
+        with _progress.bar(self.n_samples, "gradients", " samples", wanted=True, delay=1) as bar:
+            for capture in parts:
+                check_finite_result("values", capture.values, str(self.unit_site), self.x_name)
+                yield capture
+                bar.update(capture.values.shape[-1])
+
+    def _of_chunks(self, size: int, patterns: bool) -> Iterator[Capture]:
+        """Go through the samples of one network."""
+        n = self.n_samples or 0
+        whole = (part(self.batch, i, i + size) for i in range(0, n, size))
+        for i, batch in enumerate(self.stream.chunks(size) if self.stream else whole):
             with self.protect():
                 if isinstance(self.network, Chain):
                     capture = self.network.capture(batch, self.sites, self.unit_site, self.readout, patterns=patterns)
                 else:
                     capture = self.network.capture(batch, self.sites, self.readout, is_first=i == 0)
-            yield self._checked(capture)
+            yield capture
 
     def _of_groups(self, e: int, patterns: bool) -> Iterator[Capture]:
         """Go through an ensemble in groups of networks whose numbers fit into the caches."""
@@ -215,11 +224,7 @@ class Session:
             group = slice(start, start + size)
             readout = shared if shared.ndim == 1 else shared[group]
             chosen = chain.members(group)
-            yield self._checked(chosen.capture(x[group], self.sites, self.unit_site, readout, patterns=patterns))
-
-    def _checked(self, capture: Capture) -> Capture:
-        check_finite_result("values", capture.values, str(self.unit_site), self.x_name)
-        return capture
+            yield chosen.capture(x[group], self.sites, self.unit_site, readout, patterns=patterns)
 
     def samples_at_a_time(self, chunk_size: int | None = None) -> int:
         """Choose the size of chunks; see `captures`."""
@@ -234,13 +239,9 @@ class Session:
         else:
             width = sum(self.network.widths[layer] for layer in self.layers)
             size = min(max(SITE_BYTES // (width * item), 16), 512)
-            size = max(1, min(size, GRADIENT_BYTES // (u * max(width, u) * item)))
+            size = max(1, min(size, GRADIENT_BYTES // (u * max(width, PAIR_NUMBERS * u) * item)))
         n = self.n_samples
         return size if n is None else -(-n // -(-n // size))  # equal chunks: a small last one costs as many calls
-
-
-def _cut(batch: Batch, size: int) -> Iterator[Batch]:
-    return (part(batch, i, i + size) for i in range(0, size_of(batch), size))
 
 
 def keep_freed_memory() -> None:

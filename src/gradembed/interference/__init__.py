@@ -118,6 +118,7 @@ def interference(
             intervals.setdefault(name, {})[layer] = by_pair[name]
             summary.setdefault(name, {})[layer] = by_layer[name]
     control = asked | {"layers": session.sites, "pairing": pairing, "chunk_size": chunk_size}
+    control |= {"effective_dimension": effective_dimension}
     untrained = []
     for i in range(n_untrained):
         with redrawn(model, seed + i, reinitialize) as network:
@@ -163,21 +164,19 @@ def _measure(
     pairs = {layer: AllPairs(layer, u, session.kind) for layer in layers if is_all}
     dimensions = {layer: DimensionSample(session.n_samples, u) for layer in layers if effective_dimension}
     n, widths = 0, dict.fromkeys(layers, 0)
-    with _progress.bar(session.n_samples, "interference", " samples", wanted=True, delay=1) as bar:
-        for capture in session.captures(chunk_size):
-            size = capture.values.shape[1]
-            drawn = weights.draw(size)
-            for layer, rows in capture.gradients.items():
-                coordinates = rows.coordinates()
-                widths[layer] = coordinates.shape[2]
-                if effective_dimension:
-                    dimensions[layer].add(coordinates)
-                if is_all:
-                    pairs[layer].add(coordinates, constant=rows.is_constant)
-                else:
-                    realised[layer].add(coordinates, drawn, constant=rows.is_constant)
-            bar.update(size)
-            n += size
+    for capture in session.captures(chunk_size):
+        size = capture.values.shape[1]
+        drawn = weights.draw(size)
+        for layer, rows in capture.gradients.items():
+            coordinates = rows.coordinates()
+            widths[layer] = coordinates.shape[2]
+            if effective_dimension:
+                dimensions[layer].add(coordinates)
+            if is_all:
+                pairs[layer].add(coordinates, constant=rows.is_constant)
+            else:
+                realised[layer].add(coordinates, drawn, constant=rows.is_constant)
+        n += size
     steps = len(pairs) * u * (u + 1) // 2
     with _progress.bar(steps, "all pairs of samples", "it", wanted=steps > 0, delay=1) as bar:
         means = {layer: pairs[layer].means(n, bar) if is_all else realised[layer].means() for layer in layers}

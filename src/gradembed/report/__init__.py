@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gradembed._files import save
 from gradembed._validation import check_path, refuse
+from gradembed.gradients import Site
 from gradembed.report._request import read_request
 
 __all__ = ["report"]
@@ -18,20 +19,21 @@ __all__ = ["report"]
 
 def report(
     model: nn.Module,
-    x: Tensor,
+    x: Any,
     y: Tensor | None = None,
     path: str | os.PathLike[str] = "report.html",
     *,
-    forward: Callable[[nn.Module, Tensor], Any] | None = None,
+    forward: Callable[..., Any] | None = None,
     others: Sequence[nn.Module] = (),
     names: Sequence[str] | None = None,
-    units: Sequence[int] | None = None,
-    layers: Sequence[str] | None = None,
-    unit_layer: str | None = None,
+    units: Sequence[int | str] | Tensor | None = None,
+    layers: str | Site | Sequence[str | Site] | None = None,
+    unit_layer: str | Site | None = None,
     embedder: Any = None,
     tolerance: float | None = None,
     n_bootstrap: int = 1000,
     n_untrained: int = 0,
+    reinitialize: Callable[[nn.Module], Any] | None = None,
     n_cards: int = 3,
     max_samples: int = 500,
     max_units: int = 40,
@@ -41,31 +43,33 @@ def report(
     """Write one HTML page about a trained network: interference, gradient tree, units by what they compute, unit cards.
 
     The page needs no network, no script and no other file; every figure and table says how to read it. Parts that a
-    model does not allow (a gradient tree of a smooth network without ``tolerance``) are left out, and the page says
-    why. It is written whole or not at all, and is the same for the same arguments.
+    model does not allow are left out, and the page says why: a gradient tree of a smooth network without ``tolerance``,
+    an embedding of units where the input is not one tensor of floats. It is written whole or not at all, and is the
+    same for the same arguments.
 
     One network shows no spread: give networks trained from other seeds as ``others`` to see what belongs to the data
     and what to the training run, and ``n_untrained`` to see what training did.
 
     Args:
         model: Any trained module that treats every sample by itself, in eval mode. Left as it was.
-        x: Samples, [n, d], or [n, ...] where the model takes more axes; best ones that it was not trained on. A tensor,
-            or an array or list of its precision.
-        y: Integer classes [n], or [n, t] where the outputs are t equal blocks; or float values [n] or [n, u].
+        x: Samples, best ones that it was not trained on: whatever `unit_gradients` takes. Batches that come from an
+            iterable are put together.
+        y: Integer classes [n], or [n, t] for t heads or, of a single head, t equal blocks of outputs; or float values
+            [n] or [n, u].
         path: The file to write; its folder is made if it is missing.
-        forward: How to call a model that is not called as ``model(x)`` or does not return what is asked about:
-            ``forward(model, x)`` gives a tensor [n] or [n, ...] or a mapping of such heads; ``None`` calls the model.
+        forward: How the model is called with a batch, and what is compared, as in `unit_gradients`.
         others: Networks of the same architecture and tasks.
         names: Of all outputs; ``None`` numbers them, those of several heads as "head[0]".
-        units: Which outputs to compare; ``None`` for all, at most the first 20.
-        layers: Where to compare; ``None`` for the input and every direct child of the model before the output. A child
-            named "output" that is not what the model returns is called "output (child)", here and on the page.
-        unit_layer: Hidden layer whose units are embedded with the outputs; ``None`` for the last of ``layers``.
+        units: Which outputs to compare, by index or label; ``None`` for all, at most the first 20.
+        layers: Where to compare, as in `interference`.
+        unit_layer: Hidden layer, or a `Site`, whose units are embedded with the outputs; ``None`` for the last of
+            ``layers``.
         embedder: A `FieldDescriptor`, a `GradientFieldEmbedder` or the like, fitted as a copy; ``None`` for
             ``FieldDescriptor("none")``, which trains nothing: all units have the input's basis in common.
         tolerance: Cosine distance up to which `gradient_tree` merges gradients of networks without activation patterns.
         n_bootstrap: Replicates of the bootstrap over samples behind the intervals; 0 for none.
         n_untrained: Copies with new initial weights, as a control.
+        reinitialize: How a copy's weights are drawn anew, where its modules cannot do so: see `untrained`.
         n_cards: Unit cards at most.
         max_samples: Drawn for tree, embedding and cards, whose cost grows faster than the samples; fewer where memory
             would not do. Interference is over all samples.
@@ -90,16 +94,12 @@ def report(
         ...     page.name, "Do the outputs interfere?" in page.read_text()
         ('iris.html', True)
     """
+    options = dict(locals())  # all arguments by name, before there is anything else
     check_path("path", path)
     target = Path(path)
     if target.is_dir():
         refuse("path", "name a file", f"the folder {str(target)!r}", "Add a file's name, say report.html")
-    options = {
-        "layers": layers, "unit_layer": unit_layer, "forward": forward, "embedder": embedder, "tolerance": tolerance,
-        "n_bootstrap": n_bootstrap, "n_untrained": n_untrained, "n_cards": n_cards, "max_samples": max_samples,
-        "max_units": max_units, "title": title, "seed": seed,
-    }  # fmt: skip
-    request = read_request(model, x, y, others, names, units, options)
+    request = read_request(options)
     from gradembed.report._sections import page_of  # draws: only here, so that gradembed does not import matplotlib
 
     save("path", target, page_of(request).encode())

@@ -1,18 +1,21 @@
-"""What a report is asked for, read once, and what the networks answer to the samples."""
+"""What a report is asked for, read once, and what the networks answer to the samples: how well, by the targets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradembed import _validation
-from gradembed._context import hooked, preserved
-from gradembed._validation import as_integer, as_list, as_names, as_number, as_positions, as_tensor, describe, refuse
+from gradembed._context import preserved
+from gradembed._validation import as_integer, as_list, as_names, as_number, as_tensor, check_module, describe, refuse
+from gradembed.gradients import Session, Site, batches
+from gradembed.gradients.chain import Chain
+from gradembed.gradients.session import resolve_units
+from gradembed.gradients.sites import OUTPUT, find_sites
+from gradembed.gradients.tape import heads_of
 
 MOST_OUTPUTS = 20  # compared if the caller chooses none
 SAMPLES_AT_A_TIME = 1024
@@ -24,39 +27,38 @@ class Request:
     """Arguments of `report` that fit each other.
 
     Attributes:
-        kind: The model's class.
         networks: The model, then those beside it.
-        x: Samples.
+        x: Samples: one batch.
         y: Their targets, or ``None``.
-        outputs: What each network gives, [n, D].
+        blocks: Numbers of consecutive outputs that each column of integer targets is about.
+        sites: Where gradients are compared.
+        n_numbers: How many of one sample stand there, at all of them together.
+        hidden: The layer whose units are embedded; ``None`` for none.
         all_names: One per output of the model.
-        units: The outputs that are compared.
         options: The other arguments, by name.
     """
 
-    kind: str
     networks: tuple[nn.Module, ...]
-    x: Tensor
+    x: batches.Batch
     y: Tensor | None
-    outputs: tuple[Tensor, ...]
+    blocks: list[int]
+    sites: tuple[Site, ...]
+    n_numbers: int
+    hidden: Site | None
     all_names: list[str]
-    units: list[int]
     options: dict[str, Any]
 
     @property
-    def model(self) -> nn.Module:
-        """The network that the report is about."""
-        return self.networks[0]
+    def inputs(self) -> list[tuple[str, Tensor]]:
+        """The tensors that the model is asked with, each with what it is called: by key, by place, or not at all."""
+        x = self.x
+        items = x.items() if isinstance(x, Mapping) else enumerate(x) if isinstance(x, tuple) else [("", x)]
+        return [(str(name), tensor) for name, item in items for tensor in batches.tensors_in(item)]
 
     @property
     def names(self) -> tuple[str, ...]:
         """What the compared outputs are called."""
-        return tuple(self.all_names[i] for i in self.units)
-
-    @property
-    def calling(self) -> dict[str, Any]:
-        """What every measurement has to be told about how a model is called."""
-        return {} if self.options["forward"] is None else {"forward": self.options["forward"]}
+        return tuple(self.all_names[i] for i in self.options["units"])
 
     @property
     def classes(self) -> Tensor | None:
@@ -64,153 +66,110 @@ class Request:
         y = self.y
         return y.reshape(-1).cpu() if y is not None and not y.is_floating_point() and y.numel() == len(y) else None
 
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of one sample, at "input" and at the output of every module that gives a tensor."""
-        shapes = {"input": tuple(self.x.shape[1:])}
-
-        def note(name: str, _module: nn.Module, _args: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim:
-                shapes.setdefault(name, tuple(output.shape[1:]))
-
-        with hooked({module: partial(note, name) for name, module in self.model.named_modules()}):
-            outputs_of(self.model, self.x[:1], self.options["forward"])
-        return shapes
-
-    def sample(self, most: int) -> Tensor:
-        """Draw samples without replacement, the same ones for the same number.
-
-        Returns:
-            Their indices in order, [m].
-        """
-        n, generator = len(self.x), torch.Generator().manual_seed(self.options["seed"])
-        return torch.arange(n) if n <= most else torch.randperm(n, generator=generator)[:most].sort().values
+    def sample(self, most: int) -> tuple[Tensor, batches.Batch]:
+        """Draw samples without replacement, the same ones for the same number: their indices in order [m], and them."""
+        generator = torch.Generator().manual_seed(self.options["seed"])
+        drawn = torch.randperm(batches.size_of(self.x), generator=generator)[:most].sort().values
+        return drawn, batches.chosen(self.x, drawn.tolist())
 
 
-def read_request(
-    model: nn.Module, x: Any, y: Any, others: Any, names: Any, units: Any, options: dict[str, Any]
-) -> Request:
-    """Refuse arguments that do not fit, and run the networks on the samples.
+def read_request(options: dict[str, Any]) -> Request:
+    """Refuse arguments of `report` that do not fit, each network tried on a few samples."""
+    apart = ("model", "x", "y", "path", "others", "names", "units")
+    model, x, y, _, others, names, units = (options.pop(name) for name in apart)
+    _read_settings(options)
+    check_module(model)
+    empty = isinstance(others, list | tuple) and not others
+    beside = [] if empty else as_list("others", others, "a list of networks")
+    if isinstance(others, nn.Module) or not all(isinstance(network, nn.Module) for network in beside):
+        refuse("others", "be a list of torch.nn.Module", describe(others), "Pass [network, ...]", TypeError)
+    forward, layer, batch = options["forward"], options["unit_layer"], _read_samples(model, x, options["forward"])
+    with Session.open(model, batch, options["layers"], forward=forward) as session:
+        sites, labels, asked, width = session.sites, session.unit_labels, session.network, len(session.unit_labels)
+    heads = {"": width} if isinstance(asked, Chain) else asked.heads
+    sizes = [asked.width_of(site, batch) if isinstance(asked, Chain) else asked.widths[str(site)] for site in sites]
+    for network in beside:
+        missing = {site.name for site in sites} - {"input", *(name for name, _ in network.named_modules())}
+        if missing:
+            remedy = "Pass networks of the same architecture, or layers= that all have"
+            refuse("others", "have the layers that are compared", f"none named {min(missing)!r}", remedy)
+        with Session.open(network, batch, sites, forward=forward) as session:
+            if len(session.unit_labels) != width:
+                remedy = "Pass networks trained for the same tasks"
+                refuse("others", f"give {width} outputs, as the model does", len(session.unit_labels), remedy)
+    known = [name for name, _ in model.named_modules() if name]
+    (hidden,) = sites[-1:] if layer is None else find_sites("unit_layer", layer, known, several=False)
+    targets, blocks = (None, []) if y is None else _read_targets(y, batches.size_of(batch), heads)
+    all_names = list(labels) if names is None else as_names("names", names, width, "outputs")
+    chosen = torch.arange(min(width, MOST_OUTPUTS)) if units is None else resolve_units(heads, OUTPUT, units, None)[0]
+    embedded, options["units"] = None if hidden.name == "input" else hidden, chosen.tolist()
+    return Request((model, *beside), batch, targets, blocks, sites, sum(sizes), embedded, all_names, options)
 
-    Returns:
-        The request.
-    """
+
+def _read_settings(options: dict[str, Any]) -> None:
+    """Read what does not depend on the model, in place."""
     options |= {name: as_integer(name, options[name], least) for name, least in LEAST.items()}
     if options["tolerance"] is not None:
         options["tolerance"] = as_number("tolerance", options["tolerance"], 0, 1, open_low=True)
     if not isinstance(options["title"], str):
         refuse("title", "be a string", describe(options["title"]), "Convert it with str", TypeError)
-    embedder, forward, layer = options["embedder"], options["forward"], options["unit_layer"]
+    embedder = options["embedder"]
     fits = all(callable(getattr(embedder, name, None)) for name in ("fit", "transform"))
     if embedder is not None and (isinstance(embedder, type) or not fits):
         remedy = "Pass a FieldDescriptor() or a GradientFieldEmbedder(), not their class"
         refuse("embedder", "be an estimator with the methods fit and transform", describe(embedder), remedy, TypeError)
-    if forward is not None and not callable(forward):
-        refuse("forward", "be a function of a model and samples", describe(forward), "Pass a function", TypeError)
-    if isinstance(others, nn.Module):
-        refuse("others", "be a list of networks", describe(others), "Put it into a list", TypeError)
-    empty = isinstance(others, list | tuple) and not others
-    _validation.check_module(model)
-    networks = [model, *([] if empty else as_list("others", others, "a list of networks"))]
-    if not all(isinstance(network, nn.Module) for network in networks):
-        refuse("others", "be a list of torch.nn.Module", describe(others), "Pass the networks themselves", TypeError)
-    x = as_tensor("x", x, "n d ...")
-    for network in networks:
-        _validation.check_placement(network, x)
-        _validation.check_parameters(network)
-        _validation.check_per_sample(network)
-    answers = [outputs_of(network, x, forward) for network in networks]
-    networks = [_with_one_output(network, x) if forward is None else network for network in networks]
-    outputs, width, labels = tuple(answer for answer, _ in answers), *answers[0][0].shape[1:], answers[0][1]
-    for output in outputs:
-        if output.shape[1] != width:
-            remedy = "Pass networks trained for the same tasks"
-            refuse("others", f"give {width} outputs, as the model does", output.shape[1], remedy)
-    if layer is not None:
-        _validation.check_layer("unit_layer", layer, [name for name, _ in networks[0].named_modules() if name])
-    chosen = list(range(min(width, MOST_OUTPUTS)))
-    return Request(
-        kind=type(model).__name__,
-        networks=tuple(networks),
-        x=x,
-        y=None if y is None else _targets(y, len(x), width),
-        outputs=outputs,
-        all_names=labels if names is None else as_names("names", names, width, "outputs"),
-        units=chosen if units is None else as_positions("units", units, width, "units of 'output'"),
-        options=options,
-    )
 
 
-def outputs_of(model: nn.Module, x: Tensor, forward: Any) -> tuple[Tensor, list[str]]:
-    """Call a model, some samples at a time: the one place that knows how.
+def _read_samples(model: nn.Module, x: Any, forward: Any) -> batches.Batch:
+    """Return one batch: those of an iterable are put together, for they are gone through more than once."""
+    given = batches.read(x, model, forward)
+    if isinstance(given, batches.Stream):
+        given = batches.joined([batches.each(one, torch.clone) for one in given.chunks(SAMPLES_AT_A_TIME)])
+    return tuple(given) if isinstance(given, list) else given  # a list would be taken for a list of batches
 
-    Returns:
-        All heads and their axes after the first side by side, [n, D], and what each output is called.
-    """
-    name, parts, labels = "model" if forward is None else "forward", [], []
+
+def outputs_of(model: nn.Module, x: batches.Batch, forward: Any) -> Tensor:
+    """Call a model with some samples at a time: all heads and their axes after the first side by side, [n, D]."""
+    parts = []
     with preserved(model), torch.no_grad():
-        for part in x.split(SAMPLES_AT_A_TIME):
-            try:
-                given = model(part.clone()) if forward is None else forward(model, part.clone())
-            except (RuntimeError, IndexError, TypeError) as error:
-                got = f"{describe(x)}, on which {type(model).__name__} stopped with: {error}"
-                refuse("x", "fit the model", got, "Pass samples shaped as in training")
-            given = getattr(given, "logits", given)
-            given = dict(enumerate(given)) if isinstance(given, tuple | list) else given
-            heads = {str(key): head for key, head in given.items()} if isinstance(given, Mapping) else {"": given}
-            if not heads or not all(isinstance(h, Tensor) and h.ndim and len(h) == len(part) for h in heads.values()):
-                remedy = "Pass forward=, a function that picks them"
-                refuse(name, "return a tensor, or several, with a row per sample", describe(given), remedy)
-            flat = {key: head.reshape(len(part), -1) for key, head in heads.items()}
-            labels = [f"{key}[{i}]" if key else str(i) for key, head in flat.items() for i in range(head.shape[1])]
-            parts.append(torch.cat(list(flat.values()), dim=1))
-    output = torch.cat(parts)
-    _validation.check_finite_result("values", output, "output")
-    return output, labels
+        for start in range(0, batches.size_of(x), SAMPLES_AT_A_TIME):
+            batch = batches.each(batches.part(x, start, start + SAMPLES_AT_A_TIME), torch.clone)
+            m = batches.size_of(batch)
+            batch = batches.joined([batch, batch]) if m == 1 else batch  # for models that squeeze a batch of one
+            heads = heads_of((forward or batches.call)(model, batch), batches.size_of(batch), type(model).__name__)
+            parts.append(torch.cat(list(heads.values()), dim=1)[:m])
+    return torch.cat(parts)
 
 
-class _Renamed(nn.Module):
-    """Stands in for a model whose child "output" is not what it returns: "output" is free for what it returns."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.__dict__["whole"] = model  # past the registration of children: those come under their own names
-        self._parameters, self._buffers = model._parameters, model._buffers
-        self._modules = {"output (child)" if key == "output" else key: child for key, child in model._modules.items()}
-        self.training = model.training
-
-    def forward(self, x: Tensor) -> Any:
-        return self.__dict__["whole"](x)
-
-
-def _with_one_output(model: nn.Module, x: Tensor) -> nn.Module:
-    """Return the model itself, if a child named "output" (if any) gives just what it returns; else a stand-in."""
-    child = model._modules.get("output")
-    if child is None:
-        return model
-    given: list[tuple[Any, int]] = []  # a tensor and its state: it may be changed in place afterwards
-
-    def note(_module: nn.Module, _args: object, output: Any) -> None:
-        given.append((output, getattr(output, "_version", 0)))
-
-    with preserved(model), hooked({child: note}), torch.no_grad():
-        returned = model(x[:1].clone())
-    same = [output is returned and returned._version == state for output, state in given]
-    return model if same == [True] else _Renamed(model)
-
-
-def _targets(given: Any, n: int, width: int) -> Tensor:
-    """Return targets that the outputs can answer, classes as int64."""
-    y = as_tensor("y", given, "n | n t", kind="any", n=n)
+def _read_targets(given: Any, n: int, heads: Mapping[str, int]) -> tuple[Tensor, list[int]]:
+    """Return targets that the outputs can answer, classes as int64, and how many outputs each column is about."""
+    y, width = as_tensor("y", given, "n | n t", kind="any", n=n), sum(heads.values())
     t = 1 if y.ndim == 1 else y.shape[1]
     if y.is_floating_point():
         if t != width:
             refuse("y", f"hold a value for each of {width} outputs", describe(y), "Pass as many, or integer classes")
-        return y
+        return y, []
     y = as_tensor("y", y, "n | n t", kind="int")
     if int(y.min()) < 0:
         refuse("y", "number the classes from 0", int(y.min()), "Renumber them")
-    if width % t or int(y.max()) >= width // t:
-        got = f"{t} x {int(y.max()) + 1} classes for {width} outputs"
+    if len(heads) not in (1, t):
+        remedy = "Pass [n, heads], values as floats, no targets, or forward= that returns one head"
+        refuse("y", f"hold a class for each of {len(heads)} heads", describe(y), remedy)
+    blocks = [width // t] * t if len(heads) == 1 else list(heads.values())
+    most = (y.reshape(n, t).amax(0) + 1).tolist()
+    if sum(blocks) != width or any(one > size for one, size in zip(most, blocks, strict=True)):
+        got = f"{t} x {max(most)} classes for {width} outputs"
         refuse("y", "number classes that have an output each", got, "Pass values as floats, or no targets")
-    return y
+    return y, blocks
+
+
+def score(output: Tensor, y: Tensor, blocks: list[int]) -> dict[str, Any]:
+    """Compare outputs [n, D] with values [n] or [n, D], or classes [n] or [n, t], one for each block of outputs."""
+    y = y.reshape(len(y), -1).to(output.device)
+    if y.is_floating_point():
+        output, y = output.double(), y.double()
+        spread, left = (y - y.mean(0)).square().sum(0), (y - output).square().sum(0)  # [D] each
+        return {"name": "R²", "value": float((1 - left / spread)[spread > 0].mean()), "constant": 0.0}
+    predicted = torch.stack([block.argmax(1) for block in output.split(blocks, dim=1)], dim=1)  # [n, t]
+    common = torch.stack([column.bincount().max() for column in y.T]).double() / len(y)
+    return {"name": "accuracy", "value": float((predicted == y).double().mean()), "constant": float(common.mean())}

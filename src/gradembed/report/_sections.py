@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import copy
 import math
 import platform
 import struct
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -17,124 +19,98 @@ import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from gradembed import plots
-from gradembed._validation import describe, refuse
+from gradembed._context import hooked
+from gradembed.cards import aligned_units, mean_cosine, unit_card
+from gradembed.embed import FieldDescriptor
+from gradembed.fields import GradientFields, gradient_fields
+from gradembed.gradients import batches, unit_gradients
+from gradembed.gradients.sites import read_element
 from gradembed.interference import Interference, interference
+from gradembed.metrics import project_2d, retrieval
+from gradembed.models import untrained
 from gradembed.plots._render import pictures, turn_layer_names
-from gradembed.report._request import MOST_OUTPUTS, Request
-from gradembed.report._units import units_section
+from gradembed.report._request import Request, outputs_of, score
 from gradembed.tree import GradientTree, gradient_tree
 
-MOST_MODULES = 60  # listed
-MOST_PAIRS = 500  # in the table of all pairs
-MOST_MATRICES = 6  # drawn
-NEW = 0.05  # mean difference of cosines from which a matrix is worth drawing beside another
+MOST_MODULES, MOST_PAIRS, MOST_TWINS = 60, 500, 15  # rows of tables
+MOST_MATRICES, NEW = 6, 0.05  # drawn, and the mean difference of cosines from which one is worth drawing beside another
 MEASURES = {"cosine": "mean cosine", "abs_cosine": "mean |cosine|", "conflict": "share in conflict"}
-MOST_NODES = 20_000
-TREE_NUMBERS = 2**26  # of gradients in memory at a time
+TREE_NUMBERS, FIELD_NUMBERS = 2**26, 2**24  # of gradients in memory at a time
+MOST_NODES, MOST_SHARE = 20_000, 0.9  # of a tree; of the samples in one node, at the layer whose nodes are listed
 MOST_DRAWN, FEWEST_BRANCHES = 40, 2  # nodes of the subtree that is drawn, and how often it has to part
-LONGEST = 3  # letters that fit into the square of a root
-MOST_SHARE = 0.9  # of the samples in one node, at the layer whose nodes are listed
-TRIED = 20  # nodes of each layer that may head the subtree that is drawn
+TRIED, LONGEST = 20, 3  # nodes of each layer that may head that subtree; letters that fit beside each other
+FEWEST_POINTS, FEWEST_UNITS, MOST_CLASSES = 20, 3, 10  # to embed; to draw; that have a color of their own
+CARD_PANELS = ((4.0, 3.4), (3.9, 3.2), (3.9, 3.2), (3.9, 3.2))  # of a card: two beside each other on a wide page
 DOTS_PER_PIXEL = 1.5  # of a picture, for each pixel that it is wide on the page
 PACKAGES = ("gradembed", "torch", "numpy", "scikit-learn", "matplotlib")
 
 
-def page_of(request: Request) -> str:
-    """Measure, and write down what was found.
-
-    Returns:
-        The page.
-    """
-    compared, layers = interference_section(request)
-    loader = FileSystemLoader(Path(__file__).parent)
-    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    page.filters |= {"number": number, "significant": significant, "setting": setting, "picture": picture, "flow": flow}
-    return page.get_template("page.html.j2").render(
-        request=request,
-        measured=measured_section(request),
-        compared=compared,
-        tree=tree_section(request, layers),
-        units=units_section(request, layers),
-        settings=settings_section(request),
-    )
-
-
-def measured_section(request: Request) -> dict[str, Any]:
+def measured(request: Request) -> dict[str, Any]:
     """Return what the networks are, and how well they do."""
-    leaves = [(name, module) for name, module in request.model.named_modules() if not any(module.children())]
+    shapes, parameters = _shapes(request), list(request.networks[0].parameters())
+    leaves = [(name, module) for name, module in request.networks[0].named_modules() if not any(module.children())]
     modules = [
-        {
-            "name": name or "(the model itself)",
-            "type": type(module).__name__,
-            "shape": request.shapes.get(name, ()),
-            "parameters": sum(p.numel() for p in module.parameters()),
-        }
+        {"name": name or "(the model itself)", "type": type(module).__name__, "shape": shapes.get(name, ())}
+        | {"parameters": sum(p.numel() for p in module.parameters())}
         for name, module in leaves[:MOST_MODULES]
     ]
-    return {
-        "parameters": sum(p.numel() for p in request.model.parameters()),
-        "trainable": sum(p.numel() for p in request.model.parameters() if p.requires_grad),
-        "scores": [] if request.y is None else [score(output, request.y) for output in request.outputs],
-        "modules": modules,
-        "n_modules": len(leaves),
-        "is_cut": request.units == list(range(MOST_OUTPUTS)),
-    }
+    data = {"modules": modules, "n_modules": len(leaves), "parameters": sum(p.numel() for p in parameters)}
+    data |= {"trainable": sum(p.numel() for p in parameters if p.requires_grad), "scores": []}
+    if request.y is not None:
+        answers = (outputs_of(network, request.x, request.options["forward"]) for network in request.networks)
+        data["scores"] = [score(output, request.y, request.blocks) for output in answers]
+    return data
 
 
-def score(output: Tensor, y: Tensor) -> dict[str, Any]:
-    """Compare outputs [n, D] with classes [n] or [n, t], or values [n] or [n, D].
+def _shapes(request: Request) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what modules give for one sample, by name."""
+    shapes: dict[str, tuple[int, ...]] = {}
 
-    Returns:
-        The score's name, its value, and what the best constant answer has.
-    """
-    y = y.reshape(len(y), -1).to(output.device)
-    if y.is_floating_point():
-        output, y = output.double(), y.double()
-        spread, left = (y - y.mean(0)).square().sum(0), (y - output).square().sum(0)  # [D] each
-        return {"name": "R²", "value": float((1 - left / spread)[spread > 0].mean()), "constant": 0.0}
-    predicted = output.reshape(len(y), y.shape[1], -1).argmax(-1)  # [n, t]
-    common = torch.stack([column.bincount().max() for column in y.T]).double() / len(y)
-    return {"name": "accuracy", "value": float((predicted == y).double().mean()), "constant": float(common.mean())}
+    def note(name: str, _module: nn.Module, _args: object, output: object) -> None:
+        tensor, _ = read_element(output, None)
+        if isinstance(tensor, Tensor) and tensor.ndim:
+            shapes.setdefault(name, tuple(tensor.shape[1:]))
+
+    named = {m: n for n, m in request.networks[0].named_modules() if not isinstance(m, torch.jit.ScriptModule)}
+    with hooked({module: partial(note, name) for module, name in named.items()}):
+        outputs_of(request.networks[0], batches.part(request.x, 0, 1), request.options["forward"])
+    return shapes
 
 
-def interference_section(request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return how the outputs interfere, and the layers at which they were compared."""
-    results = _interference_of_all(request)
+def interferences(request: Request) -> dict[str, Any]:
+    """Return how the outputs interfere."""
+    options = request.options
+    shared = {"units": request.options["units"], "layers": request.sites, "effective_dimension": True}
+    shared |= {name: options[name] for name in ("forward", "seed")}
+    more = {name: options[name] for name in ("n_bootstrap", "n_untrained", "reinitialize")}  # of the first one only
+    more["n_bootstrap"] *= len(request.options["units"]) > 1
+    results = [
+        replace(interference(network, request.x, **shared, **(more if i == 0 else {})), unit_labels=request.names)
+        for i, network in enumerate(request.networks)
+    ]
     first, layers, frame = results[0], results[0].layers, results[0].to_frame()
     data = {"result": first, "rows": [_layer_row(results, layer) for layer in layers], "n_pairs": len(frame)}
-    if len(request.units) < 2:
-        return data, layers
+    if len(request.options["units"]) < 2:
+        return data
     named, wide = {f"these {len(results)}" if len(results) > 1 else "this network": results}, 0.3 * len(layers) + 1.5
 
     def matrix(layer: str, ax: Any) -> None:
         plots.interference(first, layers=[layer], axis_label="output", axes=[ax])
+        if max(map(len, request.names)) > LONGEST:
+            turn_layer_names(ax)
 
     def curve(measure: str, ax: Any) -> None:
         turn_layer_names(plots.conflict_by_layer(named, measure=measure, ax=ax)).set_ylabel(MEASURES[measure])
 
     data["matrices"] = _drawn(matrix, _distinct(first), (3.5, 3.0))
-    data["curves"] = _drawn(curve, MEASURES, (max(3.5, wide), 3.5))
+    data["curves"] = _drawn(curve, list(MEASURES), (max(3.5, wide), 3.5))
     largest = frame["abs_cosine"].sort_values(ascending=False, kind="stable").index[:MOST_PAIRS]
     data["pairs"] = (frame if len(frame) <= MOST_PAIRS else frame.loc[largest]).to_dict("records")
-    return data, layers
-
-
-def _interference_of_all(request: Request) -> list[Interference]:
-    """Return results of all networks at the same layers; bootstrap and control for the first one only."""
-    options = request.options
-    shared = {"units": request.units, "seed": options["seed"], **request.calling}
-    counts = {"n_bootstrap": options["n_bootstrap"] * (len(request.units) > 1), "n_untrained": options["n_untrained"]}
-    first = interference(request.model, request.x, layers=options["layers"], **counts, **shared)
-    for network in request.networks[1:]:
-        missing = sorted({*first.layers} - {"input", *(name for name, _ in network.named_modules())})
-        if missing:
-            remedy = "Pass networks of the same architecture, or layers= that all have"
-            refuse("others", "have the layers that are compared", f"none named {missing[0]!r}", remedy)
-    rest = [interference(network, request.x, layers=first.layers, **shared) for network in request.networks[1:]]
-    return [replace(result, unit_labels=request.names) for result in (first, *rest)]
+    return data
 
 
 def _layer_row(results: list[Interference], layer: str) -> dict[str, Any]:
@@ -143,6 +119,9 @@ def _layer_row(results: list[Interference], layer: str) -> dict[str, Any]:
         row[name] = first.pair_mean(name, layer), first.summary_intervals.get(name, {}).get(layer)
         if first.untrained:
             row[f"untrained_{name}"] = float(np.mean([one.pair_mean(name, layer) for one in first.untrained]))
+    if len(set(first.heads)) > 1:
+        across = torch.tensor([[a != b for b in first.heads] for a in first.heads]) & (first.count[layer] > 0)
+        row["between_heads"] = float(first.abs_cosine[layer][across].mean())  # NaN where no such pair has a cosine
     if len(results) > 1:
         found = [result.pair_mean("abs_cosine", layer) for result in results]
         row |= {"range": (min(found), max(found)), "agreement": _agreement(results, layer)}
@@ -176,25 +155,23 @@ def _distinct(result: Interference) -> list[str]:
     return [layer for layer in result.layers if layer in chosen]
 
 
-def _drawn(draw: Callable[[str, Any], None], names: Iterable[str], inches: tuple[float, float]) -> dict[str, bytes]:
+def _drawn(draw: Callable[[str, Any], Any], names: list[str], inches: tuple[float, float]) -> dict[str, bytes]:
     """Return a figure for each name."""
-    listed = list(names)
-    made = pictures(lambda axes: list(map(draw, listed, axes)), [inches] * len(listed))
-    return dict(zip(listed, made, strict=True))
+    made = pictures(lambda axes: list(map(draw, names, axes)), [inches] * len(names))
+    return dict(zip(names, made, strict=True))
 
 
-def tree_section(request: Request, layers: tuple[str, ...]) -> dict[str, Any]:
+def tree_of_samples(request: Request) -> dict[str, Any]:
     """Return which samples have the same gradients, or why there is no tree."""
-    width = sum(math.prod(request.shapes.get(layer, (1,))) for layer in layers)
-    most = min(request.options["max_samples"], max(2, TREE_NUMBERS // (width * len(request.units))))
-    chosen = request.sample(most)
-    x, tolerance = request.x[chosen.to(request.x.device)], request.options["tolerance"]
-    settings = {"roots": request.units, "max_nodes": MOST_NODES, "tolerance": tolerance, **request.calling}
+    units = request.options["units"]
+    room = max(2, TREE_NUMBERS // (request.n_numbers * len(units)))
+    chosen, x = request.sample(min(request.options["max_samples"], room))
+    asked = {name: request.options[name] for name in ("forward", "tolerance")}
     try:
-        tree = gradient_tree(request.model, x, layers=layers, **settings)
+        tree = gradient_tree(request.networks[0], x, layers=request.sites, roots=units, max_nodes=MOST_NODES, **asked)
     except ValueError as error:
         return {"refusal": str(error)}
-    r, n = len(tree.root_labels), tree.n_samples
+    tree, r, n = replace(tree, root_labels=tuple(map(str, units))), len(units), tree.n_samples
     rows = [
         {"layer": layer, "nodes": len(c), "per_output": len(c) / r, "largest": int(c.max()) / n}
         | {"alone": int((c == 1).sum()) / (r * n)}
@@ -207,10 +184,9 @@ def tree_section(request: Request, layers: tuple[str, ...]) -> dict[str, Any]:
 
 def _draw(request: Request, part: GradientTree) -> bytes:
     names = tuple(request.all_names[int(label)] for label in part.root_labels)
-    named = replace(part, root_labels=names if max(map(len, names)) <= LONGEST else part.root_labels)
-    leaves, rows = max(map(len, part.norms.values())), len(part.layers) + 1
-    inches = (max(4.1, 0.32 * leaves + 1.8), 0.95 * rows + 0.7)
-    return pictures(lambda axes: plots.tree(named, max_nodes=MOST_DRAWN, ax=axes[0]), [inches])[0]
+    part = replace(part, root_labels=names) if max(map(len, names)) <= LONGEST else part
+    inches = (max(4.1, 0.32 * max(map(len, part.norms.values())) + 1.8), 0.95 * len(part.layers) + 1.65)
+    return pictures(lambda axes: plots.tree(part, max_nodes=MOST_DRAWN, ax=axes[0]), [inches])[0]
 
 
 def _largest(request: Request, tree: GradientTree, chosen: Tensor) -> dict[str, Any]:
@@ -241,28 +217,158 @@ def _drawable(tree: GradientTree) -> tuple[GradientTree | None, tuple[int, str] 
     return best[1:]
 
 
-def settings_section(request: Request) -> dict[str, Any]:
-    """Return the settings and versions that the page was made with."""
-    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-    return {"values": {"units": request.units} | request.options, "versions": versions}
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Units of all networks that are not constant at the samples, and where an embedding puts them.
+
+    Attributes:
+        fields: Gradients with respect to the input; groups are the networks, labels 1 for outputs.
+        names: One per unit.
+        dropped: Number of units that were constant.
+        z: Embedding, [u, k].
+        control: Embedding of the units of an untrained copy, if there is one.
+    """
+
+    fields: Any  # GradientFields, of which nothing is missing
+    names: list[str]
+    dropped: int
+    z: NDArray[np.float64]
+    control: NDArray[np.float64] | None
 
 
-def number(value: float, digits: int = 3) -> str:
+def embedded_units(request: Request) -> dict[str, Any]:
+    """Return embedded units, their nearest twins and a few cards; or why there are none."""
+    options, x = request.options, request.x
+    if not (isinstance(x, Tensor) and x.is_floating_point()):
+        return {"state": "no floats"}
+    u = len(request.networks) * (len(request.options["units"]) + (options["max_units"] if request.hidden else 0))
+    most = min(options["max_samples"], FIELD_NUMBERS // (u * x[0].numel()))
+    data = {"u": u, "d": x[0].numel(), "most": most, "fewest": FEWEST_POINTS, "hidden": request.hidden}
+    if min(most, len(x)) < FEWEST_POINTS:
+        return data | {"state": "too few"}
+    chosen, x = request.sample(most)
+    try:
+        units = _embed(request, x)
+        twins = [] if units is None else _twins(units, len(request.networks) > 1)
+    except ValueError as error:
+        return data | {"state": "refused", "refusal": str(error)}
+    if units is None:
+        return data | {"state": "constant"}
+    is_hidden = (units.fields.labels == 0) & (units.fields.groups == 0)
+    picture = _layout(request, units, chosen) if len(units.z) >= FEWEST_UNITS else None
+    data |= {"m": len(chosen), "dropped": units.dropped, "n_embedded": len(units.z), "picture": picture}
+    data |= {"n_hidden": int(is_hidden.sum()), "twins": twins[:MOST_TWINS]}
+    return data | {"state": "embedded", "cards": _cards(units, twins, options["n_cards"])}
+
+
+def _embed(request: Request, x: Tensor) -> Units | None:
+    """Return all networks' units that are not constant, embedded together, if there are any."""
+    options, parts, names = request.options, [], []
+    for i, network in enumerate(request.networks):
+        home = f", net {i}" if len(request.networks) > 1 else ""
+        fields, hidden = _fields_of(network, x, request)
+        parts.append(fields)
+        names += [f"{request.hidden}[{j}]{home}" for j in hidden] + [f"output {name}{home}" for name in request.names]
+    fields = GradientFields.concatenate(parts, new_networks=True)
+    alive = fields.amplitudes() > 0
+    if not bool(alive.any()):
+        return None
+    fields, given, control = fields[alive], options["embedder"], None
+    embedder = FieldDescriptor("none", random_state=options["seed"]) if given is None else copy.deepcopy(given)
+    z = np.asarray(embedder.fit(fields).transform(fields), dtype=np.float64)
+    if options["n_untrained"]:
+        other, _ = _fields_of(untrained(request.networks[0], options["seed"], options["reinitialize"]), x, request)
+        moving = other.amplitudes() > 0
+        control = np.asarray(embedder.transform(other[moving]), dtype=np.float64) if bool(moving.any()) else None
+    kept = [name for name, is_alive in zip(names, alive.tolist(), strict=True) if is_alive]
+    return Units(fields, kept, len(names) - len(kept), z, control)
+
+
+def _fields_of(network: nn.Module, x: Tensor, request: Request) -> tuple[GradientFields, list[int]]:
+    """Return fields of the hidden units whose values vary most, then of the outputs; and which hidden ones."""
+    hidden, forward = request.hidden, request.options["forward"]
+    parts, indices = [gradient_fields(network, x, units=request.options["units"], forward=forward)], []
+    if hidden is not None:
+        every = torch.ones(1, len(request.all_names))  # one backward pass, through whatever head is fed
+        values = unit_gradients(network, x, hidden, directions=every, forward=forward).activations.double()
+        order = values.std(0, correction=0).argsort(descending=True, stable=True)
+        indices = sorted(order[: request.options["max_units"]].tolist())
+        parts.insert(0, gradient_fields(network, x, unit_layer=hidden, units=indices, forward=forward))
+    both = GradientFields.concatenate(parts)
+    is_output = torch.arange(len(both), device=both.gradients.device) >= len(indices)
+    return replace(both, regions=None, labels=is_output.long()), indices
+
+
+def _twins(units: Units, across: bool) -> list[dict[str, Any]]:
+    """Return each unit of the first network with its nearest in another one (if any), nearest first."""
+    groups, gradients = units.fields.groups.numpy(force=True), units.fields.gradients
+    own = groups == 0
+    homes = groups if across else np.arange(len(own))
+    n_candidates = int((~own).sum()) if across else len(own) - 1
+    if not (own.any() and n_candidates):
+        return []
+    found = retrieval(units.z, homes, homes, queries=own, k=n_candidates)
+    correlations = np.corrcoef(units.fields.values.double().numpy(force=True))
+    rows = []
+    for i, near, far in zip(found.queries.tolist(), found.neighbors.tolist(), found.distances.tolist(), strict=True):
+        j = near[0]
+        row = {"unit": i, "twin": j, "name": units.names[i], "twin_name": units.names[j], "distance": far[0]}
+        row |= {"typical": float(np.median(far)), "cosine": mean_cosine(gradients[i], gradients[j])}
+        rows.append(row | {"correlation": float(correlations[i, j])})
+    if units.control is not None:
+        both = np.concatenate([units.z[own], units.control])
+        kind = np.arange(len(both)) >= own.sum()
+        nearest = retrieval(both, kind, kind, queries=~kind).distances[:, 0].tolist()
+        rows = [row | {"untrained": distance} for row, distance in zip(rows, nearest, strict=True)]
+    return sorted(rows, key=lambda row: row["distance"])
+
+
+def _cards(units: Units, twins: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """Return cards of the units with the nearest twins; none is on two cards as the unit or its nearest twin."""
+    cards: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for i, j in ((row["unit"], row["twin"]) for row in twins):
+        if len(cards) < most and not {i, j} & seen:
+            seen |= {i, j}
+            cards.append(_card(units, i))
+    return cards
+
+
+def _card(units: Units, i: int) -> dict[str, Any]:
+    """Return the card of a unit of the first network, and its pictures; of a single network, twins are its others."""
+    fields, groups = units.fields, units.fields.groups
+    each = fields if groups.any() else replace(fields, groups=torch.arange(len(fields), device=groups.device))
+    card = unit_card(each, i, units.z, names=units.names)
+    card = replace(card, network=0, **aligned_units(fields, i, units.z, units.names, 5))
+    return {"card": card, "panels": pictures(lambda axes: plots.unit_card(card, title="field", axes=axes), CARD_PANELS)}
+
+
+def _layout(request: Request, units: Units, chosen: Tensor) -> dict[str, Any]:
+    """Return all units in two dimensions, colored by class, network or layer, whichever there is."""
+    classes, fields = request.classes, units.fields
+    labels, colors, legend = fields.labels, "layers", ["hidden", "output"]
+    if classes is not None and int(classes.max()) < MOST_CLASSES:
+        own = classes[chosen]
+        means = torch.stack([fields.values[:, own == k].double().mean(1) for k in own.unique()], dim=1)  # [u, classes]
+        labels, colors = own.unique()[means.argmax(1).cpu()], "classes"
+        legend = request.all_names[: int(own.max()) + 1]
+    elif bool(fields.groups.any()):
+        labels, colors, legend = fields.groups, "networks", [f"net {i}" for i in range(len(request.networks))]
+    layout = project_2d(units.z, method="pca").coordinates
+    shown: dict[str, Any] = {"label_names": legend, "markers": fields.labels, "method": "pca"}
+    (png,) = pictures(lambda axes: plots.embedding(layout, labels, ax=axes[0], **shown), [(4.8, 3.8)])
+    return {"png": png, "colors": colors}
+
+
+def number(value: float, form: str = ".3f") -> str:
     """Return a number with a true minus sign; a dash for what is none."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
-
-
-def significant(value: float) -> str:
-    """Return three digits of a number of unknown size."""
-    return "–" if math.isnan(value) else f"{value:#.3g}".rstrip(".").replace("-", "−")
+    return "–" if math.isnan(value) else format(value, form).rstrip(".").replace("-", "−")
 
 
 def setting(value: object) -> str:
-    """Return an argument in one line, the same in every run."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    named = value if isinstance(value, str) else getattr(value, "__qualname__", None)
-    return describe(value) if named is None else named or "–"
+    """Return an argument in one line; functions by name, for their address is another in every run."""
+    shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else getattr(value, "__qualname__", value)
+    return " ".join(str(shown).split()) or "–"
 
 
 def flow(text: str) -> Markup:
@@ -274,3 +380,13 @@ def picture(png: bytes) -> dict[str, Any]:
     """Return what an image element needs."""
     width, height = (round(side / DOTS_PER_PIXEL) for side in struct.unpack(">II", png[16:24]))
     return {"data": base64.b64encode(png).decode(), "width": width, "height": height}
+
+
+def page_of(request: Request) -> str:
+    """Measure, and write down what was found."""
+    measure = {"measured": measured, "compared": interferences, "tree": tree_of_samples, "units": embedded_units}
+    versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    page.filters |= {"number": number, "setting": setting, "picture": picture, "flow": flow}
+    sections = {name: section(request) for name, section in measure.items()}
+    return page.get_template("page.html.j2").render(request=request, versions=versions, **sections)

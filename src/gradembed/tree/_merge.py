@@ -58,7 +58,7 @@ def _gradients(
         For each layer: its name, rows [n, r], their coordinates [n, c] and what maps rows to the layer.
     """
     alone = replace(session, readout=session.readout[root : root + 1], unit_labels=session.unit_labels[root : root + 1])
-    captures = [capture.gradients for capture in alone.captures()]
+    captures = [dict(capture.gradients) for capture in alone.captures()]
     for layer in layers:
         pieces = [capture.pop(layer) for capture in captures]
         flat = torch.cat([piece.coordinates()[0] for piece in pieces]).clone()
