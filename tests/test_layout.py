@@ -80,4 +80,4 @@ def test_errors_come_from_one_place():
     raised = [f"{module_of(path)} {node.exc.func.id}" for path in FILES if module_of(path) != "_validation"
               for node in ast.walk(ast.parse(path.read_text()))
               if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]  # fmt: skip
-    assert raised == ["gradients IndexError", "training FloatingPointError"]
+    assert set(raised) <= {"training FloatingPointError"}
