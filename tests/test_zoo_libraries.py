@@ -8,10 +8,10 @@ import pytest
 import torch
 from _asserts import assert_close, unchanged
 from _zoo import EVERY, Place, oracle, passes_through
-from gradembed.datasets._mnist import _torchvision_mnist
 from torch.utils._pytree import tree_leaves
 
 import gradembed as ge
+from gradembed.datasets._loaders import _torchvision_mnist
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 with warnings.catch_warnings():
