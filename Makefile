@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install notebooks notebooks-full test test-lowest docs package lint format bench clean
+.PHONY: help install notebooks notebooks-full test check test-lowest docs package lint format bench clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -27,15 +27,21 @@ notebooks-full: $(DONE)  ## Run every notebook in the full profile and write the
 test: $(DONE)  ## Run all tests: docstring examples, and every notebook in the quick profile
 	$(BIN)/python -m pytest
 
+# gradients, interference, trees, fields, oracles: no browser, no cluster, no notebook, nothing over five seconds
+CORE = gradients interference tree modules fields gradient_fields random_networks streaming zoo context layout
+check: $(DONE)  ## Test the core mathematics alone, in under a minute
+	$(BIN)/python -m pytest -q -m "not slow" $(CORE:%=tests/test_%.py) $(addprefix src/gradembed/,gradients interference tree fields)
+
 # PyTorch stays at the version in constraints.txt: of older ones package indexes have builds with CUDA for Linux only,
 # several gigabytes. Where they are no trouble: make test-lowest TORCH="torch==2.6 torchvision==0.21"
 TORCH = $(shell grep -E '^torch(vision)?==' constraints.txt)
 test-lowest: $(DONE)  ## Run the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	mkdir -p build
-	$(BIN)/python scripts/lowest_versions.py tests --except torch torchvision > build/lowest.txt
+	printf '%s\n' $(TORCH) | $(BIN)/uv pip compile --quiet --python $(BIN)/python --resolution lowest-direct \
+		--extra tests pyproject.toml - > build/lowest.txt
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off \
-		--constraint build/lowest.txt --editable ".[tests]" $(TORCH)
+		--constraint build/lowest.txt --editable ".[tests]"
 	$(VENV)-lowest/bin/python -m pytest -m "not slow" --ignore tests/test_notebooks.py -W ignore::DeprecationWarning
 
 docs: $(DONE)  ## Build the documentation into build/docs; every example on its pages is run
@@ -58,6 +64,7 @@ bench: $(DONE)  ## Measure speed side by side with what one would use instead
 	$(BIN)/python -m benchmarks.fields
 	$(BIN)/python -m benchmarks.ensemble
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.general
 
 clean:  ## Remove what the commands wrote: environments, build, dist, caches
 	rm -rf $(VENV) $(VENV)-lowest build dist data/cache .mypy_cache .pytest_cache .ruff_cache

@@ -31,17 +31,16 @@ from gradembed.interference.realised import WIDE
 
 Operation = tuple[str, tuple[int, ...]]  # its kind, and the sizes of what it is done on
 Work = Counter[Operation]  # how often an operation is done; parts of one where it moves less
-SAMPLE = 2048  # gradients from which the effective dimension is estimated
 TINY, FEW, MANY = 2, 2, 8  # units a layer and numbers of hidden layers, of the networks that show the overhead
 
 
-def works(widths: Sequence[int], n: int, m: int) -> tuple[Work, Work]:
-    """Count what an analysis of n samples costs.
+def works(widths: Sequence[int], m: int) -> tuple[Work, Work]:
+    """Count what an analysis costs.
 
     Returns:
         Operations for each chunk of m samples, and those that are done once.
     """
-    return forward(widths, m) + backward(widths, m), once(widths, n)
+    return forward(widths, m) + backward(widths, m), once(widths)
 
 
 def forward(widths: Sequence[int], m: int) -> Work:
@@ -51,7 +50,7 @@ def forward(widths: Sequence[int], m: int) -> Work:
         Operations.
     """
     u = widths[-1]
-    work = Work({("product", (m, u, u)): 1, ("pass", (m, widths[0])): 2})  # values; samples checked and copied
+    work = Work({("gather", (m, u, u)): 1, ("pass", (m, widths[0])): 2})  # values; samples checked and copied
     for a, b in itertools.pairwise(widths):
         work["product", (m, a, b)] += 1
     for width in widths[1:-1]:
@@ -66,7 +65,7 @@ def backward(widths: Sequence[int], m: int) -> Work:
         Operations.
     """
     *below, top, u = widths
-    work = Work({("product", (u, u, top)): 2 if top > u else 1})  # the last layer's gradients are its weights
+    work: Work = Work()  # the last layer's gradients are its weights
     r = top
     for level, d in reversed(list(enumerate(below))):
         c = min(r, d)  # numbers that a gradient at the layer of width d is described by
@@ -106,7 +105,7 @@ def pairs(m: int, u: int, c: int) -> Work:
     return work
 
 
-def once(widths: Sequence[int], n: int) -> Work:
+def once(widths: Sequence[int]) -> Work:
     """Count what an analysis costs beside its chunks.
 
     Returns:
@@ -118,17 +117,8 @@ def once(widths: Sequence[int], n: int) -> Work:
         work["pass", (a, b)] += 1  # parameters checked
     if widths[0] > widths[1]:
         work["triangle", (widths[0], widths[1])] += 1
-    step = 1
-    while -(-n // step) > max(1, SAMPLE // u):
-        step *= 2
-    s = -(-n // step) * u
-    sizes = [min(a, b) for a, b in itertools.pairwise(widths)]
-    for c in sizes:
-        work["pass", (s, c)] += 8  # made unit vectors, in float64
-        work["product in float64", (c, s, c) if c < s else (s, c, s)] += 1
-        work["pass", (min(c, s), min(c, s))] += 3
-        work["scatter", (u,)] += 10  # five matrices out of their halves
-        work["pass", (u, u)] += 20
+    work["scatter", (u,)] += 10  # five matrices out of their halves
+    work["pass", (u, u)] += 20
     return work + pairs(1, u, min(top, u))
 
 
@@ -183,10 +173,10 @@ class Machine:
         Returns:
             Seconds, and the share of matrix products in them.
         """
-        hidden, (chunk, rest) = len(widths) - 2, works(widths, n, m)
+        hidden, (chunk, rest) = len(widths) - 2, works(widths, m)
         call, each = (fixed + hidden * layer for fixed, layer in self.overhead)
         seconds = call + n / m * (each + self.total(chunk)) + self.total(rest)
-        products = ("product", "gram", "product in float64", "triangle")
+        products = ("product", "gram", "triangle")
         return seconds, (n / m * self.total(chunk, products) + self.total(rest, products)) / seconds
 
     def measure(self, function: Callable[[], Any], least: int = 1, budget: float = 0.01, most: int = 20) -> float:
@@ -224,7 +214,7 @@ class Machine:
         ge.interference(network, x)
         one = self.measure(lambda: ge.interference(network, x[:1], chunk_size=1), least=9)
         chunk = (self.measure(lambda: ge.interference(network, x, chunk_size=1), least=9) - one) / (n - 1)
-        step, rest = works(widths, 1, 1)
+        step, rest = works(widths, 1)
         self.prepare(step, rest)
         self.round()
         return max(0.0, one - chunk - self.total(rest)), max(0.0, chunk - self.total(step))
@@ -236,10 +226,8 @@ def _operation(kind: str, shape: tuple[int, ...], device: torch.device) -> tuple
     Returns:
         What to time, and how often it does the operation.
     """
-    if kind.startswith("product"):
-        dtype = torch.float64 if kind == "product in float64" else torch.float32
-        a = torch.randn(shape[:2], dtype=dtype, device=device)
-        b = torch.randn(shape[1:], dtype=dtype, device=device)
+    if kind == "product":
+        a, b = torch.randn(shape[:2], device=device), torch.randn(shape[1:], device=device)
         return lambda: a @ b, 1
     if kind == "triangle":
         matrix = torch.randn(shape, dtype=torch.float64, device=device)

@@ -79,7 +79,7 @@ def growth(device: torch.device, rounds: int = 5) -> pd.DataFrame:
         network = ge.MLP(widths, seed=0).to(device)
         x = torch.randn(min(n, BATCH), widths[0], device=device)
         m = min(n, _cost.chunk_size(network, x))
-        machine.prepare(*_cost.works(widths, n, m))
+        machine.prepare(*_cost.works(widths, m))
         ge.interference(network, x[:64])
         times = []
         for _ in range(rounds):

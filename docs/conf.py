@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import ModuleType
 from typing import Any
 
 import gradembed
@@ -56,15 +57,22 @@ def resolve(app: Any, env: Any, node: Any, content: Any) -> Any:
     Returns:
         A link, or nothing if there is no such name.
     """
-    target = node.get("reftarget", "").removeprefix("gradembed.")
     if node.get("refdomain") != "py" or node["reftype"] != "obj":
         return None
-    owner, _, attribute = target.partition(".")
-    known = getattr(gradembed, owner, None) if owner in gradembed.__all__ else None
-    has_it = attribute in getattr(known, "__dataclass_fields__", ()) or not attribute
-    where = f"gradembed.{owner if has_it else target}"
-    domain = env.get_domain("py")
-    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", where, node, content) if known else None
+    target = node.get("reftarget", "").removeprefix("gradembed.")
+    homes = [
+        gradembed,
+        *(thing for name in gradembed.__all__ if isinstance(thing := getattr(gradembed, name), ModuleType)),
+    ]
+    for home in homes:
+        owner, _, attribute = target.removeprefix(f"{home.__name__.rpartition('.')[2]}.").partition(".")
+        if owner in home.__all__:
+            known = getattr(home, owner)
+            has_it = attribute in getattr(known, "__dataclass_fields__", ()) or not attribute
+            where = f"{home.__name__}.{owner}" + ("" if has_it else f".{attribute}")
+            domain = env.get_domain("py")
+            return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", where, node, content)
+    return None
 
 
 def skip(_app: object, _what: str, name: str, _thing: object, _skip: bool, _options: object) -> bool | None:

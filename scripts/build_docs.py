@@ -19,6 +19,7 @@ import sys
 import tempfile
 import tokenize
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
@@ -49,7 +50,7 @@ def groups_of_names(source: str) -> dict[str, list[str]]:
 
 
 def write_api(folder: Path, groups: dict[str, list[str]]) -> None:
-    """Write a page for each group, and one that lists them.
+    """Write a page for each group and for each module in one, and one that lists them.
 
     Args:
         folder: Where.
@@ -58,35 +59,28 @@ def write_api(folder: Path, groups: dict[str, list[str]]) -> None:
     import gradembed
 
     folder.mkdir(parents=True)
-    pages = []
+    pages: dict[str, list[str]] = {}
     for heading, names in groups.items():
-        page = re.sub(r"\W+", "-", heading)
-        pages.append(page)
-        title = heading[0].upper() + heading[1:]
-        parts = [title, "=" * len(title), "", ".. currentmodule:: gradembed", ""]
-        for name in names:
-            parts += _entry(name, getattr(gradembed, name))
-        (folder / f"{page}.rst").write_text("\n".join(parts) + "\n")
-    title = "Public names"
-    lines = [title, "=" * len(title), "", "Made from the docstrings, every example of which is run by the tests.", ""]
-    lines += [".. toctree::", "   :maxdepth: 2", "", *(f"   {page}" for page in pages)]
-    (folder / "index.rst").write_text("\n".join(lines) + "\n")
+        modules = [thing for name in names if isinstance(thing := getattr(gradembed, name), ModuleType)]
+        pages |= {module.__name__: [f".. automodule:: {module.__name__}", "   :no-members:", "",
+                                    *_entries(module, module.__all__)] for module in modules}  # fmt: skip
+        if len(modules) < len(names):
+            pages[heading[0].upper() + heading[1:]] = _entries(gradembed, names)
+    title, files = "Public names", {page: re.sub(r"\W+", "-", page).lower() for page in pages}
+    pages[title] = ["Made from the docstrings, every example of which is run by the tests.", "", ".. toctree::",
+                    "   :maxdepth: 2", "", *(f"   {file}" for file in files.values())]  # fmt: skip
+    for page, lines in pages.items():
+        (folder / f"{files.get(page, 'index')}.rst").write_text("\n".join([page, "=" * len(page), "", *lines, ""]))
 
 
-def _entry(name: str, thing: object) -> list[str]:
-    """Ask Sphinx for the documentation of one name.
-
-    Returns:
-        Lines of reStructuredText.
-    """
-    if isinstance(thing, type(ast)):
-        inner = [
-            f"   .. autofunction:: {thing.__name__}.{one}" for one in thing.__all__ if callable(getattr(thing, one))
-        ]
-        return [name, "-" * len(name), "", f".. automodule:: {thing.__name__}", "   :no-members:", "",
-                *(line[3:] + "\n" for line in inner)]  # fmt: skip
-    kind = "autoclass" if isinstance(thing, type) else "autofunction"
-    return [name, "-" * len(name), "", f".. {kind}:: {name}", ""]
+def _entries(module: ModuleType, names: list[str]) -> list[str]:
+    """Return lines that ask Sphinx for the documentation of a module's functions and classes."""
+    kinds = {name: "class" if isinstance(getattr(module, name), type) else "function" for name in names}
+    shown = [name for name in names if callable(getattr(module, name))]
+    heads = {
+        name: [name, "-" * len(name), "", f".. auto{kinds[name]}:: {module.__name__}.{name}", ""] for name in shown
+    }
+    return [line for lines in heads.values() for line in lines]
 
 
 def run_page(page: Path, folder: Path) -> int:

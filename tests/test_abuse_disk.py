@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,9 +60,6 @@ LEARNING: dict[str, tuple[Callable[[], object], object, str, int]] = {
     "train, a step": (lambda: run_of(chain(torch.float32)), torch.optim.AdamW, "step", 6),
     "train, the test part": (lambda: run_of(chain(torch.float32)), torch.nn.functional, "cross_entropy", 8),
     "train_ensemble, a step": (members, Stack, "step", 12),
-    "train_ensemble of waves, a step": (
-        lambda: ge.train_ensemble(ge.datasets.random_waves(2, 2), [2, 4, 1], 2, config(), n_samples=10),
-        Stack, "step", 4),
     "GradientFieldEmbedder, a step": (lambda: embedder(max_steps=4).fit_transform(make_fields()), torch.optim.AdamW,
                                       "step", 4),
     "RowEmbedder, a step": (lambda: ge.RowEmbedder(2, max_steps=4).fit_transform(PLACES.numpy()), torch.optim.AdamW,
@@ -72,32 +68,17 @@ LEARNING: dict[str, tuple[Callable[[], object], object, str, int]] = {
 
 
 @pytest.mark.parametrize("name", LEARNING)
-@pytest.mark.parametrize("when", ["first", "middle", "last"])
-def test_interrupted_learning_leaves_no_trace_and_can_be_begun_again(monkeypatch, name, when):
+@pytest.mark.parametrize("is_last", [False, True])
+def test_interrupted_learning_leaves_no_trace_and_can_be_begun_again(monkeypatch, name, is_last):
     call, owner, method, n = LEARNING[name]
     expected, before = numbers_of(call()), portrait({})
-    at = {"first": 1, "middle": n // 2 + 1, "last": n}[when]
+    at = n if is_last else 1
     with interrupted(monkeypatch, owner, method, at) as calls, pytest.raises(KeyboardInterrupt):
         call()
     assert calls == [at]
     assert portrait({}) == before
     for number, again in zip(expected, numbers_of(call()), strict=True):
         assert torch.equal(number, again)
-
-
-@pytest.mark.parametrize("at", [1, 3, 6])
-def test_interrupted_training_gives_the_network_back(monkeypatch, at):
-    model = chain(torch.float32)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    arguments = {"model": model.eval()}
-    before, old = portrait(arguments), weights(arguments)
-    with interrupted(monkeypatch, torch.optim.AdamW, "step", at), pytest.raises(KeyboardInterrupt):
-        run_of(model)
-    assert portrait(arguments) == before
-    assert weights(arguments) == old
-    run_of(model)
-    assert weights(arguments) != old
 
 
 ESTIMATORS = {
@@ -161,7 +142,7 @@ READING = {
 
 
 @pytest.mark.parametrize("name", READING)
-@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("at", [1, 4])
 def test_interrupted_reading_of_a_network_leaves_it_as_it_was(name, at):
     model = Stopped(at).train()
     arguments = {"model": model}
@@ -234,8 +215,8 @@ def closed(folder: Path) -> object:
 
 @pytest.mark.parametrize(
     ("make", "error"),
-    [(below_a_file, OSError), (lambda folder: folder, OSError), (closed, TypeError), (lambda _: 3, TypeError)],
-    ids=["below a file", "a folder", "a closed file", "a number"],
+    [(below_a_file, OSError), (lambda folder: folder, OSError), (closed, TypeError)],
+    ids=["below a file", "a folder", "a closed file"],
 )
 def test_places_that_are_no_files_are_refused(tmp_path, make, error):
     place = make(tmp_path)
@@ -247,39 +228,20 @@ def test_places_that_are_no_files_are_refused(tmp_path, make, error):
     assert everything_below(tmp_path) == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write to read-only folders")
-def test_read_only_folders_are_refused(tmp_path):
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(PermissionError) as caught:
-            make_fields().save(tmp_path / "fields")
-        assert_house_grammar(caught.value, "path")
-        assert everything_below(tmp_path) == []
-    finally:
-        tmp_path.chmod(0o700)
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b"nonsense" * 20, b"\xff" * 8])
+@pytest.mark.parametrize("content", [b"", b"nonsense" * 20])
 def test_files_of_something_else_are_refused(tmp_path, content):
     path = tmp_path / "fields"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"GradientFields\.save wrote") as caught:
         ge.GradientFields.load(path)
     assert_house_grammar(caught.value, "path")
-
-
-def test_missing_files_are_refused_as_such(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`path` should name a file that can be read") as caught:
+    with pytest.raises(FileNotFoundError, match="`path` should name a file that can be read"):
         ge.GradientFields.load(tmp_path / "nowhere")
-    assert_house_grammar(caught.value, "path")
 
 
 CALLS = {
     "train": lambda cache: cache.call(ge.train, chain(torch.float32), split(), config()),
-    "train_ensemble": lambda cache: cache.call(ge.train_ensemble, split(), [4, 5, 3], 2, config()),
     "interference": lambda cache: cache.call(ge.interference, chain(), X),
-    "gradient_tree": lambda cache: cache.call(ge.gradient_tree, chain(), X),
-    "gradient_fields": lambda cache: cache.call(ge.gradient_fields, chain(), X),
     "sweep": lambda cache: ge.sweep(scored, {"seed": [0, 1]}, cache=cache, progress=False).results,
 }
 
@@ -301,15 +263,6 @@ def test_a_disk_that_breaks_costs_a_warning_or_the_call_and_leaves_no_entry(tmp_
     assert list(cache.folder.rglob("*")) == []
     for _ in range(2):  # computed, and read
         assert all(map(torch.equal, found, numbers_of(CALLS[name](cache))))
-
-
-def test_interrupted_calls_store_nothing(tmp_path, monkeypatch):
-    cache = ge.Cache(tmp_path / "cache")
-    with interrupted(monkeypatch, torch.optim.AdamW, "step", 4), pytest.raises(KeyboardInterrupt):
-        CALLS["train"](cache)
-    with interrupted(monkeypatch, Stack, "step", 4), pytest.raises(KeyboardInterrupt):
-        CALLS["train_ensemble"](cache)
-    assert everything_below(tmp_path) == []
 
 
 # Nowhere to draw a progress bar

@@ -49,17 +49,6 @@ def test_random_state_is_put_back(context, raises):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_seeded_may_be_nested():
-    with seeded(1):
-        straight = (draw(), draw())
-    with seeded(1):
-        first = draw()
-        with seeded(2):
-            draw()
-        assert torch.equal(first, straight[0])
-        assert torch.equal(draw(), straight[1])
-
-
 def test_without_a_seed_the_generator_moves_on():
     torch.manual_seed(3)
     expected = torch.rand(8)
@@ -153,12 +142,8 @@ def used(model):
     model(torch.randn(6, 3))
 
 
-def evaluated(model):
-    model.eval()
-
-
 @ENDS
-@pytest.mark.parametrize("change", [in_place, replaced, replaced_and_in_place, taken_away, given, used, evaluated])
+@pytest.mark.parametrize("change", [in_place, replaced, replaced_and_in_place, taken_away, given, used])
 def test_preserved_puts_buffers_and_modes_back(change, raises):
     model = network()
     before = state(model)
@@ -167,14 +152,6 @@ def test_preserved_puts_buffers_and_modes_back(change, raises):
         assert state(model)[:2] != before[:2]  # the changes are changes
     assert state(model)[:2] == before[:2]
     assert "scratch" not in model.state_dict()
-
-
-def test_preserved_does_not_reseed():
-    torch.manual_seed(3)
-    expected = draw()
-    torch.manual_seed(3)
-    with preserved(network()):
-        assert not torch.equal(draw(), expected)  # the network's weights were drawn in between
 
 
 def test_preserved_leaves_parameters_and_their_gradients_to_the_block():
@@ -194,18 +171,12 @@ def test_hooks_are_called_during_the_block_only():
     first, second, x = nn.Linear(2, 2), nn.ReLU(), torch.randn(1, 2)
     model, seen = nn.Sequential(first, second), []
     second.register_forward_hook(lambda *_: seen.append("theirs"))
-    hooks = {
-        first: lambda *called: seen.append(("first", called[2])),
-        second: lambda *called: seen.append(("second", called[2])),
-    }
-    with hooked(hooks):
+    with hooked({module: lambda *called: seen.append(called[2]) for module in model}):
         out = model(x)
-    assert torch.equal(seen[0][1], first(x))
-    assert seen[1] == "theirs"
-    assert seen[2][1] is out
+    assert torch.equal(seen[0], first(x))
+    assert seen[1:] == ["theirs", out]
     model(x)
-    assert len(seen) == 4
-    assert seen[3] == "theirs"
+    assert seen[3:] == ["theirs"]
 
 
 def test_hooks_are_gone_after_an_error_their_own_too():
@@ -214,14 +185,6 @@ def test_hooks_are_gone_after_an_error_their_own_too():
         with within(hooked({module: hook}), raises=True):
             module(torch.zeros(1, 2))
         assert len(module._forward_hooks) == 0
-
-
-def test_what_a_hook_returns_replaces_the_output():
-    module = nn.Identity()
-    with hooked({module: lambda *called: called[2] + 1}):
-        assert module(torch.zeros(1)).item() == 1
-    with hooked({}):
-        assert module(torch.zeros(1)).item() == 0
 
 
 def test_hooks_already_placed_go_if_a_later_one_cannot_be():

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from _learning import IRIS, double, quick, values_split, weights_of
 from sklearn.metrics import r2_score
 from torch import nn
 
@@ -14,35 +15,7 @@ import gradembed as ge
 from gradembed import training
 from gradembed.models import ACTIVATIONS
 
-IRIS = ge.datasets.load_iris()
 WAVES = ge.datasets.random_waves(3, 2)
-
-
-def quick(**changes):
-    settings = {"epochs": 3, "batch_size": 32, "learning_rate": 0.01, "weight_decay": 0.01, "progress": False}
-    return ge.TrainConfig(**{**settings, **changes})
-
-
-def double(split):
-    """The same data in float64, in which rounding does not hide a difference."""
-    parts = {name: getattr(split, name) for name in ("x_train", "y_train", "x_test", "y_test")}
-    return dataclasses.replace(split, **{k: v.double() if v.is_floating_point() else v for k, v in parts.items()})
-
-
-def values_split(n_outputs=None, d=5, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(90, d, generator=generator, dtype=torch.float64)
-    y = (x @ torch.randn(d, n_outputs or 1, generator=generator, dtype=torch.float64)).sin()
-    y = y if n_outputs else y[:, 0]
-    return ge.datasets.Split(x[:70], y[:70], x[70:], y[70:], "sines", "drawn")
-
-
-def tasks_split():
-    return double(ge.datasets.stack_tasks(IRIS, n_tasks=2))
-
-
-def weights_of(network):
-    return torch.cat([value.detach().flatten() for value in network.state_dict().values()])
 
 
 def alone(i, split, widths, config, activation=nn.ReLU):
@@ -58,7 +31,7 @@ def far_apart(one, other):
 # What an ensemble is
 
 
-@pytest.mark.parametrize("widths", [[4, 3], [4, 8, 3], [1, 8, 7, 1]])
+@pytest.mark.parametrize("widths", [[4, 3], [1, 8, 7, 1]])
 def test_members_are_networks_with_consecutive_seeds(widths):
     ensemble = ge.MLPEnsemble(widths, 3, nn.Tanh, seed=5)
     for i, member in enumerate(ensemble):
@@ -66,8 +39,7 @@ def test_members_are_networks_with_consecutive_seeds(widths):
         assert member.widths == ensemble.widths == tuple(widths)
         assert torch.equal(weights_of(member), weights_of(ge.MLP(widths, nn.Tanh, seed=5 + i)))
         assert repr(member) == repr(ge.MLP(widths, nn.Tanh))
-    assert i == 2
-    assert far_apart(ensemble[0], ensemble[1])
+    assert far_apart(ensemble[0], ensemble[2])
 
 
 def test_parameters_have_the_names_of_a_network_and_it_is_shown_as_what_it_is():
@@ -105,17 +77,10 @@ def test_outputs_and_layers_are_those_of_the_members(activation):
             for layer, value in zip(layers.values(), expected, strict=True):
                 assert torch.allclose(layer[i], value, atol=1e-12, rtol=0)
     assert not torch.allclose(ensemble(own)[0], ensemble[0](own[1]), atol=1e-3)
-
-
-def test_gradients_flow_to_samples_and_weights():
-    ensemble, x = ge.MLPEnsemble([4, 8, 3], 2, seed=0).double(), torch.randn(7, 4, dtype=torch.float64)
-    leaf, twin = x.clone().requires_grad_(), x.clone().requires_grad_()
+    leaf, twin = (shared.clone().requires_grad_() for _ in range(2))
     ensemble(leaf)[1].square().sum().backward()
-    member = ensemble[1]
-    member(twin).square().sum().backward()
+    ensemble[1](twin).square().sum().backward()
     assert torch.allclose(leaf.grad, twin.grad, atol=1e-12)
-    assert torch.allclose(ensemble.hidden1.linear.weight.grad[1], member.hidden1.linear.weight.grad, atol=1e-12)
-    assert float(ensemble.hidden1.linear.weight.grad[0].abs().max()) == 0
 
 
 def test_member_has_weights_of_its_own():
@@ -136,7 +101,6 @@ def test_member_has_weights_of_its_own():
         (slice(1, 3), [1, 2]),
         (slice(None, None, -2), [3, 1]),
         ([3, 0, 3], [3, 0, 3]),
-        ((-1,), [3]),
         (torch.tensor([1, 2]), [1, 2]),
         (np.array([-1, 0]), [3, 0]),
     ],
@@ -152,7 +116,7 @@ def test_fewer_members_know_what_they_learned(index, members):
         assert torch.equal(getattr(fewer, name), getattr(ensemble, name)[members])
 
 
-@pytest.mark.parametrize("index", [-2, 2, np.int64(2), torch.tensor(2)])
+@pytest.mark.parametrize("index", [-2, np.int64(2), torch.tensor(2)])
 def test_one_member_by_any_integer(index):
     ensemble = ge.MLPEnsemble([4, 8, 3], 4, seed=0).double()
     assert torch.equal(weights_of(ensemble[index]), weights_of(ge.MLP([4, 8, 3], seed=2)).double())
@@ -161,9 +125,7 @@ def test_one_member_by_any_integer(index):
 MIXED = itertools.cycle([nn.Tanh, nn.ReLU])
 
 
-@pytest.mark.parametrize(
-    "activation", [nn.ReLU, lambda: nn.LeakyReLU(0.3), lambda: nn.Hardtanh(-2, 3), lambda: next(MIXED)()]
-)
+@pytest.mark.parametrize("activation", [lambda: nn.Hardtanh(-2, 3), lambda: next(MIXED)()])
 def test_networks_are_stacked_and_taken_apart_again(activation):
     networks = [ge.MLP([4, 8, 6, 3], activation, seed=seed).double() for seed in (3, 1, 4)]
     ensemble, x = ge.MLPEnsemble.from_members(networks), 5 * torch.randn(7, 4, dtype=torch.float64)
@@ -182,7 +144,7 @@ class Cubed(nn.ReLU):
         return x**3
 
 
-@pytest.mark.parametrize("activation", [nn.PReLU, nn.Dropout, nn.Softmax, Cubed, lambda: nn.LayerNorm(8)])
+@pytest.mark.parametrize("activation", [nn.PReLU, nn.Dropout, nn.Softmax, Cubed])
 def test_activations_that_members_cannot_share_are_refused(activation):
     with pytest.raises(ValueError, match=r"`activation` should be one of torch's elementwise .* one by one"):
         ge.MLPEnsemble([4, 8, 3], 2, activation)
@@ -199,7 +161,6 @@ class Other(ge.MLP):
     [
         ([Other([4, 3])], "`members` should be gradembed.MLP. Got Other"),
         ([ge.MLP([4, 3]), ge.MLP([4, 2])], r"`members` should give .* Got \(4, 2\).*member 1"),
-        ([ge.MLP([4, 5, 3]), ge.MLP([4, 5, 3], nn.Tanh)], "`members` should give .* equal widths"),
         ([ge.MLP([4, 5, 3], nn.ELU), ge.MLP([4, 5, 3], lambda: nn.ELU(2))], "`members` should give"),
         ([ge.MLP([4, 3]), ge.MLP([4, 3]).double()], "`members` should give .* precision .* Got .*float64"),
     ],
@@ -223,11 +184,10 @@ def test_members_that_do_not_exist_are_refused(index, error, message):
         ge.MLPEnsemble([4, 3], 4)[index]
 
 
-@pytest.mark.parametrize("method", ["forward", "activations"])
-@pytest.mark.parametrize("shape", [(7, 3), (4,), (3, 7, 4), (2, 2, 7, 4)])
-def test_samples_of_another_shape_are_refused(shape, method):
+@pytest.mark.parametrize("shape", [(4,), (3, 7, 4), (2, 2, 7, 4)])
+def test_samples_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"`x` should have shape \[n, 4\] or \[2, n, 4\]. Got a float32 tensor"):
-        getattr(ge.MLPEnsemble([4, 3], 2), method)(torch.zeros(shape))
+        ge.MLPEnsemble([4, 3], 2)(torch.zeros(shape))
 
 
 # Training
@@ -235,12 +195,11 @@ def test_samples_of_another_shape_are_refused(shape, method):
 
 CASES = {
     "classes": (double(IRIS), [4, 8, 3]),
-    "more outputs than classes": (double(IRIS), [4, 8, 5]),
-    "two tasks": (tasks_split(), [8, 8, 7, 6]),
-    "values": (values_split(), [5, 8, 1]),
-    "values, one input": (values_split(d=1), [1, 8, 8, 1]),
-    "three values": (values_split(3), [5, 8, 3]),
-    "no hidden layer": (double(IRIS), [4, 3]),
+    "two tasks": (double(ge.datasets.stack_tasks(IRIS)), [8, 8, 7, 6]),
+    "values": (double(values_split()), [5, 8, 1]),
+    "values, one input": (double(values_split(d=1)), [1, 8, 8, 1]),
+    "three values": (double(values_split(3)), [5, 8, 3]),
+    "more outputs than classes, no hidden layer": (double(IRIS), [4, 5]),
 }
 
 
@@ -259,16 +218,14 @@ def test_every_member_becomes_what_it_becomes_alone(case, batch_size):
         assert np.allclose(ensemble.losses[i].numpy(), run.history["train_loss"], atol=1e-8)
     assert far_apart(ensemble[1], ensemble[2])
     assert far_apart(ensemble[0], ge.MLP(widths, seed=4).double())
-    assert ensemble.labels.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("activation", [*ACTIVATIONS.values(), lambda: nn.ReLU(True), lambda: nn.ELU(2.0, True)])
 def test_every_activation_is_differentiated_right(activation):
-    split, config = values_split(), quick()
+    split, config = double(values_split()), quick()
     ensemble = ge.train_ensemble(split, [5, 8, 6, 1], 2, config, activation=activation)
-    for i, member in enumerate(ensemble):
-        run = alone(i, split, [5, 8, 6, 1], config, activation)
-        assert torch.allclose(weights_of(member), weights_of(run.model), atol=1e-8, rtol=0)
+    run = alone(1, split, [5, 8, 6, 1], config, activation)
+    assert torch.allclose(weights_of(ensemble[1]), weights_of(run.model), atol=1e-8, rtol=0)
 
 
 def test_weights_and_order_both_follow_the_seed():
@@ -300,7 +257,8 @@ def test_waves_are_learned_function_by_function():
     x = 2 * torch.rand(2500, 2, generator=torch.Generator().manual_seed(seed)) - 1
     y = WAVES(x)
     assert -1 <= float(x.min()) < -0.99
-    for i, (member, label) in enumerate(zip(ensemble, [0, 0, 1, 1, 2, 2], strict=True)):
+    for i, label in ((1, 0), (4, 2)):
+        member = ensemble[i]
         split = ge.datasets.Split(x[:500], y[label, :500], x[500:], y[label, 500:], "waves", "drawn again")
         assert torch.allclose(weights_of(member), weights_of(alone(i, split, [2, 16, 1], config).model), atol=1e-3)
         with torch.no_grad():
@@ -314,25 +272,18 @@ def circle(x):
     return x.square().sum(1)
 
 
-def circle_and_sum(x):
-    return torch.stack([circle(x), x.sum(1)], 1)
-
-
 def inside(x):
     return (circle(x) < 0.7).long()
 
 
-@pytest.mark.parametrize(
-    ("function", "u"), [(circle, 1), (circle_and_sum, 2), (inside, 2), (lambda x: inside(x).numpy(), 2)]
-)
-def test_any_function_is_learned(function, u):
-    ensemble = ge.train_ensemble(function, [2, 16, u], 3, quick(epochs=20), n_samples=1000)
-    assert ensemble.labels.tolist() == [0, 0, 0]
+@pytest.mark.parametrize("function", [lambda x: torch.stack([circle(x), x.sum(1)], 1), lambda x: inside(x).numpy()])
+def test_any_function_is_learned(function):
+    ensemble = ge.train_ensemble(function, [2, 16, 2], 2, quick(epochs=20), n_samples=1000)
+    assert ensemble.labels.tolist() == [0, 0]
     assert float(ensemble.scores.min()) > 0.9
     x = 2 * torch.rand(3000, 2, generator=torch.Generator().manual_seed(0)) - 1
-    output, y = ensemble(x[1000:])[1].detach(), function(x[1000:])
-    is_classes = function not in (circle, circle_and_sum)
-    expected = (output.argmax(1) == torch.as_tensor(y)).double().mean() if is_classes else r2_score(y, output)
+    output, y = ensemble(x[1000:])[1].detach(), torch.as_tensor(function(x[1000:]))
+    expected = r2_score(y, output) if y.is_floating_point() else (output.argmax(1) == y).double().mean()
     assert float(ensemble.scores[1]) == pytest.approx(float(expected), abs=1e-4)
 
 
@@ -346,7 +297,7 @@ def test_defaults_depend_on_what_is_learned(monkeypatch):
     assert seen == expected
 
 
-@pytest.mark.parametrize("dim", [1, 8, 64])
+@pytest.mark.parametrize("dim", [1, 8])
 def test_ready_made_settings_learn_waves(dim):
     config = dataclasses.replace(ge.TrainConfig.for_waves(dim), progress=False)
     ensemble = ge.train_ensemble(ge.datasets.random_waves(4, dim), [dim, 64, 64, 1], 4, config)
@@ -355,14 +306,17 @@ def test_ready_made_settings_learn_waves(dim):
 
 
 def test_same_seed_same_result():
+    before = torch.get_rng_state()
     one, same, other = (ge.train_ensemble(IRIS, [4, 8, 3], 3, quick(seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(p.requires_grad and p.grad is None for p in one.parameters())
     assert torch.equal(weights_of(one), weights_of(same))
     assert torch.equal(one.scores, same.scores)
     assert far_apart(one, other)
     assert torch.allclose(weights_of(one[1]), weights_of(other[0]), atol=1e-4)  # the same seed in another place
 
 
-@pytest.mark.parametrize(("group_size", "chunk"), [(1, 2048), (2, 7), (64, 2048)])
+@pytest.mark.parametrize(("group_size", "chunk"), [(1, 2048), (2, 7)])
 @pytest.mark.parametrize(
     "target", [double(IRIS), [double(ge.datasets.stack_tasks(IRIS, 1).resample(i)) for i in range(5)]]
 )
@@ -402,33 +356,17 @@ def test_one_progress_bar_for_all_groups(capsys):
     ge.train_ensemble(IRIS, [4, 8, 3], 5, quick(progress=True), group_size=2)
     shown = capsys.readouterr().err
     assert "train 5 on iris: 100%" in shown
-    assert "9/9" in shown
-    ge.train_ensemble(IRIS, [4, 8, 3], 5, quick())
-    assert capsys.readouterr().err == ""
-
-
-def test_training_leaves_the_global_generator_and_the_data_alone():
-    before, data = torch.get_rng_state(), [IRIS.x_train.clone(), IRIS.y_train.clone()]
-    ensemble = ge.train_ensemble(IRIS, [4, 8, 3], 2, quick())
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(IRIS.x_train, data[0])
-    assert torch.equal(IRIS.y_train, data[1])
-    assert all(p.requires_grad and p.grad is None for p in ensemble.parameters())
+    assert "6/6" in shown
 
 
 def test_divergence_names_the_member_and_the_epoch():
     splits = [double(values_split(seed=i)) for i in range(5)]
     splits[3] = dataclasses.replace(splits[3], y_train=splits[3].y_train * 1e200)
-    message = r"Got a loss of inf for member 3 in epoch 1, at a peak rate of 0\.01\..*no network is returned"
+    message = r"Got a loss of inf for member 3 in epoch 1, at a peak rate of 0\.01\..*all weights are as they were"
     with pytest.raises(FloatingPointError, match=message):
         ge.train_ensemble(splits, [5, 8, 1], 5, quick(), group_size=2)
-    with pytest.raises(FloatingPointError, match=r"Got a loss of (nan|inf) for member 0 in epoch [123], .* 1e\+30"):
-        ge.train_ensemble(IRIS, [4, 8, 8, 3], 2, quick(learning_rate=1e30))
-
-
-def test_divergence_in_the_last_step_is_seen_on_the_test_part():
-    far = dataclasses.replace(values_split(), x_test=values_split().x_test * 1e200)
-    with pytest.raises(FloatingPointError, match="for member 0 on the test part after epoch 3"):
+    far = dataclasses.replace(splits[0], x_test=splits[0].x_test * 1e200)  # the last step is seen on the test part
+    with pytest.raises(FloatingPointError, match="for member 0 on the test part after epoch 2"):
         ge.train_ensemble(far, [5, 8, 1], 2, quick())
 
 
@@ -437,7 +375,6 @@ def test_divergence_in_the_last_step_is_seen_on_the_test_part():
     [
         ({"target": [IRIS, 3]}, "`target` should be a gradembed.datasets.Split, one for each member, or a function"),
         ({"target": [IRIS] * 3}, "`target` should hold one split for each member. Got 3 splits for 2"),
-        ({"target": [IRIS, ge.datasets.load_iris(0.3)]}, "`target` should hold splits of equal shapes and types"),
         ({"target": [IRIS, double(IRIS)]}, "`target` should hold splits of equal .*float64.* for member 1"),
         ({"target": lambda _: "waves"}, "`target` should be a tensor, or an array or list of numbers. Got 'waves'"),
         ({"target": lambda x: x[:, 0] / 0}, "`target` should be finite. Got .* NaN or infinite"),
@@ -447,7 +384,6 @@ def test_divergence_in_the_last_step_is_seen_on_the_test_part():
         ({"target": WAVES, "widths": [2, 1]}, "`n_members` should be a multiple of 3, .* Got 2"),
         ({"widths": [5, 3]}, "`widths` should start with 4, the features of the data. Got 5"),
         ({"widths": [4, 2]}, r"`widths` should give 1 x 3 outputs, one per task and class. Got \[4, 2\]"),
-        ({"target": values_split(2), "widths": [5, 1]}, "`widths` should give 2 outputs, one per target"),
         ({"config": quick(max_shift=1)}, "`max_shift` should be 0 for an ensemble. Got 1. .* one by one"),
         ({"n_samples": 50}, "`n_samples` should be None unless a function is sampled. Got 50 with Split"),
     ],
@@ -484,20 +420,10 @@ def test_trained_ensemble_is_read_from_the_cache(tmp_path, monkeypatch):
         call(nn.ReLU)  # another activation is another call
 
 
-def test_untrained_and_uncommon_ensembles_are_stored_too(tmp_path):
-    cache = ge.Cache(tmp_path)
-    for activation in (*ACTIVATIONS.values(), lambda: nn.LeakyReLU(0.3), lambda: nn.Softplus(2, 10)):
-        ensemble = ge.MLPEnsemble([4, 8, 3], 2, activation, seed=0).double()
-        for _ in range(2):
-            read = cache.call(copy.deepcopy, ensemble.parts())
-            again = ge.MLPEnsemble.from_parts(read)
-            x = torch.randn(5, 4, dtype=torch.float64)
-            assert torch.equal(again(x), ensemble(x))
-            assert again.scores is None
-
-
-def test_ensembles_are_hashed_by_content():
-    one, same, other = (ge.MLPEnsemble([4, 3], 2, seed=seed) for seed in (0, 0, 1))
-    fingerprint = ge.store.fingerprint
-    assert fingerprint(one) == fingerprint(same) != fingerprint(other)
-    assert fingerprint(nn.Tanh) == fingerprint(nn.Tanh) != fingerprint(nn.ReLU)
+@pytest.mark.parametrize("activation", [*ACTIVATIONS.values(), lambda: nn.LeakyReLU(0.3), lambda: nn.Softplus(2, 10)])
+def test_parts_of_any_ensemble_can_be_stored(tmp_path, activation):
+    ensemble, x = ge.MLPEnsemble([4, 8, 3], 2, activation, seed=0).double(), torch.randn(5, 4, dtype=torch.float64)
+    for _ in range(2):
+        again = ge.MLPEnsemble.from_parts(ge.Cache(tmp_path).call(copy.deepcopy, ensemble.parts()))
+        assert torch.equal(again(x), ensemble(x))
+        assert again.scores is None

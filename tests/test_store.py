@@ -70,11 +70,6 @@ def sum_of(x):
     return {"sum": float(x.sum()), "x": x}
 
 
-def raise_error():
-    CALLS.append("raise_error")
-    raise ZeroDivisionError
-
-
 def files(cache):
     return sorted(path.name for path in cache.folder.iterdir()) if cache.folder.is_dir() else []
 
@@ -108,20 +103,14 @@ def equal(one, other):
 # Read, not computed
 
 
-def test_equal_call_is_read(cache):
+def test_equal_call_is_read_by_any_cache_on_the_folder(cache, tmp_path):
     x = torch.randn(3, 2)
     first = cache.call(sum_of, x)
-    second = cache.call(sum_of, x.clone())
+    second = ge.Cache(str(cache.folder)).call(sum_of, x=x.clone())  # passed by name: the same call
     assert CALLS == ["sum_of"]
     assert equal(first, second)
     assert float(x.sum()) == second["sum"]
-
-
-def test_another_cache_on_the_same_folder_reads_too_and_one_elsewhere_does_not(cache, tmp_path):
-    cache.call(sum_of, torch.zeros(1))
-    ge.Cache(str(cache.folder)).call(sum_of, x=torch.zeros(1))  # passed by name: the same call
-    assert CALLS == ["sum_of"]
-    ge.Cache(tmp_path / "other").call(sum_of, torch.zeros(1))
+    ge.Cache(tmp_path / "other").call(sum_of, x)
     assert CALLS == ["sum_of", "sum_of"]
 
 
@@ -191,12 +180,8 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_any_difference_in_content_makes_another_call(cache, one, other):
+def test_any_difference_in_content_makes_another_call(one, other):
     assert fingerprint(one) != fingerprint(other)
-    cache.call(echo, one)
-    cache.call(echo, other)
-    assert CALLS == ["echo", "echo"]
-    assert len(files(cache)) == 4
 
 
 EQUAL = [
@@ -213,18 +198,8 @@ EQUAL = [
 
 
 @pytest.mark.parametrize(("one", "other"), EQUAL)
-def test_equal_content_makes_an_equal_call(cache, one, other):
+def test_equal_content_makes_an_equal_call(one, other):
     assert fingerprint(one) == fingerprint(other)
-    cache.call(echo, one)
-    cache.call(echo, other)
-    assert CALLS == ["echo"]
-    assert len(files(cache)) == 2
-
-
-def test_number_and_boundaries_of_arguments_matter(cache):
-    for arguments, named in [(("ab",), {}), (("a", "b"), {}), (("a",), {"b": 1}), ((["a", "b"],), {}), ((), {})]:
-        cache.call(echo, *arguments, **named)
-    assert len(CALLS) == 5
 
 
 scalars = st.sampled_from([None, True, False, 0, 1, 0.0, -0.0, 1.0, "", "0", "1", "a", "a;", b"", b"a", "</>", "<str>"])
@@ -245,28 +220,9 @@ def test_fingerprints_are_equal_exactly_if_types_and_contents_are(one, other):
     assert (fingerprint(one) == fingerprint(other)) == (repr(one) == repr(other))
 
 
-def test_fingerprint_is_a_sha256():
-    assert len(bytes.fromhex(fingerprint(1))) == 32
-
-
-def scaled_by(factor):
-    def scaled(x):
-        return float(x) * factor
-
-    return scaled
-
-
-def scaled_by_default(factor):
-    def scaled(x, factor=factor):
-        return float(x) * factor
-
-    return scaled
-
-
-@pytest.mark.parametrize("make", [scaled_by, scaled_by_default])
+@pytest.mark.parametrize("make", [lambda a: lambda x: x * a, lambda a: lambda x, by=a: x * by])
 def test_function_that_carries_a_value_is_another_for_another_value(cache, make):
-    assert cache.call(make(2), 10) == 20
-    assert cache.call(make(3), 10) == 30
+    assert [cache.call(make(factor), 10) for factor in (2, 3)] == [20, 30]
 
 
 @pytest.mark.parametrize(
@@ -410,9 +366,8 @@ def test_comments_docstrings_and_formatting_of_the_library_change_no_key(library
 
 @pytest.mark.parametrize(
     ("package", "reaching"),
-    [("datasets", {"train", "yours"}), ("models", {"train", "interference", "yours"}),
-     ("_context", {"train", "interference", "yours"}), ("interference", {"interference", "yours"}),
-     ("metrics", {"yours"}), ("store", {"yours"}), ("plots", set()), ("report", set())],
+    [("_context", {"train", "interference", "yours"}), ("training", {"train", "yours"}),
+     ("interference", {"interference", "yours"}), ("metrics", {"yours"}), ("plots", set()), ("report", set())],
 )  # fmt: skip
 def test_a_statement_changes_the_keys_of_functions_that_reach_it_and_no_others(library, before, package, reaching):
     edit_file(library, package, statement)
@@ -444,19 +399,6 @@ def test_versions_count_where_they_are_imported(monkeypatch, before, package, re
     assert {name for name in HOMES if before[name] != after[name]} == reaching
 
 
-def test_trained_networks_outlive_comments_but_not_changes_of_what_trained_them(cache, library):
-    def seconds():
-        store._library_code.cache_clear()
-        return cache.call(ge.train, ge.MLP([4, 8, 3], seed=0), IRIS, QUICK).seconds
-
-    first = seconds()
-    edit_file(library, "training", comment)
-    edit_file(library, "plots", statement)
-    assert seconds() == first
-    edit_file(library, "models", statement)
-    assert seconds() != first
-
-
 def test_a_function_of_ones_own_may_call_anything_even_if_it_wraps_one_of_the_library(cache, library):
     @functools.wraps(ge.train)
     def wrapper(*args, **kwargs):
@@ -470,15 +412,6 @@ def test_a_function_of_ones_own_may_call_anything_even_if_it_wraps_one_of_the_li
 
 
 # Exact round trips
-
-
-def twice(cache, function, *arguments):
-    """The result as computed, and as read."""
-    first = cache.call(function, *arguments)
-    n_calls = len(CALLS)
-    second = cache.call(function, *copy.deepcopy(arguments))
-    assert len(CALLS) == n_calls
-    return first, second
 
 
 VALUES = [
@@ -497,28 +430,15 @@ VALUES = [
 
 @pytest.mark.parametrize("number", range(len(VALUES)))
 def test_values_come_back_exactly(cache, number):
-    first, second = twice(cache, give, number)
+    first, second = (cache.call(give, number) for _ in range(2))
+    assert CALLS == ["give"]
     assert first is VALUES[number]
     assert equal(second, first)
 
 
-def give_numpy():
-    return {"i": np.int64(3), "f": np.float32(0.1), "b": np.bool_(True), "s": np.str_("a")}
-
-
 def test_numbers_of_numpy_come_back_as_those_of_python(cache):
-    _, second = twice(cache, give_numpy)
-    assert equal(second, {"i": 3, "f": float(np.float32(0.1)), "b": True, "s": "a"})
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [(0.0, -0.0), (1, 1.0), (1, True), ((1,), [1]), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), (0.1 + 0.2, 0.3),
-     (torch.zeros(2), torch.zeros(2, 1)), (torch.zeros(2), torch.zeros(2).double()),
-     ([torch.zeros(2)], [-torch.zeros(2)]), (ge.MLPEnsemble([4, 3], 2, seed=0), ge.MLPEnsemble([4, 3], 2, seed=1))],
-)  # fmt: skip
-def test_the_comparison_used_here_is_strict(one, other):
-    assert not equal(one, other)
+    _, second = (cache.call(lambda: [np.int64(3), np.float32(0.5), np.bool_(True), np.str_("a")]) for _ in range(2))
+    assert equal(second, [3, 0.5, True, "a"])
 
 
 @pytest.mark.parametrize(
@@ -532,14 +452,9 @@ def test_results_of_the_library_come_back_exactly(cache, function, named):
     assert equal(first, second)
 
 
-def normed():
-    torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
-
-
-@pytest.mark.parametrize("make", [lambda: ge.MLP([4, 8, 3], seed=0), normed], ids=["MLP", "batch norm"])
-def test_training_run_comes_back_exactly_and_fills_the_network(cache, make):
-    model, other = make(), make()
+def test_training_run_comes_back_exactly_and_fills_the_network(cache):
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    other = copy.deepcopy(model)
     before = copy.deepcopy(model.state_dict())
     first = cache.call(train, model, IRIS, QUICK)
     second = cache.call(train, config=QUICK, split=IRIS, model=other)
@@ -549,9 +464,7 @@ def test_training_run_comes_back_exactly_and_fills_the_network(cache, make):
     assert equal(dict(model.state_dict()), dict(other.state_dict()))
     assert not equal(dict(before), dict(other.state_dict()))
     assert other.training is model.training
-    assert equal(first.history, second.history)
-    assert (first.test_accuracy, first.test_r2, first.seconds) == (second.test_accuracy, second.test_r2, second.seconds)
-    assert equal(first.config, second.config)
+    assert equal(first, second)
 
 
 def push_second(a, b):
@@ -561,16 +474,12 @@ def push_second(a, b):
 
 
 def test_order_of_named_arguments_does_not_mix_up_networks(cache):
-    def pair():
-        torch.manual_seed(0)
-        return nn.Linear(1, 1), nn.Linear(1, 1)
-
-    a, b = pair()
+    a, b = nn.Linear(1, 1), nn.Linear(1, 1)
+    before = [copy.deepcopy(a), copy.deepcopy(b)]
     assert cache.call(push_second, a=a, b=b) is b
-    a, b = pair()
-    untouched = a.weight.item()
-    assert cache.call(push_second, b=b, a=a) is b
-    assert a.weight.item() == untouched
+    assert cache.call(push_second, b=before[1], a=before[0]) is before[1]
+    assert torch.equal(a.weight, before[0].weight)
+    assert torch.equal(b.weight, before[1].weight)
 
 
 # What is on disk
@@ -590,13 +499,9 @@ def test_nothing_is_pickled(cache, monkeypatch):
 
 def test_function_that_fails_leaves_nothing_not_even_a_folder(tmp_path):
     cache = ge.Cache(tmp_path / "a" / "b")
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
-            cache.call(raise_error)
-    assert CALLS == ["raise_error", "raise_error"]
+    with pytest.raises(ZeroDivisionError):
+        cache.call(lambda: 1 / 0)
     assert not (tmp_path / "a").exists()
-    cache.call(echo)
-    assert len(files(cache)) == 2
 
 
 # Refusals
@@ -617,12 +522,6 @@ def test_argument_without_content_is_refused_before_anything_runs(cache, argumen
     for call in (fingerprint, functools.partial(cache.call, echo)):
         with pytest.raises(TypeError, match=r"(?s)`args` should have a content to hash\. Got .* Pass numbers"):
             call(argument)
-    assert CALLS == []
-
-
-def test_wrong_arguments_are_refused(cache):
-    with pytest.raises(TypeError, match="missing a required argument: 'x'"):
-        cache.call(sum_of)
     assert CALLS == []
 
 
@@ -699,15 +598,10 @@ def replaced(old, new):
 
 DAMAGES = {
     **{f"tensors, {name}": (".safetensors", change) for name, change in
-       [("cut", cut), ("flipped", flip), ("empty", written_over(b"")), ("missing", Path.unlink)]},
+       [("cut", cut), ("flipped", flip), ("missing", Path.unlink)]},
     **{f"JSON, {name}": (".json", change) for name, change in
-       [("cut", cut), ("flipped", flip), ("empty", written_over(b"")), ("garbage", written_over(b"\xff\xfe\0 no text")),
-        ("a list", written_over(b"[]")), ("a number", written_over(b"3")), ("without content", written_over(b"{}")),
-        ("checksum", replaced('"sha256": "', '"sha256": "0')), ("no checksum", replaced('"sha256"', '"sha"')),
-        ("tensor", replaced('"result.model.output.bias"', '"other"')),
-        ("number", replaced('"epochs": 2', '"epochs": 3')),
-        ("name", replaced('"epochs": 2', '"epoch": 2')), ("place", replaced('"module": 0', '"module": 9')),
-        ("kind", replaced('"frame": {', '"frame": 0, "rest": {')),
+       [("cut", cut), ("flipped", flip), ("garbage", written_over(b"\xff\xfe\0")), ("a list", written_over(b"[]")),
+        ("checksum", replaced('"sha256": "', '"sha256": "0')), ("number", replaced('"epochs": 2', '"epochs": 3')),
         ("result", replaced('"TrainingRun"', '"os.system"'))]},
 }  # fmt: skip
 
@@ -728,8 +622,7 @@ def test_damaged_entry_is_named_and_computed_again(cache, damage):
     assert len(files(cache)) == 2
     third = cache.call(train, ge.MLP([4, 8, 3], seed=0), IRIS, QUICK)  # good again, and quietly read
     assert CALLS == ["train", "train"]
-    assert equal(third.history, second.history)
-    assert equal(dict(third.model.state_dict()), dict(first.model.state_dict()))
+    assert equal(third, second)
 
 
 def test_entry_of_another_call_is_not_taken(cache):
@@ -749,11 +642,9 @@ def test_entry_of_another_call_is_not_taken(cache):
 def test_unwritable_folder_costs_a_warning_not_the_result(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     cache = ge.Cache(tmp_path / "file")
-    for _ in range(2):
-        with pytest.warns(UserWarning, match=r"entry sum_of-\w+.json cannot be written .*: going on without") as caught:
-            assert cache.call(sum_of, torch.ones(2))["sum"] == 2
-        assert caught[0].filename == __file__
-    assert CALLS == ["sum_of", "sum_of"]
+    with pytest.warns(UserWarning, match=r"entry sum_of-\w+.json cannot be written .*: going on without") as caught:
+        assert cache.call(sum_of, torch.ones(2))["sum"] == 2
+    assert caught[0].filename == __file__
     assert (tmp_path / "file").read_text() == "not a folder"
 
 

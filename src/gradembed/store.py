@@ -50,10 +50,7 @@ STORABLE = {kind.__name__: kind for kind in (
     Enrichment, Estimate, GradientFields, GradientTree, Interference, ProbeScore, Projection, RandomWaves,
     RetrievalScore, Split, StackedSplit, TaskModules, TrainConfig, TrainingRun, UnitCard, UnitGradients, UnitMatching,
 )}  # fmt: skip
-_MAKE: dict[str, Callable[..., Any]] = STORABLE | {
-    "dict": dict,
-    "MLPEnsemble": lambda **parts: MLPEnsemble.from_parts(parts),
-}
+_MAKE: dict[str, Any] = STORABLE | {"dict": dict, "MLPEnsemble": lambda **parts: MLPEnsemble.from_parts(parts)}
 
 
 class Cache:
@@ -118,32 +115,30 @@ class Cache:
         path = self._path(function, bound.arguments)
         modules = [value for value in (*bound.args, *bound.kwargs.values()) if isinstance(value, nn.Module)]
         found = self._find(path, modules)
-        if found is not None:
-            return found[0]  # type: ignore[no-any-return]
-        result = function(*args, **kwargs)
-        self._keep(path, result, modules)
-        return result
+        if found is None:
+            found = (function(*args, **kwargs),)
+            self._keep(path, found[0], modules)
+        return found[0]
 
     def _path(self, function: Callable[..., object], *parts: object) -> Path:
         """Return where the result of a call is, or would be; sweeps use this too, and the next two."""
-        call = fingerprint([function, *parts])
         home = getattr(function, "__globals__", {}).get("__name__") or function.__module__  # decorators copy the latter
         machine = [torch.__version__, torch.get_num_threads(), torch.cuda.is_available()]
-        key = fingerprint([call, _library_code(str(home)), *machine])
+        key = fingerprint([fingerprint([function, *parts]), _library_code(str(home)), *machine])
         return self.folder / f"{getattr(function, '__name__', 'call')}-{key[:32]}.json"
 
     def _find(self, path: Path, modules: Sequence[nn.Module] = ()) -> tuple[Any] | None:
         """Return what an entry holds, alone in a tuple, since it may be None; nothing if it is missing or damaged."""
-        if path.exists():
-            try:
-                entry, content = json.loads(path.read_bytes()), path.with_suffix(".safetensors").read_bytes()
-                if _checksum(entry["result"], content) == entry["sha256"]:
-                    return (_decode(entry["result"], safetensors.torch.load(content), modules),)
-                damage: object = "the two files do not have the checksum that it states"
-            except Exception as error:
-                damage = error
-            message = f"cache entry {path.name} is damaged ({damage}): computing it again"
-            warnings.warn(message, UserWarning, stacklevel=3)
+        if not path.exists():
+            return None
+        try:
+            entry, content = json.loads(path.read_bytes()), path.with_suffix(".safetensors").read_bytes()
+            if _checksum(entry["result"], content) == entry["sha256"]:
+                return (_decode(entry["result"], safetensors.torch.load(content), modules),)
+            damage: object = "the two files do not have the checksum that it states"
+        except Exception as error:
+            damage = error
+        warnings.warn(f"cache entry {path.name} is damaged ({damage}): computing it again", UserWarning, stacklevel=3)
         return None
 
     def _keep(self, path: Path, result: object, modules: Sequence[nn.Module] = ()) -> None:
@@ -156,8 +151,7 @@ class Cache:
             entry = {"sha256": _checksum(tree, content), "result": tree}
             write_atomically(path, json.dumps(entry, indent=1).encode())
         except OSError as error:
-            message = f"cache entry {path.name} cannot be written ({error}): going on without"
-            warnings.warn(message, UserWarning, stacklevel=3)
+            warnings.warn(f"cache entry {path.name} cannot be written ({error}): going on without", stacklevel=3)
 
 
 # ---------------------------------------------------------------- results: a tree for JSON, and named tensors
@@ -173,10 +167,9 @@ def _encode(value: Any, name: str, tensors: dict[str, Tensor], modules: Sequence
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, list):
-        return [_encode(item, f"{name}.{i}", tensors, modules) for i, item in enumerate(value)]
-    if isinstance(value, tuple):
-        return {"tuple": _encode(list(value), name, tensors, modules)}
+    if isinstance(value, list | tuple):
+        items = [_encode(item, f"{name}.{i}", tensors, modules) for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
     if isinstance(value, Tensor):
         while name in tensors:  # {"a": {"b": ...}, "a.b": ...}
             name += "_"
@@ -185,21 +178,20 @@ def _encode(value: Any, name: str, tensors: dict[str, Tensor], modules: Sequence
     if isinstance(value, pd.DataFrame):
         return {"frame": _columns(value)}
     head: dict[str, Any] = {"result": type(value).__name__}
-    places = [i for i, given in enumerate(modules) if given is value]
-    if places:
-        head, items = {"module": places[0]}, value.state_dict()
+    if isinstance(value, nn.Module) and (places := [i for i, given in enumerate(modules) if given is value]):
+        head, parts = {"module": places[0]}, value.state_dict()
     elif type(value) is MLPEnsemble:
-        items = value.parts()
+        parts = value.parts()
     elif isinstance(value, nn.Module):
         rule, remedy = "return no network but those it was given", "Pass the network in"
         refuse("function", rule, describe(value), remedy, TypeError)
     elif STORABLE.get(type(value).__name__) is type(value):
-        items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        head, items = {"result": "dict"}, value
+        head, parts = {"result": "dict"}, value
     else:
         _refuse_to_store(value)
-    return head | {"items": {key: _encode(item, f"{name}.{key}", tensors, modules) for key, item in items.items()}}
+    return head | {"items": {key: _encode(item, f"{name}.{key}", tensors, modules) for key, item in parts.items()}}
 
 
 def _columns(frame: pd.DataFrame) -> dict[Any, Any]:
@@ -322,10 +314,10 @@ def _parts_of(module: nn.Module) -> list[object]:
 
 
 def _hash_or_kind(value: object) -> str:
-    """Return the type's name of what has no content."""
-    with suppress(TypeError):
+    try:
         return fingerprint(value)
-    return type(value).__qualname__
+    except TypeError:  # it has no content
+        return type(value).__qualname__
 
 
 # ---------------------------------------------------------------- code, without comments, docstrings and formatting
@@ -366,6 +358,16 @@ def _without_places(code: CodeType) -> CodeType:
 
 
 @cache
+def _read(source: bytes) -> tuple[str, list[str]]:
+    """Return the statements of a file, and the dotted names that it imports."""
+    tree = ast.parse(source)
+    nodes = list(ast.walk(tree))
+    names = [f"{n.module}.{alias.name}" for n in nodes if isinstance(n, ast.ImportFrom) for alias in n.names]
+    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return _statements(tree), names
+
+
+@cache
 def _library_code(home: str) -> str:
     """Return a hash of what of the library code in a module can reach, and of numerical packages' versions.
 
@@ -378,11 +380,9 @@ def _library_code(home: str) -> str:
     while waiting:
         part = waiting.pop()
         files = [*_SOURCE.glob(f"{part}.py"), *sorted(_SOURCE.glob(f"{part}/**/*.py"))]
-        trees = [ast.parse(path.read_bytes()) for path in files]
-        found[part] = "\n".join(map(_statements, trees))
-        nodes = [node for tree in trees for node in ast.walk(tree)]
-        names = [f"{n.module}.{alias.name}" for n in nodes if isinstance(n, ast.ImportFrom) for alias in n.names]
-        names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        read = [_read(path.read_bytes()) for path in files]
+        found[part] = "\n".join(statements for statements, _ in read)
+        names = [name for _, imported in read for name in imported]
         waiting |= {name.split(".")[1] for name in names if name.startswith("gradembed.")} - found.keys()
         for package in _VERSIONED & {name.split(".")[0] for name in names}:
             found[package] = import_module(package).__version__

@@ -54,7 +54,7 @@ def interference(
         unit_layer: The layer that the units belong to, or a `Site`; "output" is what the model returns.
         units: Indices in the unit layer, or labels; ``None`` for all.
         directions: Instead of ``units``: directions in the unit layer, [u, D].
-        layers: Where to compare: "input", names of modules, patterns ("blocks.*.mlp"), or `Site`s. ``None`` for the
+        layers: Where to compare: "input", names of modules, patterns ("blocks.*.mlp"), or a `Site`. ``None`` for the
             input, if it is of floats, and the modules that feed all units: the items of lists and sequences, inside
             wrappers, each run once and more than a mere pass-through.
         pairing: "realised": both gradients are taken at the same sample. "all": at every ordered pair of samples, a

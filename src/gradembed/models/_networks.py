@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -17,6 +18,9 @@ from gradembed._validation import as_integer, as_list, as_tensor, check_placemen
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Factory = Callable[[], nn.Module]
+KNOWN = ("scores", "labels", "losses")  # of a trained ensemble
 
 # Elementwise and without parameters, so that one module serves all members. Exact types only: a subclass may
 # compute something else.
@@ -84,9 +88,7 @@ class MLP(_Chain):
         ['hidden1', 'hidden2', 'output']
     """
 
-    def __init__(
-        self, widths: Iterable[int], activation: Callable[[], nn.Module] = nn.ReLU, seed: int | None = None
-    ) -> None:
+    def __init__(self, widths: Iterable[int], activation: Factory = nn.ReLU, seed: int | None = None) -> None:
         super().__init__()
         self.widths = tuple(as_integer("widths", w, 1) for w in as_list("widths", widths, "a sequence of layer widths"))
         if len(self.widths) < 2:
@@ -96,16 +98,14 @@ class MLP(_Chain):
             self._add_layers(linears, (_make(activation) for _ in self.widths[2:]))
 
 
-def _make(activation: Callable[[], nn.Module]) -> nn.Module:
+def _make(activation: Factory) -> nn.Module:
     """Return a new module of the activation's factory."""
-    module = None
-    if callable(activation) and not isinstance(activation, nn.Module):
-        with contextlib.suppress(TypeError):  # it wants arguments
-            module = activation()
-    if not isinstance(module, nn.Module):
-        rule = "be a class or function that makes a module when called without arguments"
-        refuse("activation", rule, describe(activation), "Pass torch.nn.Tanh, not torch.nn.Tanh()", TypeError)
-    return module
+    with suppress(TypeError):  # it is no function, or wants arguments
+        module = activation()
+        if isinstance(module, nn.Module):
+            return module
+    rule = "be a class or function that makes a module when called without arguments"
+    return refuse("activation", rule, describe(activation), "Pass torch.nn.Tanh, not torch.nn.Tanh()", TypeError)
 
 
 class StackedLinear(nn.Module):
@@ -181,11 +181,7 @@ class MLPEnsemble(_Chain):
     losses: Tensor | None
 
     def __init__(
-        self,
-        widths: Iterable[int],
-        n_members: int,
-        activation: Callable[[], nn.Module] = nn.ReLU,
-        seed: int | None = None,
+        self, widths: Iterable[int], n_members: int, activation: Factory = nn.ReLU, seed: int | None = None
     ) -> None:
         super().__init__()
         e, first = as_integer("n_members", n_members, 1), MLP(widths, activation, seed)
@@ -251,7 +247,7 @@ class MLPEnsemble(_Chain):
             >>> [list(weight.shape) for weight in parts["weights"]], parts["activations"]
             ([[2, 8, 4], [2, 3, 8]], [['ReLU', {'inplace': False}]])
         """
-        known = {"scores": self.scores, "labels": self.labels, "losses": self.losses}
+        known = {name: getattr(self, name) for name in KNOWN}
         return _parts([p.detach() for p in self.parameters()], self.activation_modules()) | known
 
     @property
@@ -262,11 +258,11 @@ class MLPEnsemble(_Chain):
         """
         import pandas as pd
 
-        if self.losses is None:
+        if (losses := self.losses) is None:
             return None
-        columns = {"mean": self.losses.mean(0), "median": self.losses.quantile(0.5, 0), "worst": self.losses.amax(0)}
-        losses = {f"{name}_loss": column.double().numpy() for name, column in columns.items()}
-        return pd.DataFrame({"epoch": range(1, self.losses.shape[1] + 1), **losses})
+        columns = {"mean_loss": losses.mean(0), "median_loss": losses.quantile(0.5, 0), "worst_loss": losses.amax(0)}
+        epochs = {"epoch": range(1, losses.shape[1] + 1)}
+        return pd.DataFrame(epochs | {name: column.double().numpy() for name, column in columns.items()})
 
     def forward(self, x: Tensor) -> Tensor:
         """Map samples to the outputs of every member.
@@ -329,7 +325,15 @@ class MLPEnsemble(_Chain):
         for i in chosen:
             if not -e <= i < e:
                 refuse("index", f"lie between {-e} and {e - 1}", i, "Drop or correct it", IndexError)
-        return self._member(chosen[0]) if is_one else self._pick(chosen)
+        if is_one:
+            activations = map(copy.deepcopy, self.activation_modules())
+            member = MLP(self.widths, activations.__next__, seed=0).to(next(self.parameters()))
+            member.load_state_dict({key: value[chosen[0]] for key, value in self.state_dict().items()})
+            return member.train(self.training)
+        parts = self.parts()
+        parts |= {key: [value[chosen] for value in parts[key]] for key in ("weights", "biases")}
+        parts |= {name: parts[name][chosen] for name in KNOWN if parts[name] is not None}
+        return self.from_parts(parts).train(self.training)
 
     def __repr__(self) -> str:
         kinds = list(dict.fromkeys(type(module).__name__ for module in self.activation_modules()))
@@ -344,7 +348,7 @@ class MLPEnsemble(_Chain):
         self.widths = (weights[0].shape[2], *(weight.shape[1] for weight in weights))
         activations = (ACTIVATIONS[name](**settings) for name, settings in parts["activations"])
         self._add_layers(map(StackedLinear, weights, biases), activations)
-        self.scores, self.labels, self.losses = (parts.get(key) for key in ("scores", "labels", "losses"))
+        self.scores, self.labels, self.losses = map(parts.get, KNOWN)
 
     def _spread(self, x: object) -> Tensor:
         """Return samples for every member, [e, n, d]."""
@@ -355,20 +359,6 @@ class MLPEnsemble(_Chain):
         check_placement(self, x)
         return x.expand(e, *x.shape[-2:])
 
-    def _member(self, i: int) -> MLP:
-        activations = iter(type(self).from_parts(self.parts()).activation_modules())
-        member = MLP(self.widths, lambda: next(activations), seed=0)
-        state = {key: value[i] for key, value in self.state_dict().items()}
-        member.to(next(iter(state.values()))).load_state_dict(state)
-        return member.train(self.training)
-
-    def _pick(self, chosen: list[int]) -> Self:
-        parts = self.parts()
-        for key in ("weights", "biases"):
-            parts[key] = [value[chosen] for value in parts[key]]
-        parts |= {key: parts[key][chosen] for key in ("scores", "labels", "losses") if parts[key] is not None}
-        return self.from_parts(parts).train(self.training)
-
 
 def _stacked(members: Sequence[MLP], name: str) -> dict[str, Any]:
     """Return the parts of an ensemble of networks; ``name`` is the argument that is wrong where they do not fit."""
@@ -377,14 +367,14 @@ def _stacked(members: Sequence[MLP], name: str) -> dict[str, Any]:
         if ACTIVATIONS.get(type(module).__name__) is not type(module):
             rule = f"be one of torch's elementwise activations without parameters ({', '.join(ACTIVATIONS)})"
             refuse(name, rule, describe(module), "Train such networks one by one")
-    kinds = []
-    for member in members:  # what has to be the same
-        weight, modules = next(member.parameters()), list(map(repr, member.activation_modules()))
-        kinds.append(f"{member.widths}, {modules}, {weight.dtype} on {weight.device}")
-    for i, kind in enumerate(kinds):
-        if kind != kinds[0]:
-            got, remedy = f"{kind} for member {i} after {kinds[0]}", "Stack equal ones"
-            refuse(name, "give networks of equal widths, activations, precision and device", got, remedy)
+    kinds: dict[str, int] = {}
+    for i, member in enumerate(members):  # what has to be the same
+        weight = next(member.parameters())
+        kinds.setdefault(f"{member.widths}, {member.activation_modules()}, {weight.dtype} on {weight.device}", i)
+    if len(kinds) > 1:
+        (first, _), (other, i) = list(kinds.items())[:2]
+        got, remedy = f"{other} for member {i} after {first}", "Stack equal ones"
+        refuse(name, "give networks of equal widths, activations, precision and device", got, remedy)
     same = zip(*(member.parameters() for member in members), strict=True)
     return _parts([torch.stack([p.detach() for p in parameters]) for parameters in same], activations)
 

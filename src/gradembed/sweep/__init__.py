@@ -12,9 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from gradembed import _progress
-from gradembed._validation import as_integer, check_choice, describe, refuse
+from gradembed._validation import as_bool, as_integer, check_choice, check_kind, describe, refuse
 from gradembed.store import Cache
-from gradembed.sweep._result import Function, Setting, SweepResult, expand, identities, named, taken_apart
+from gradembed.sweep._result import Function, Setting, SweepResult, expand, named, read_calls
 from gradembed.sweep._run import Job, Outcome, limited_threads, run, versions
 
 __all__ = ["SweepResult", "sweep"]
@@ -86,18 +86,17 @@ def sweep(
     """
     if not callable(function):
         refuse("function", "be a function", describe(function), "Pass it uncalled", TypeError)
-    if cache is not None and not isinstance(cache, Cache):
-        refuse("cache", "be a Cache or None", describe(cache), "Pass gradembed.Cache(folder)", TypeError)
+    if cache is not None:
+        check_kind("cache", cache, Cache, "Pass gradembed.Cache(folder), or None")
     n_jobs = None if n_jobs is None else as_integer("n_jobs", n_jobs)
     if n_jobs == 0:
         refuse("n_jobs", "be positive, or negative to count from all cores", 0, "Use -1 for all of them")
     n_threads = as_integer("n_threads", n_threads, 1)
     check_choice("on_error", on_error, ("raise", "keep"))
-    if not isinstance(progress, bool):
-        refuse("progress", "be True or False", describe(progress), "Pass a bool", TypeError)
+    progress = as_bool("progress", progress)
     work = _Sweep(function, expand(settings), cache, n_threads)
     with _progress.bar(len(work.settings), f"sweep {work.name}", "setting", wanted=progress) as bar:
-        work.find(bar)
+        bar.update(work.n_cached)
         work.compute(n_jobs, bar, stops=cache is None and on_error == "raise")
     if on_error == "raise":
         work.refuse_failures()
@@ -109,33 +108,24 @@ class _Sweep:
 
     def __init__(self, function: Function, settings: list[Setting], cache: Cache | None, n_threads: int) -> None:
         self.function, self.settings, self.cache, self.n_threads = function, settings, cache, n_threads
-        self.identities = identities(function, settings)
-        self.name = getattr(taken_apart(function, settings[0])[0], "__name__", type(function).__name__)
+        self.identities, calls = read_calls(function, settings)
+        self.name = getattr(calls[0][0], "__name__", type(function).__name__)
         seen: dict[str, int] = {}
         self.first = [seen.setdefault(identity, i) for i, identity in enumerate(self.identities)]
         self.counts = Counter(self.first)
         self.outcomes: dict[int, Outcome] = {}
-        self.n_cached = 0
-        self.paths = {} if cache is None else self._paths(cache)
-
-    def _paths(self, cache: Cache) -> dict[int, Path]:
-        """Return where results are stored."""
-        with limited_threads(self.n_threads):  # which count in the entry's name
+        self.paths: dict[int, Path] = {}  # where results are stored
+        if cache is not None:
             try:
-                calls = {i: taken_apart(self.function, self.settings[i]) for i in self.counts}
-                return {i: cache._path(inner, arguments, "sweep") for i, (inner, arguments) in calls.items()}
+                with limited_threads(n_threads):  # which count in the entry's name
+                    self.paths = {i: cache._path(*calls[i], "sweep") for i in self.counts}
             except TypeError as error:
                 got, remedy = f"{self.name!r}: {error}", "Write it with def, or do without the cache"
                 refuse("function", "be known by its content, to be cached", got, remedy, TypeError)
-
-    def find(self, bar: tqdm[Any]) -> None:
-        """Read what is in the cache."""
-        for index, path in self.paths.items():
-            found = self.cache._find(path) if self.cache else None
-            if found is not None:
-                self.outcomes[index] = Outcome(index, found[0])
-        self.n_cached = sum(self.counts[index] for index in self.outcomes)
-        bar.update(self.n_cached)
+            for i, path in self.paths.items():
+                if (found := cache._find(path)) is not None:
+                    self.outcomes[i] = Outcome(i, found[0])
+        self.n_cached = sum(self.counts[i] for i in self.outcomes)
 
     def compute(self, n_jobs: int | None, bar: tqdm[Any], *, stops: bool) -> None:
         """Make the calls that are left, storing each result as it arrives; the first error may stop them."""

@@ -173,20 +173,20 @@ def taken_apart(function: Function, setting: Mapping[str, Any]) -> tuple[Functio
     return function, signature.bind(*arguments, **chosen).arguments
 
 
-def identities(function: Function, settings: list[dict[str, Any]]) -> list[str]:
+def read_calls(function: Function, settings: list[Setting]) -> tuple[list[str], list[tuple[Function, Any]]]:
     """Hash each setting: equal ones are computed once, and each call's random numbers start from it.
 
     Returns:
-        One hash per setting, whatever the order of its names.
+        One hash per setting, whatever the order of its names; and the calls, taken apart.
     """
-    result = []
+    identities, calls = [], []
     for index, setting in enumerate(settings):
         rule, remedy = "fit the function", "Name the function's arguments"
         try:
-            taken_apart(function, setting)
+            calls.append(taken_apart(function, setting))
             rule = "hold numbers, strings, tensors, networks, or lists and dictionaries of them"
             remedy = "Make other things inside the function"
-            result.append(fingerprint(dict(sorted(setting.items()))))
+            identities.append(fingerprint(dict(sorted(setting.items()))))
         except TypeError as error:
             refuse("settings", rule, f"{named(index, setting)}: {error}", remedy, TypeError)
-    return result
+    return identities, calls

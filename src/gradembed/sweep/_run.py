@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -26,7 +27,7 @@ from gradembed._validation import describe, refuse
 PATIENCE = 1.0  # seconds between two looks at a cluster from which nothing comes
 # Thread counts and torch's random numbers belong to a process, so a process makes one call at a time.
 _ALONE = threading.RLock()
-_here = threading.local()
+_INSIDE = ContextVar("_INSIDE", default=False)  # whether a call of a sweep is being made
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def compute(function: Callable[..., Any] | bytes, job: Job) -> Outcome:
     if versions() != job.versions:
         return Outcome(job.index, error=f"a worker with {versions()}, where {job.versions} are wanted")
     with _ALONE, limited_threads(job.n_threads), _context.seeded(job.seed):
-        before, _here.computes = _is_inside_a_sweep(), True
+        before = _INSIDE.set(True)
         try:
             if isinstance(function, bytes):
                 value = cloudpickle.loads(function)(**cloudpickle.loads(job.setting))
@@ -89,11 +90,7 @@ def compute(function: Callable[..., Any] | bytes, job: Job) -> Outcome:
         except (Exception, SystemExit) as error:
             return _failure(job.index, error)
         finally:
-            _here.computes = before
-
-
-def _is_inside_a_sweep() -> bool:
-    return getattr(_here, "computes", False)
+            _INSIDE.reset(before)
 
 
 def _unpacked(outcome: Outcome) -> Outcome:
@@ -117,7 +114,7 @@ def run(function: Callable[..., Any], jobs: Sequence[Job], n_jobs: int | None) -
     Yields:
         Outcomes, in the order in which the calls end.
     """
-    if _is_inside_a_sweep() or not jobs:
+    if _INSIDE.get() or not jobs:
         yield from (compute(function, job) for job in jobs)
         return
     backend, _ = get_active_backend()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from gradembed import _context, _progress
-from gradembed._validation import as_integer, check_module, check_parameters, describe, refuse, try_forward
+from gradembed._validation import as_integer, check_kind, check_module, check_parameters, describe, refuse, try_forward
 from gradembed.datasets import RandomWaves, Split
 from gradembed.models import MLPEnsemble
 from gradembed.training._config import TrainConfig, optimizer_and_schedule, resolve_device
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainConfig", "TrainingRun", "resolve_device", "train", "train_ensemble"]
 
+Step = Callable[[Tensor, str], Tensor]
 CACHE_BYTES = 4 * 2**20  # what a group's weights and activations may take
 CHUNK, ENSEMBLE_CHUNK = 8192, 2048  # test samples that one network, or a group, sees at a time
 
@@ -99,16 +100,24 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
     import pandas as pd
 
     config = TrainConfig() if config is None else config
-    _check_arguments(model, split, config)
+    check_module(model)
+    check_parameters(model)
+    check_kind("split", split, Split, "Build one with gradembed.datasets.Split")
+    check_kind("config", config, TrainConfig)
+    if config.max_shift and round((d := split.x_train.shape[1]) ** 0.5) ** 2 != d:
+        got = f"{config.max_shift} with {d} features"
+        refuse("max_shift", "be 0 unless rows are square images", got, "Set it to 0")
+    if not (trained := [p for p in model.parameters() if p.requires_grad]):
+        refuse("model", "have parameters that require a gradient", "none", "Call model.requires_grad_()")
     device, start = resolve_device(config.device), time.perf_counter()
     rows: list[dict[str, Any]] = []
     with _in_place_or_not_at_all(model, device), _context.seeded(config.seed, device):
-        task, parts, undone = Task(split, device), [], "the model has its former weights back"
+        task, parts = Task(split, device), []
         n, name = len(task.x_train), task.score_name
         with _context.preserved(model.eval()), torch.no_grad():  # two samples, tried
             output = try_forward(model, task.x_train[:2], "split")
         task.check_width("model", output.shape[1] if output.ndim == 2 else 0, describe(output))
-        optimizer, schedule = optimizer_and_schedule([p for p in model.parameters() if p.requires_grad], config, n)
+        optimizer, schedule = optimizer_and_schedule(trained, config, n)
         generator = torch.Generator().manual_seed(config.seed)
         shift = Shift(task.x_train, config.max_shift, generator) if config.max_shift else task.x_train.__getitem__
 
@@ -116,7 +125,7 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
             index = rows[0].to(device)
             y, output = task.y_train[index], model(shift(index))
             loss = task.loss(output, y)
-            _check_loss(float(loss.detach()), when, config, undone)
+            _check_loss(float(loss.detach()), when, config)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -130,7 +139,7 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
                 model.eval()
                 loss, score = task.evaluate(model(x) for x in task.x_test.split(CHUNK))
                 model.train()
-                _check_loss(loss, f"on the test part after epoch {epoch}", config, undone)
+                _check_loss(loss, f"on the test part after epoch {epoch}", config)
                 row = {"epoch": epoch, "train_loss": float(total) / n, f"train_{name}": task.score(parts, task.y_train)}
                 row |= {"test_loss": loss, f"test_{name}": score, "learning_rate": float(schedule.get_last_lr()[0])}
                 rows.append(row | {"seconds": time.perf_counter() - start})
@@ -186,7 +195,7 @@ def train_ensemble(
         (5, True)
     """
     if config is not None:
-        _check_config(config)
+        check_kind("config", config, TrainConfig)
     size = None if group_size is None else as_integer("group_size", group_size, 1)
     ensemble = MLPEnsemble(widths, n_members, activation, seed=0 if config is None else config.seed)
     e, d = len(ensemble), ensemble.widths[0]
@@ -200,8 +209,8 @@ def train_ensemble(
         task.check_width("widths", ensemble.widths[-1], list(ensemble.widths))
     ensemble.to(pool.x)
     groups = torch.arange(e).split(size or _group_size(ensemble, config))
-    text = f"train {e} on {splits[0].name}"
-    with _progress.bar(config.epochs * len(groups), text, "epoch", wanted=config.progress) as bar:
+    epochs = config.epochs * len(groups)
+    with _progress.bar(epochs, f"train {e} on {splits[0].name}", "epoch", wanted=config.progress) as bar:
         parts = [_train_group(ensemble, members, pool, config, bar) for members in groups]
     ensemble.losses, ensemble.scores = (torch.cat(part) for part in zip(*parts, strict=True))
     ensemble.labels = pool.labels
@@ -214,29 +223,28 @@ def _train_group(
     """Return mean losses by epoch, [e, epochs], and scores on the test part, [e], of members trained in place."""
     tasks = [pool.tasks[label] for label in pool.labels[members].tolist()]
     starts = (pool.labels[members] * pool.n)[:, None].to(pool.x.device)
-    stack, epochs = Stack(ensemble[members], config, pool.n), []
-
-    def check(losses: list[float], when: str) -> None:
-        for i, loss in zip(members.tolist(), losses, strict=True):
-            _check_loss(loss, f"for member {i} {when}", config, "no network is returned")
+    stack, losses = Stack(ensemble[members], config, pool.n), []
 
     def step(rows: Tensor, _: str) -> Tensor:
         return stack.step(*pool.batch(rows.to(starts.device), starts), is_classes=tasks[0].is_classes)
 
     generators = [torch.Generator().manual_seed(config.seed + i) for i in members.tolist()]
     for epoch, total in _epochs(step, generators, pool.n, config, bar):
-        epochs.append(total.cpu() / pool.n)
-        check(epochs[-1].tolist(), f"in epoch {epoch}")
-        bar.set_postfix({"median loss": f"{float(epochs[-1].median()):.4f}"}, refresh=False)
+        losses.append(total.cpu() / pool.n)
+        for i, loss in zip(members.tolist(), losses[-1].tolist(), strict=True):
+            _check_loss(loss, f"for member {i} in epoch {epoch}", config)
+        bar.set_postfix({"median loss": f"{float(losses[-1].median()):.4f}"}, refresh=False)
     with torch.no_grad():
-        for whole, part in zip(ensemble.parameters(), stack.ensemble().parameters(), strict=True):
+        group = stack.ensemble()
+        for whole, part in zip(ensemble.parameters(), group.parameters(), strict=True):
             whole[members] = part
-        group = ensemble[members]
         x = tasks[0].x_test if pool.is_test_shared else torch.stack([task.x_test for task in tasks])
         outputs = torch.cat([group(part) for part in x.split(ENSEMBLE_CHUNK, dim=-2)], dim=1)  # [e, n, u]
-    tests = [task.evaluate(output.split(CHUNK)) for task, output in zip(tasks, outputs, strict=True)]
-    check([loss for loss, _ in tests], f"on the test part after epoch {config.epochs}")
-    return torch.stack(epochs, 1), torch.tensor([score for _, score in tests], dtype=torch.float64)
+    scores = torch.empty(len(tasks), dtype=torch.float64)
+    for place, (i, task, output) in enumerate(zip(members.tolist(), tasks, outputs, strict=True)):
+        loss, scores[place] = task.evaluate(output.split(CHUNK))
+        _check_loss(loss, f"for member {i} on the test part after epoch {config.epochs}", config)
+    return torch.stack(losses, 1), scores
 
 
 def _group_size(ensemble: MLPEnsemble, config: TrainConfig) -> int:
@@ -249,11 +257,7 @@ def _group_size(ensemble: MLPEnsemble, config: TrainConfig) -> int:
 
 
 def _epochs(
-    step: Callable[[Tensor, str], Tensor],
-    generators: list[torch.Generator],
-    n: int,
-    config: TrainConfig,
-    bar: tqdm[Any],
+    step: Step, generators: list[torch.Generator], n: int, config: TrainConfig, bar: tqdm[Any]
 ) -> Iterator[tuple[int, Tensor]]:
     """Let networks step through n samples epoch after epoch, each in the order that its generator draws.
 
@@ -272,38 +276,12 @@ def _epochs(
         bar.update()
 
 
-def _check_loss(loss: float, when: str, config: TrainConfig, aftermath: str) -> None:
-    """Stop if a loss is not finite.
-
-    Raises:
-        FloatingPointError: If so.
-    """
+def _check_loss(loss: float, when: str, config: TrainConfig) -> None:
+    """Stop if a loss is not finite."""
     if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"`config.learning_rate` should keep the loss finite. Got a loss of {loss} {when}, at a peak rate of "
-            f"{config.learning_rate:g}. Lower it, or scale the data; {aftermath}."
-        )
-
-
-def _check_arguments(model: nn.Module, split: object, config: TrainConfig) -> None:
-    """Refuse wrong types and settings that the data cannot follow."""
-    check_module(model)
-    check_parameters(model)
-    if not isinstance(split, Split):
-        remedy = "Build one with gradembed.datasets.Split"
-        refuse("split", "be a gradembed.datasets.Split", describe(split), remedy, TypeError)
-    _check_config(config)
-    d = split.x_train.shape[1]
-    if config.max_shift and round(d**0.5) ** 2 != d:
-        got = f"{config.max_shift} with {d} features"
-        refuse("max_shift", "be 0 unless rows are square images", got, "Set it to 0")
-    if not any(p.requires_grad for p in model.parameters()):
-        refuse("model", "have parameters that require a gradient", "none", "Call model.requires_grad_()")
-
-
-def _check_config(config: object) -> None:
-    if not isinstance(config, TrainConfig):
-        refuse("config", "be a gradembed.TrainConfig", describe(config), "Build one", TypeError)
+        got = f"a loss of {loss} {when}, at a peak rate of {config.learning_rate:g}"
+        remedy = "Lower it, or scale the data; all weights are as they were"
+        refuse("config.learning_rate", "keep the loss finite", got, remedy, FloatingPointError)
 
 
 @contextmanager
@@ -313,12 +291,9 @@ def _in_place_or_not_at_all(model: nn.Module, device: torch.device) -> Iterator[
     Yields:
         Nothing.
     """
-    home = next((p.device for p in model.parameters()), device)
-    modes = [(module, module.training) for module in model.modules()]
-    grads = [(p, p.grad) for p in model.parameters()]
-    before = copy.deepcopy(model.state_dict())
-    for parameter, _ in grads:
-        parameter.grad = None
+    grads, modes = {p: p.grad for p in model.parameters()}, {m: m.training for m in model.modules()}
+    home, before = next(iter(grads)).device, copy.deepcopy(model.state_dict())
+    model.zero_grad()
     try:
         model.to(device)
         yield
@@ -328,7 +303,7 @@ def _in_place_or_not_at_all(model: nn.Module, device: torch.device) -> Iterator[
         raise
     finally:
         model.to(home)
-        for parameter, grad in grads:
+        for parameter, grad in grads.items():
             parameter.grad = grad
-        for module, mode in modes:
+        for module, mode in modes.items():
             module.training = mode

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import OneCycleLR
 
-from gradembed._validation import as_integer, as_number, describe, refuse
+from gradembed._validation import as_bool, as_integer, as_number, describe, refuse
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,12 @@ class TrainConfig:
     progress: bool = field(default=True, metadata={"changes_result": False})
 
     def __post_init__(self) -> None:
+        read: dict[str, Any] = {"learning_rate": as_number("learning_rate", self.learning_rate, 0, open_low=True)}
+        read |= {"weight_decay": as_number("weight_decay", self.weight_decay, 0)}
         for name, minimum in (("epochs", 1), ("batch_size", 1), ("max_shift", 0), ("seed", 0)):
-            object.__setattr__(self, name, as_integer(name, getattr(self, name), minimum))
-        object.__setattr__(self, "learning_rate", as_number("learning_rate", self.learning_rate, 0, open_low=True))
-        object.__setattr__(self, "weight_decay", as_number("weight_decay", self.weight_decay, 0))
+            read[name] = as_integer(name, getattr(self, name), minimum)
+        vars(self).update(read, progress=as_bool("progress", self.progress))  # it is frozen
         resolve_device(self.device)
-        if not isinstance(self.progress, bool):
-            refuse("progress", "be True or False", describe(self.progress), "Pass a bool", TypeError)
 
     @classmethod
     def for_mnist(cls, seed: int = 0) -> Self:
@@ -142,16 +143,10 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def optimizer_and_schedule(
-    parameters: Sequence[Tensor], config: TrainConfig, n: int
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
-    """Make AdamW and its one-cycle schedule for n samples.
-
-    Returns:
-        Both.
-    """
+def optimizer_and_schedule(parameters: Sequence[Tensor], config: TrainConfig, n: int) -> tuple[AdamW, OneCycleLR]:
+    """Return AdamW and its one-cycle schedule for n samples."""
     fused = parameters[0].device.type in ("cpu", "cuda") or None
-    optimizer = torch.optim.AdamW(parameters, fused=fused, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = AdamW(parameters, fused=fused, lr=config.learning_rate, weight_decay=config.weight_decay)
     steps = config.epochs * math.ceil(n / config.batch_size)
     # below four steps one-cycle has no room for its phases: the schedule then runs its first few
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, max(steps, 4))
+    return optimizer, OneCycleLR(optimizer, config.learning_rate, max(steps, 4))

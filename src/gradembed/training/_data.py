@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,8 @@ class Task:
     """The data on their device, with the loss and the score that their targets ask for."""
 
     def __init__(self, split: Split, device: torch.device) -> None:
-        # detached: data that require a gradient get none from training
-        self.x_train, self.y_train = split.x_train.detach().to(device), split.y_train.detach().to(device)
-        self.x_test, self.y_test = split.x_test.detach().to(device), split.y_test.detach().to(device)
+        self.x_train, self.y_train = split.x_train.to(device), split.y_train.to(device)
+        self.x_test, self.y_test = split.x_test.to(device), split.y_test.to(device)
         self.is_classes = self.y_train.dtype == torch.int64
         self.score_name = "accuracy" if self.is_classes else "r2"
         self.n_tasks = self.y_train.shape[1] if self.y_train.ndim == 2 else 1
@@ -95,17 +95,12 @@ class Shift:
     def __init__(self, x: Tensor, pixels: int, generator: torch.Generator) -> None:
         side = round(x.shape[1] ** 0.5)
         self.generator, self.span = generator, 2 * pixels + 1
-        self.images = torch.cat([x, x.min().expand(len(x), 1)], dim=1)  # one more column: the background
-        offsets = torch.arange(-pixels, pixels + 1)
-        moved = torch.arange(side) + offsets[:, None]  # [span, side]
-        inside = (moved >= 0) & (moved < side)
-        source = moved[:, None, :, None] * side + moved[None, :, None, :]  # [span, span, side, side]
-        both = inside[:, None, :, None] & inside[None, :, None, :]
-        self.table = torch.where(both, source, x.shape[1]).flatten(2).flatten(0, 1).to(x.device)
+        framed = F.pad(x.reshape(-1, side, side), (pixels,) * 4, value=float(x.min()))
+        self.moved = framed.unfold(1, side, 1).unfold(2, side, 1)  # [n, span, span, side, side], a view
 
     def __call__(self, index: Tensor) -> Tensor:
-        chosen = torch.randint(self.span**2, (len(index),), generator=self.generator)
-        return self.images[index].gather(1, self.table[chosen.to(index.device)])
+        chosen = torch.randint(self.span**2, (len(index),), generator=self.generator).to(index.device)
+        return self.moved[index, chosen // self.span, chosen % self.span].flatten(1)
 
 
 class Pool:
@@ -165,7 +160,7 @@ def assign(target: object, d: int, n_members: int, seed: int, n_samples: int | N
     if len(splits) != n_members:
         got, remedy = f"{len(splits)} splits for {n_members} members", "Pass as many as members, or a single one"
         refuse("target", "hold one split for each member", got, remedy)
-    shapes = [_shapes(split) for split in splits]
+    shapes = [", ".join(map(describe, (s.x_train, s.y_train, s.x_test, s.y_test))) for s in splits]
     for i, shape in enumerate(shapes):
         if shape != shapes[0]:
             got, remedy = f"{shape} for member {i} after {shapes[0]}", "Cut them to equal sizes"
@@ -176,10 +171,10 @@ def assign(target: object, d: int, n_members: int, seed: int, n_samples: int | N
     return list(distinct.values()), [list(distinct).index(id(split)) for split in splits]
 
 
-def _sampled(function: Callable[[Tensor], Tensor], d: int, seed: int, n_samples: int | None) -> list[Split]:
+def _sampled(function: Any, d: int, seed: int, n_samples: int | None) -> list[Split]:
     """Return values at points drawn uniformly from the cube [-1, 1]^d: a split per function, with shared points."""
     waves = isinstance(function, RandomWaves)
-    if isinstance(function, RandomWaves) and function.dim != d:
+    if waves and function.dim != d:
         refuse("widths", f"start with {function.dim}, the inputs of the waves", d, "Change the first width")
     n = N_SAMPLES if n_samples is None else as_integer("n_samples", n_samples, 1)
     x = 2 * torch.rand(n + N_TEST, d, generator=torch.Generator().manual_seed(seed)) - 1
@@ -194,8 +189,3 @@ def _sampled(function: Callable[[Tensor], Tensor], d: int, seed: int, n_samples:
         y = y.to(x) if y.is_floating_point() else as_tensor("target", y, "n|n t", kind="int")
         splits.append(Split(x_train, y[:n], x_test, y[n:], name, source))
     return splits
-
-
-def _shapes(split: Split) -> str:
-    parts = (split.x_train, split.y_train, split.x_test, split.y_test)
-    return ", ".join(f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}" for part in parts)

@@ -126,10 +126,8 @@ def _cross_entropy(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     Each task has its block of outputs.
     """
     (e, u, n), t = output.shape, y.shape[1]
-    logarithms, classes = (
-        F.log_softmax(output.view(e, t, u // t, n), 2),
-        y[:, :, None],
-    )  # [e, t, classes, n], [e, t, 1, n]
+    logarithms = F.log_softmax(output.view(e, t, u // t, n), 2)  # [e, t, classes, n]
+    classes = y[:, :, None]  # [e, t, 1, n]
     loss = -logarithms.gather(2, classes).sum((1, 2, 3)) / (t * n)
     gradient = logarithms.exp_()
     gradient.scatter_add_(2, classes, gradient.new_full((), -1).expand(classes.shape))
