@@ -519,7 +519,6 @@ REFUSALS = [
     (M.transfer_probe, (Z, Y, Z, list("abcdef") * 2), {}, "hold classes of y_train only. Got .'a', 'b', 'c', 'd'"),
     (M.transfer_probe, (Z, Y, Z, Y), {"groups_train": G, "groups_test": G + 2}, "no network .* Got 2 on both sides"),
     (M.retrieval, (Z, Y, G * 0), {}, "`groups` should leave every query 1 or more candidates. Got 12 with fewer"),
-    (M.retrieval, (Z, Y, G), {"exclude": [Y * 0]}, "`groups` should leave every query"),
     (M.retrieval, (Z, Y, G), {"queries": Y}, "`queries` should be a mask of booleans. Got labels of type int64"),
     (M.retrieval, (Z, Y, G), {"candidates": Y > 5}, "`candidates` should be true for at least one unit. Got none"),
     (M.cluster_agreement, (Z, np.arange(12)), {}, "`y` should have two units in some class. Got one in each"),
@@ -529,7 +528,6 @@ REFUSALS = [
     (M.field_r2, (Z[:, None], Z[:, None]), {}, "`gradients` should be taken at two points or more. Got one"),
     (M.spread, ([0.5],), {"bounds": (1, 0)}, r"`bounds` should be a lower and an upper bound.* Pass \(low, high\)"),
     (M.spread, ([0.5, 2],), {"bounds": (0, 1)}, "`bounds` should hold all values .* Got values from 0.5 to 2. Widen"),
-    (M.project_2d, (Z[:1],), {}, "`z` should hold 2 units or more for pca. Got 1"),
     (M.project_2d, (Z[:3],), {"method": "umap"}, "`z` should hold 4 units or more for umap. Got 3"),
 ]  # fmt: skip
 
