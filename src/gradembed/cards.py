@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
-from numpy.typing import NDArray
 from sklearn.utils.extmath import svd_flip
 from torch import Tensor
 
-from gradembed._validation import as_doubles, as_integer, as_labels, as_names, as_positions, describe, refuse
+from gradembed._validation import as_doubles, as_integer, as_labels, as_names, as_positions, check_kind, refuse
 from gradembed.embed._coordinates import sign_flip
 from gradembed.fields import GradientFields
 from gradembed.gradients import unit_rows
@@ -128,16 +127,13 @@ class UnitCard:
         """
         import pandas as pd
 
-        nan, own, i, j = float("nan"), self.network, len(self.aligned), len(self.twins)
-        names, networks = [*self.aligned_names, *self.twin_names], [own] * i + self.twin_networks.tolist()
+        i, j, neighbors = len(self.aligned), len(self.twins), [*self.aligned.tolist(), *self.twins.tolist()]
+        names, networks = [*self.aligned_names, *self.twin_names], [self.network] * i + self.twin_networks.tolist()
         columns = {"unit": self.unit, "name": self.name, "relation": ["aligned"] * i + ["twin"] * j}
-        columns |= {
-            "rank": [*range(1, i + 1), *range(1, j + 1)],
-            "neighbor": self.aligned.tolist() + self.twins.tolist(),
-        }
-        columns |= {"neighbor_name": names, "network": networks, "cosine": self.cosines.tolist() + [nan] * j}
+        columns |= {"rank": [*range(1, i + 1), *range(1, j + 1)], "neighbor": neighbors}
+        columns |= {"neighbor_name": names, "network": networks, "cosine": self.cosines.tolist() + [math.nan] * j}
         columns |= {"distance": self.aligned_distances.tolist() + self.distances.tolist()}
-        return pd.DataFrame(columns | {"quantile": [nan] * i + self.twin_quantiles.tolist()})
+        return pd.DataFrame(columns | {"quantile": [math.nan] * i + self.twin_quantiles.tolist()})
 
 
 def unit_card(
@@ -183,8 +179,7 @@ def unit_card(
         >>> card.name, sorted(card.aligned_names), card.twin_names, card.distances.tolist()
         ('b1', ['a1', 'c1'], ('b0', 'b2'), [0.0, 0.0])
     """
-    if not isinstance(fields, GradientFields):
-        refuse("fields", "be GradientFields", describe(fields), "Take them with gradient_fields", TypeError)
+    check_kind("fields", fields, GradientFields, "Take them with gradient_fields")
     if fields.values is None or fields.groups is None:
         rule = "have values, to rank points by, and groups, which say what network a unit is from"
         remedy = "Take them with gradient_fields, or add them with dataclasses.replace"
@@ -201,24 +196,13 @@ def unit_card(
     directions = _gradient_pca(gradients, centred)  # [2, d]
     top = values.argsort(descending=True, stable=True)[:n_top]
     summary = {"mean": values.mean(), "std": values.std(correction=0), "min": values.min(), "max": values.max()}
-    return UnitCard(
-        unit=unit,
-        name=called[unit],
-        network=int(groups[unit]),
-        dim=fields.dim,
-        value_summary={key: float(value) for key, value in summary.items()},
-        undefined=int((gradients == 0).all(1).sum()),
-        spectrum=spectrum,
-        effective_dimension=float(1 / spectrum.square().sum()) if bool(spectrum.any()) else 0.0,
-        directions=directions,
-        points=centred @ directions.T,
-        gradients=gradients @ directions.T,
-        values=values.clone(),
-        top=top,
-        top_values=values[top],
-        **aligned_units(fields, unit, embedded, called, n_neighbors),
-        **_twins(groups, unit, embedded, called, exclude, n_neighbors),
-    )
+    card: dict[str, Any] = {"unit": unit, "name": called[unit], "network": int(groups[unit]), "dim": fields.dim}
+    card |= {"value_summary": {key: float(value) for key, value in summary.items()}, "spectrum": spectrum}
+    card |= {"effective_dimension": float(1 / spectrum.square().sum()) if bool(spectrum.any()) else 0.0}
+    card |= {"undefined": int((gradients == 0).all(1).sum()), "directions": directions}
+    card |= {"points": centred @ directions.T, "gradients": gradients @ directions.T, "values": values.clone()}
+    card |= {"top": top, "top_values": values[top]} | aligned_units(fields, unit, embedded, called, n_neighbors)
+    return UnitCard(**card, **_twins(groups, unit, embedded, called, exclude, n_neighbors))
 
 
 def _scaled(rows: Tensor) -> Tensor:
@@ -240,15 +224,13 @@ def _gradient_pca(gradients: Tensor, centred: Tensor) -> Tensor:
     return torch.stack(found + [torch.zeros_like(gradients[0])] * (2 - len(found)))
 
 
-def aligned_units(
-    fields: GradientFields, unit: int, z: NDArray[np.float64], called: Sequence[str], k: int
-) -> dict[str, Any]:
-    """Return what the card says of the network's other units, where these have the same points."""
+def aligned_units(fields: GradientFields, unit: int, z: Any, called: Sequence[str], k: int) -> dict[str, Any]:
+    """Return what the card says of the network's other units, where these have the same points; z is [u, k]."""
     groups: Any = fields.groups
     peers = [i for i in (groups == groups[unit]).nonzero().flatten().tolist() if i != unit]
     comparable = [i for i in peers if fields.is_shared or torch.equal(fields.points[i], fields.points[unit])]
-    cosine = {i: mean_cosine(fields.gradients[unit], fields.gradients[i]) for i in comparable}
-    cosine = {i: value for i, value in cosine.items() if not math.isnan(value)}
+    every = ((i, mean_cosine(fields.gradients[unit], fields.gradients[i])) for i in comparable)
+    cosine = {i: value for i, value in every if not math.isnan(value)}
     order = sorted(cosine, key=lambda i: -abs(cosine[i]))[:k]
     elsewhere, silent = len(peers) - len(comparable), len(comparable) - len(cosine)
     lost = [f"{elsewhere} at other points"] * bool(elsewhere) + [f"{silent} without a common gradient"] * bool(silent)
@@ -268,10 +250,8 @@ def mean_cosine(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum(1)[a.any(1) & b.any(1)].mean())
 
 
-def _twins(
-    groups: Tensor, unit: int, z: NDArray[np.float64], called: Sequence[str], exclude: Labels | None, k: int
-) -> dict[str, Any]:
-    """Return what the card says of the nearest units in other networks."""
+def _twins(groups: Tensor, unit: int, z: Any, called: Sequence[str], exclude: Any, k: int) -> dict[str, Any]:
+    """Return what the card says of the nearest units in other networks; z is [u, k], exclude [u] labels or None."""
     network = as_labels("groups", groups, len(z))
     label = network if exclude is None else as_labels("exclude", exclude, len(z))
     candidates = (network != network[unit]) & (label != label[unit])
@@ -279,7 +259,10 @@ def _twins(
         rule = "leave the unit another network" + (" with another label in `exclude`" if exclude is not None else "")
         refuse("fields", rule, "no unit that could be its twin", "Pass units of more networks, exclude less")
     k = min(k, int(candidates.sum()))
-    found = retrieval(z, network, network, queries=_n_candidates(network, label) >= k, exclude=[label], k=k)
+    # [u] how many units share neither label with a unit, by inclusion and exclusion
+    both = np.unique(np.stack([network, label]), axis=1, return_inverse=True)[1].reshape(-1)
+    n_candidates = len(z) - sum(np.bincount(one)[one] for one in (network, label)) + np.bincount(both)[both]
+    found = retrieval(z, network, network, queries=n_candidates >= k, exclude=[label], k=k)
     is_own = found.queries == unit
     twins, own, others = found.neighbors[is_own][0], found.distances[is_own][0], found.distances[~is_own]
     tied = (others - own).abs() <= TIE * own  # [q - 1, j]
@@ -292,10 +275,3 @@ def _twins(
         "twin_quantiles": nearer.mean(0) if len(others) else torch.full_like(own, 0.5),
         "typical_distance": float(np.median(np.linalg.norm(z[candidates] - z[unit], axis=1))),
     }
-
-
-def _n_candidates(network: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many units share neither label with a unit, by inclusion and exclusion, [u]."""
-    both = np.unique(np.stack([network, label]), axis=1, return_inverse=True)[1].reshape(-1)
-    either = sum(np.bincount(one)[one] for one in (network, label)) - np.bincount(both)[both]
-    return np.asarray(len(network) - either)
