@@ -184,7 +184,6 @@ def test_numbers_are_dark_on_light_and_light_on_dark(measure):
     ("call", "message"),
     [
         (lambda: plots.similarity_matrix(torch.zeros(2, 3)), r"`matrix` should be square, \[u, u\]. Got shape \[2"),
-        (lambda: plots.similarity_matrix(MATRIX + 0j), r"`matrix` should hold real numbers. Got .* Draw"),
         (lambda: plots.interference(measured(), layers=["output"]), "`layers` should name a layer .* Choose one of 'i"),
         (lambda: plots.conflict_by_layer({"a": []}), r"`results` should hold at least one result for each name. Got "
          r"\{'a': \[\]\}. Pass what"),

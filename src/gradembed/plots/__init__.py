@@ -5,10 +5,9 @@ color-blind, everywhere. ``source`` (a `Split.source`) is written below the figu
 """
 
 from gradembed.plots._frame import COLORS
-from gradembed.plots._lines import conflict_by_layer, curves, field_1d, history
-from gradembed.plots._maps import cosine_map, embedding, images, score_map, task_modules
-from gradembed.plots._matrices import confusion, interference, matrix_grid, similarity_matrix, tree_similarity
-from gradembed.plots._units import field_2d, tree, unit_card
+from gradembed.plots._lines import conflict_by_layer, cosine_map, curves, field_1d, history
+from gradembed.plots._tables import confusion, interference, matrix_grid, score_map, similarity_matrix, tree_similarity
+from gradembed.plots._units import embedding, field_2d, images, task_modules, tree, unit_card
 
 __all__ = [
     "COLORS", "conflict_by_layer", "confusion", "cosine_map", "curves", "embedding", "field_1d", "field_2d",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pandas.api.types import is_numeric_dtype
 from torch import Tensor
 
@@ -29,6 +33,9 @@ MEASURES = {  # name -> words, colors, lower end
     "conflict": ("share of samples in conflict (cosine < 0)", "viridis", 0.0),
     "norm_similarity": ("mean norm similarity of gradients", "viridis", 0.0),
 }
+
+SAVED: dict[str, Any] = {"dpi": 144, "bbox_inches": "tight", "pad_inches": 0.04, "metadata": {"Software": None}}
+Numbers = Tensor | ArrayLike
 
 # ---------------------------------------------------------------- what figures take
 
@@ -50,12 +57,9 @@ def numbers(name: str, value: Any, axes: str, *, gaps: bool = False, **sizes: An
     Returns:
         The numbers, off their graph and device.
     """
-    if isinstance(value, Tensor) and value.is_complex():
-        refuse(name, "hold real numbers", describe(value), f"Draw {name}.abs()")
     tensor = as_tensor(name, value, axes, kind="any", gaps=gaps, **sizes)
     coarse = tensor.is_floating_point() and tensor.itemsize < 4  # NumPy has no bfloat16
-    array: NDArray[Any] = (tensor.float() if coarse else tensor).numpy(force=True)
-    return array
+    return np.asarray((tensor.float() if coarse else tensor).numpy(force=True))
 
 
 def square(name: str, value: Any, *, gaps: bool = True) -> NDArray[Any]:
@@ -83,12 +87,11 @@ def kinds(name: str, value: Any, given: Any, n: int, *, optional: bool = False) 
     found = np.unique(array).tolist()
     if given is None:
         return array, {kind: str(kind) for kind in found}
-    called = f"{name[:-1]}_names"
-    listed = as_names(called, given)
-    if min(found, default=0) < 0 or max(found, default=0) >= len(listed):
-        got = f"{len(listed)} names for {found[0]} to {found[-1]}"
-        refuse(called, "name every number from 0 on", got, "Name them all")
-    return array, {kind: listed[kind] for kind in found}
+    key = f"{name[:-1]}_names"
+    given = as_names(key, given)
+    if min(found, default=0) < 0 or max(found, default=0) >= len(given):
+        refuse(key, "name every number from 0 on", f"{len(given)} names for {found[0]} to {found[-1]}", "Name them all")
+    return array, {kind: given[kind] for kind in found}
 
 
 def pair(name: str, value: Any, what: str) -> list[Any]:
@@ -119,10 +122,9 @@ def check_table(table: Any, names: Sequence[Any], numeric: Sequence[Any]) -> Non
 
 
 def panels(
-    name: str, given: Any, size: tuple[float, float], source: str, shape: tuple[int, int] = (1, 1), title: str = "",
-    **layout: Any,
-) -> list[Axes]:  # fmt: skip
-    """Return the Axes to draw in, those of a new figure if none are given, and sign their figure."""
+    name: str, given: Any, size: tuple[float, float], source: str, shape: Any = (1, 1), title: str = "", **layout: Any
+) -> list[Axes]:
+    """Return the Axes to draw in, of a new figure if none are given; above them the title, below them the source."""
     if given is None:
         given = plt.subplots(*shape, figsize=size, squeeze=False, **{"layout": "constrained"} | layout)[1]
     listed = np.asarray(given, dtype=object).ravel().tolist()
@@ -131,13 +133,11 @@ def panels(
             refuse(name, "be Axes of matplotlib", describe(panel), "Pass some of plt.subplots(), or None", TypeError)
     if len(listed) != math.prod(shape):
         refuse(name, f"be {math.prod(shape)}, one for each panel", len(listed), "Pass None to have them made")
-    sign(listed[0].figure, source, title)
+    if title:
+        listed[0].figure.suptitle(title, fontsize=11)
+    if source:
+        listed[0].figure.supxlabel(f"data: {source}", fontsize=7, color="#555555", x=0.01, ha="left")
     return listed
-
-
-def single(ax: Any, size: tuple[float, float], source: str) -> Axes:
-    """Return the one Axes to draw in."""
-    return panels("ax", ax, size, source)[0]
 
 
 def grid(ax: Axes, rows: tuple[Any, Sequence[str]], columns: tuple[Any, Sequence[str]]) -> None:
@@ -145,14 +145,6 @@ def grid(ax: Axes, rows: tuple[Any, Sequence[str]], columns: tuple[Any, Sequence
     ax.set_yticks(*rows)
     ax.set_xticks(*columns)
     ax.tick_params(length=0, labelsize=8)
-
-
-def sign(figure: Any, source: str, title: str = "") -> None:
-    """Write a title above all panels, and below them where their data come from."""
-    if title:
-        figure.suptitle(title, fontsize=11)
-    if source:
-        figure.supxlabel(f"data: {source}", fontsize=7, color="#555555", x=0.01, ha="left")
 
 
 def label(ax: Axes, title: str, xlabel: str = "", ylabel: str = "", drawn: Any = None, words: str = "") -> Axes:
@@ -183,8 +175,44 @@ def ink(color: Any) -> str:
     return "white" if np.dot(to_rgb(color), (0.3, 0.6, 0.1)) < 0.5 else "black"
 
 
-def write(ax: Axes, image: AxesImage, words: Mapping[tuple[int, int], str], size: float) -> None:
+def write(ax: Axes, image: AxesImage, words: Mapping[tuple[int, ...], str], size: float) -> None:
     """Write words into cells of a picture, (row, column), so that they can be read there."""
     colors = image.to_rgba(np.ma.asarray(image.get_array()))
     for (i, j), word in words.items():
         ax.text(j, i, word, ha="center", va="center", fontsize=size, color=ink(colors[i, j]))
+
+
+# ---------------------------------------------------------------- figures as bytes, for a report
+
+
+def pictures(draw: Callable[[list[Axes]], object], sizes: Sequence[tuple[float, float]]) -> list[bytes]:
+    """Draw into new figures, one for each size, and give them as PNG, without a word on what made them.
+
+    Args:
+        draw: Called with an Axes in each figure.
+        sizes: Widths and heights in inches, about: what stands out is kept, white margins are not.
+
+    Returns:
+        One picture per figure; the same bytes for the same drawing.
+    """
+    with mpl.style.context("default"), mpl.rc_context({"text.parse_math": False}):
+        made = [Figure(figsize=size, layout="constrained") for size in sizes]  # unknown to pyplot, which keeps its own
+        draw([figure.subplots() for figure in made])
+        files = [io.BytesIO() for _ in made]
+        for figure, file in zip(made, files, strict=True):
+            figure.savefig(file, format="png", **SAVED)
+        return [file.getvalue() for file in files]
+
+
+def turn_layer_names(ax: Any) -> Any:
+    """Slant the names along the horizontal axis and put the legend below, for figures as narrow as a telephone.
+
+    Returns:
+        The Axes.
+    """
+    for label in ax.get_xticklabels():
+        label.set(rotation=35, horizontalalignment="right", rotation_mode="anchor")
+    if ax.get_legend() is not None:
+        ax.get_legend().remove()
+        ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
+    return ax

@@ -1,20 +1,20 @@
-"""Figures with lines: training, layers, sweeps, fields of one input."""
+"""Figures along one or two axes: training, layers, sweeps, fields of one input, cosines over a plane."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike
-from torch import Tensor
 
-from gradembed._validation import as_number, as_positions, check_choice, describe, refuse
+from gradembed._validation import as_number, as_positions, check_choice, check_kind, describe, refuse
 from gradembed.fields import GradientFields
 from gradembed.interference import Interference
 from gradembed.plots import _frame
+from gradembed.plots._frame import Numbers
 from gradembed.training import TrainingRun
 
 DASHES = ("-", "--", ":", "-.")
@@ -103,7 +103,7 @@ def conflict_by_layer(
     layers = next(iter(groups.values()))[0].layers
     if any(result.layers != layers for group in groups.values() for result in group):
         refuse("results", "have the same layers", "different ones", "Call interference with the same `layers`")
-    ax = _frame.single(ax, (6.4, 3.6), source)
+    (ax,) = _frame.panels("ax", ax, (6.4, 3.6), source)
     for i, (name, group) in enumerate(groups.items()):
         _draw_group(ax, name, group, measure, _frame.COLORS[i % 10])
     _frame.label(ax, title, "layer", f"{_frame.MEASURES[measure][0]},\nmean over pairs")
@@ -176,14 +176,13 @@ def curves(
     """
     ends = [] if band is None else _frame.pair("band", band, "columns")
     levels = {} if levels is None else levels
-    if not isinstance(levels, Mapping):
-        refuse("levels", "be names with numbers", describe(levels), "Pass {'chance': 0.1}", TypeError)
+    check_kind("levels", levels, Mapping, "Pass {'chance': 0.1}")
     for words, level in levels.items():
         as_number(f"levels[{words!r}]", level, -math.inf)
     _frame.check_table(table, [x, *([] if by is None else [by])], [y, *ends, *([x] if log_x else [])])
     if log_x and not (table[x] > 0).all():
         refuse("log_x", "be False unless all x are above 0", f"{table[x].min():g}", "Drop it")
-    ax = _frame.single(ax, (6.4, 3.6), source)
+    (ax,) = _frame.panels("ax", ax, (6.4, 3.6), source)
     for i, (name, group) in enumerate([("", table)] if by is None else table.groupby(by, sort=False)):
         color, dash = _frame.COLORS[i % 10], DASHES[i // 10 % 4]
         ax.plot(group[x], group[y], marker="o", markersize=4, label=str(name), color=color, linestyle=dash)
@@ -204,9 +203,8 @@ def curves(
 
 
 def field_1d(
-    fields: GradientFields, units: Sequence[int] | None = None, *, predicted: Tensor | ArrayLike | None = None,
-    masked: Tensor | ArrayLike | None = None, values: bool = False, title: str = "", source: str = "",
-    ax: Axes | None = None,
+    fields: GradientFields, units: Sequence[int] | None = None, *, predicted: Numbers | None = None,
+    masked: Numbers | None = None, values: bool = False, title: str = "", source: str = "", ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """Draw the gradients of units of one input as curves, colored by label, with a model's predictions if given.
 
@@ -249,7 +247,7 @@ def field_1d(
     if here.dtype != bool:
         refuse("masked", "be a mask, True or False", describe(masked), "Take it as field_mask returns it")
     chosen = range(u) if units is None else as_positions("units", units, u, "units of the fields")
-    ax = _frame.single(ax, (6.4, 3.4), source)
+    (ax,) = _frame.panels("ax", ax, (6.4, 3.4), source)
     table = fields.values if values and fields.values is not None else fields.gradients[..., 0]
     lines, points = table.numpy(force=True), fields.own_points()[..., 0].numpy(force=True)
     labels = range(u) if fields.labels is None else fields.labels.tolist()
@@ -264,3 +262,61 @@ def field_1d(
     if fields.labels is not None:
         _frame.legend(ax)
     return _frame.label(ax, title, "x", "value f(x)" if values else "gradient df/dx")
+
+
+def cosine_map(
+    horizontal: Numbers, vertical: Numbers, cosine: Numbers, *, points: Numbers | None = None,
+    labels: Numbers | None = None, label_names: Sequence[str] | None = None, xlabel: str = "", ylabel: str = "",
+    title: str = "", colorbar: bool = True, source: str = "", ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    """Draw the cosine of two units' gradients over a plane of the input space: red where they agree.
+
+    Args:
+        horizontal: Places along the plane's first axis, [a].
+        vertical: Along its second, [b].
+        cosine: At every place, [b, a]; NaN (no gradient) is left grey. The line is where it changes sign.
+        points: Samples in the plane, [n, 2], or ``None``.
+        labels: Their classes, whole numbers, [n].
+        label_names: A name for each class from 0 on, for the legend.
+        xlabel: Name of the first axis.
+        ylabel: Name of the second axis.
+        title: Above the map.
+        colorbar: Whether to explain the colors.
+        source: Where the data come from.
+        ax: Where to draw; ``None`` makes a figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: If shapes do not fit each other, or there are fewer than two places along an axis, or numbers are
+            infinite, or a class has no name.
+        TypeError: If an argument has the wrong type, labels are no whole numbers among others.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> side = torch.linspace(-1, 1, 5)
+        >>> ge.plots.cosine_map(side, side, side[:, None] * side, xlabel="first").get_xlabel()
+        'first'
+    """
+    across, up = _frame.numbers("horizontal", horizontal, "a"), _frame.numbers("vertical", vertical, "b")
+    for name, side in (("horizontal", across), ("vertical", up)):
+        if len(side) < 2 or (np.diff(side) == 0).any():
+            refuse(name, "hold at least two places, each once", f"{len(side)}", "Pass one axis of the grid")
+    table = _frame.numbers("cosine", cosine, "b a", gaps=True, b=len(up), a=len(across))
+    if points is None and labels is not None:
+        refuse("labels", "be None without `points`", describe(labels), "Pass the points too")
+    marks = np.zeros((0, 2)) if points is None else _frame.numbers("points", points, "n k", k=2)
+    classes, names = _frame.kinds("labels", labels, label_names, len(marks), optional=True)
+    (ax,) = _frame.panels("ax", ax, (4.8, 4.0), source)
+    ax.set_facecolor("#bbbbbb")
+    mesh = ax.pcolormesh(across, up, table, cmap="RdBu_r", vmin=-1, vmax=1, shading="nearest", rasterized=True)
+    if (table < 0).any() and (table > 0).any():
+        ax.contour(across, up, table, levels=[0], colors="black", linewidths=0.8)
+    style: dict[str, Any] = {"s": 22, "edgecolor": "white", "linewidth": 0.5}
+    for k in np.unique(classes).tolist():
+        x, y = marks[classes == k].T
+        ax.scatter(x, y, color=_frame.COLORS[k % 10], marker=_frame.MARKERS[k % 10], label=names[k], **style)
+    if labels is not None:
+        _frame.legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4)
+    return _frame.label(ax, title, xlabel, ylabel, mesh if colorbar else None, "cosine of gradients")

@@ -79,11 +79,14 @@ def read_request(options: dict[str, Any]) -> Request:
     model, x, y, _, others, names, units = (options.pop(name) for name in apart)
     _read_settings(options)
     check_module(model)
-    empty = isinstance(others, list | tuple) and not others
-    beside = [] if empty else as_list("others", others, "a list of networks")
+    beside = [] if isinstance(others, list | tuple) and not others else as_list("others", others, "a list of networks")
     if isinstance(others, nn.Module) or not all(isinstance(network, nn.Module) for network in beside):
         refuse("others", "be a list of torch.nn.Module", describe(others), "Pass [network, ...]", TypeError)
-    forward, layer, batch = options["forward"], options["unit_layer"], _read_samples(model, x, options["forward"])
+    forward, layer = options["forward"], options["unit_layer"]
+    given = batches.read(x, model, forward)
+    if isinstance(given, batches.Stream):  # gone through more than once
+        given = batches.joined([batches.each(one, torch.clone) for one in given.chunks(SAMPLES_AT_A_TIME)])
+    batch = tuple(given) if isinstance(given, list) else given  # a list would be taken for a list of batches
     with Session.open(model, batch, options["layers"], forward=forward) as session:
         sites, labels, asked, width = session.sites, session.unit_labels, session.network, len(session.unit_labels)
     heads = {"": width} if isinstance(asked, Chain) else asked.heads
@@ -118,14 +121,6 @@ def _read_settings(options: dict[str, Any]) -> None:
     if embedder is not None and (isinstance(embedder, type) or not fits):
         remedy = "Pass a FieldDescriptor() or a GradientFieldEmbedder(), not their class"
         refuse("embedder", "be an estimator with the methods fit and transform", describe(embedder), remedy, TypeError)
-
-
-def _read_samples(model: nn.Module, x: Any, forward: Any) -> batches.Batch:
-    """Return one batch: those of an iterable are put together, for they are gone through more than once."""
-    given = batches.read(x, model, forward)
-    if isinstance(given, batches.Stream):
-        given = batches.joined([batches.each(one, torch.clone) for one in given.chunks(SAMPLES_AT_A_TIME)])
-    return tuple(given) if isinstance(given, list) else given  # a list would be taken for a list of batches
 
 
 def outputs_of(model: nn.Module, x: batches.Batch, forward: Any) -> Tensor:

@@ -8,7 +8,7 @@ import math
 import platform
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradembed import plots
@@ -32,7 +31,7 @@ from gradembed.gradients.sites import read_element
 from gradembed.interference import Interference, interference
 from gradembed.metrics import project_2d, retrieval
 from gradembed.models import untrained
-from gradembed.plots._render import pictures, turn_layer_names
+from gradembed.plots._frame import pictures, turn_layer_names
 from gradembed.report._request import Request, outputs_of, score
 from gradembed.tree import GradientTree, gradient_tree
 
@@ -51,19 +50,17 @@ PACKAGES = ("gradembed", "torch", "numpy", "scikit-learn", "matplotlib")
 
 def measured(request: Request) -> dict[str, Any]:
     """Return what the networks are, and how well they do."""
-    shapes, parameters = _shapes(request), list(request.networks[0].parameters())
-    leaves = [(name, module) for name, module in request.networks[0].named_modules() if not any(module.children())]
+    model, shapes, forward = request.networks[0], _shapes(request), request.options["forward"]
+    leaves = [(name, module) for name, module in model.named_modules() if not any(module.children())]
     modules = [
         {"name": name or "(the model itself)", "type": type(module).__name__, "shape": shapes.get(name, ())}
         | {"parameters": sum(p.numel() for p in module.parameters())}
         for name, module in leaves[:MOST_MODULES]
     ]
-    data = {"modules": modules, "n_modules": len(leaves), "parameters": sum(p.numel() for p in parameters)}
-    data |= {"trainable": sum(p.numel() for p in parameters if p.requires_grad), "scores": []}
-    if request.y is not None:
-        answers = (outputs_of(network, request.x, request.options["forward"]) for network in request.networks)
-        data["scores"] = [score(output, request.y, request.blocks) for output in answers]
-    return data
+    data = {"modules": modules, "n_modules": len(leaves), "parameters": sum(p.numel() for p in model.parameters())}
+    data["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    answers = (outputs_of(network, request.x, forward) for network in request.networks if request.y is not None)
+    return data | {"scores": [score(output, request.y, request.blocks) for output in answers]}
 
 
 def _shapes(request: Request) -> dict[str, tuple[int, ...]]:
@@ -83,18 +80,17 @@ def _shapes(request: Request) -> dict[str, tuple[int, ...]]:
 
 def interferences(request: Request) -> dict[str, Any]:
     """Return how the outputs interfere."""
-    options = request.options
-    shared = {"units": request.options["units"], "layers": request.sites, "effective_dimension": True}
-    shared |= {name: options[name] for name in ("forward", "seed")}
+    options, n = request.options, len(request.names)
+    shared = {name: options[name] for name in ("units", "forward", "seed")}
+    shared |= {"layers": request.sites, "effective_dimension": True}
     more = {name: options[name] for name in ("n_bootstrap", "n_untrained", "reinitialize")}  # of the first one only
-    more["n_bootstrap"] *= len(request.options["units"]) > 1
-    results = [
-        replace(interference(network, request.x, **shared, **(more if i == 0 else {})), unit_labels=request.names)
-        for i, network in enumerate(request.networks)
-    ]
+    more["n_bootstrap"] *= n > 1
+    wanted = [shared | more, *[shared] * (len(request.networks) - 1)]
+    found = [interference(one, request.x, **asked) for one, asked in zip(request.networks, wanted, strict=True)]
+    results = [replace(result, unit_labels=request.names) for result in found]
     first, layers, frame = results[0], results[0].layers, results[0].to_frame()
     data = {"result": first, "rows": [_layer_row(results, layer) for layer in layers], "n_pairs": len(frame)}
-    if len(request.options["units"]) < 2:
+    if n < 2:
         return data
     named, wide = {f"these {len(results)}" if len(results) > 1 else "this network": results}, 0.3 * len(layers) + 1.5
 
@@ -177,16 +173,8 @@ def tree_of_samples(request: Request) -> dict[str, Any]:
         | {"alone": int((c == 1).sum()) / (r * n)}
         for layer, c in tree.counts.items()
     ]
-    part, head = _drawable(tree)
     data = {"refusal": "", "result": tree, "rows": rows, "most_share": MOST_SHARE, "most_drawn": MOST_DRAWN}
-    return data | _largest(request, tree, chosen) | {"part": part, "head": head, "png": part and _draw(request, part)}
-
-
-def _draw(request: Request, part: GradientTree) -> bytes:
-    names = tuple(request.all_names[int(label)] for label in part.root_labels)
-    part = replace(part, root_labels=names) if max(map(len, names)) <= LONGEST else part
-    inches = (max(4.1, 0.32 * max(map(len, part.norms.values())) + 1.8), 0.95 * len(part.layers) + 1.65)
-    return pictures(lambda axes: plots.tree(part, max_nodes=MOST_DRAWN, ax=axes[0]), [inches])[0]
+    return data | _largest(request, tree, chosen) | _drawable(request, tree)
 
 
 def _largest(request: Request, tree: GradientTree, chosen: Tensor) -> dict[str, Any]:
@@ -203,37 +191,24 @@ def _largest(request: Request, tree: GradientTree, chosen: Tensor) -> dict[str, 
     return {"layer": layer, "is_apart": bool(apart), "largest": rows}
 
 
-def _drawable(tree: GradientTree) -> tuple[GradientTree | None, tuple[int, str] | None]:
-    """Return the whole tree or its most telling part that parts and is small enough, and where it begins."""
+def _drawable(request: Request, tree: GradientTree) -> dict[str, Any]:
+    """Return the whole tree or its most telling part that parts and is small enough, where it begins, and a picture."""
     heads = [(layer, node) for layer in tree.layers for node in tree.largest(layer, TRIED)["node"].tolist()]
     parts = [(tree, None), *((tree.subtree(layer, node), (node, layer)) for layer, node in heads)]
-    best: tuple[tuple[int, ...], GradientTree | None, tuple[int, str] | None] = ((-1,), None, None)
+    ranks: dict[tuple[int, ...], tuple[GradientTree, Any]] = {}
     for i, (part, head) in enumerate(parts):
         sizes = [len(norms) for norms in part.norms.values()]
-        # the whole tree first, then parts that branch at more layers, those of more samples, those that begin lower
-        rank = (head is None, sum(a < b for a, b in pairwise(sizes)), part.n_samples, i)
-        if sum(sizes) <= MOST_DRAWN and sizes[-1] - sizes[0] >= FEWEST_BRANCHES and rank > best[0]:
-            best = rank, part, head
-    return best[1:]
-
-
-@dataclass(frozen=True, eq=False)
-class Units:
-    """Units of all networks that are not constant at the samples, and where an embedding puts them.
-
-    Attributes:
-        fields: Gradients with respect to the input; groups are the networks, labels 1 for outputs.
-        names: One per unit.
-        dropped: Number of units that were constant.
-        z: Embedding, [u, k].
-        control: Embedding of the units of an untrained copy, if there is one.
-    """
-
-    fields: Any  # GradientFields, of which nothing is missing
-    names: list[str]
-    dropped: int
-    z: NDArray[np.float64]
-    control: NDArray[np.float64] | None
+        if sum(sizes) <= MOST_DRAWN and sizes[-1] - sizes[0] >= FEWEST_BRANCHES:
+            # the whole tree first, then parts that branch at more layers, those of more samples, those that begin lower
+            ranks[head is None, sum(a < b for a, b in pairwise(sizes)), part.n_samples, i] = part, head
+    if not ranks:
+        return {"part": None}
+    part, head = ranks[max(ranks)]
+    names = tuple(request.all_names[int(label)] for label in part.root_labels)
+    part = replace(part, root_labels=names) if max(map(len, names)) <= LONGEST else part
+    inches = (max(4.1, 0.32 * max(map(len, part.norms.values())) + 1.8), 0.95 * len(part.layers) + 1.65)
+    (png,) = pictures(lambda axes: plots.tree(part, max_nodes=MOST_DRAWN, ax=axes[0]), [inches])
+    return {"part": part, "head": head, "png": png}
 
 
 def embedded_units(request: Request) -> dict[str, Any]:
@@ -249,20 +224,31 @@ def embedded_units(request: Request) -> dict[str, Any]:
     chosen, x = request.sample(most)
     try:
         units = _embed(request, x)
-        twins = [] if units is None else _twins(units, len(request.networks) > 1)
+        if units is None:
+            return data | {"state": "constant"}
+        fields, names, dropped, z, control = units
+        twins = _twins(fields, names, z, control, len(request.networks) > 1)
     except ValueError as error:
         return data | {"state": "refused", "refusal": str(error)}
-    if units is None:
-        return data | {"state": "constant"}
-    is_hidden = (units.fields.labels == 0) & (units.fields.groups == 0)
-    picture = _layout(request, units, chosen) if len(units.z) >= FEWEST_UNITS else None
-    data |= {"m": len(chosen), "dropped": units.dropped, "n_embedded": len(units.z), "picture": picture}
-    data |= {"n_hidden": int(is_hidden.sum()), "twins": twins[:MOST_TWINS]}
-    return data | {"state": "embedded", "cards": _cards(units, twins, options["n_cards"])}
+    picture = _layout(request, fields, z, chosen) if len(z) >= FEWEST_UNITS else None
+    data |= {
+        "m": len(chosen),
+        "dropped": dropped,
+        "n_embedded": len(z),
+        "picture": picture,
+        "twins": twins[:MOST_TWINS],
+    }
+    data["n_hidden"] = int(((fields.labels == 0) & (fields.groups == 0)).sum())
+    return data | {"state": "embedded", "cards": _cards(fields, names, z, twins, options["n_cards"])}
 
 
-def _embed(request: Request, x: Tensor) -> Units | None:
-    """Return all networks' units that are not constant, embedded together, if there are any."""
+def _embed(request: Request, x: Tensor) -> tuple[Any, list[str], int, Any, Any] | None:
+    """Embed all networks' units that are not constant, if there are any.
+
+    Returns:
+        Their fields (groups are the networks, labels 1 for outputs); their names; how many units were constant; their
+        embedding, [u, k]; that of the units of an untrained copy, if there is one.
+    """
     options, parts, names = request.options, [], []
     for i, network in enumerate(request.networks):
         home = f", net {i}" if len(request.networks) > 1 else ""
@@ -281,7 +267,7 @@ def _embed(request: Request, x: Tensor) -> Units | None:
         moving = other.amplitudes() > 0
         control = np.asarray(embedder.transform(other[moving]), dtype=np.float64) if bool(moving.any()) else None
     kept = [name for name, is_alive in zip(names, alive.tolist(), strict=True) if is_alive]
-    return Units(fields, kept, len(names) - len(kept), z, control)
+    return fields, kept, len(names) - len(kept), z, control
 
 
 def _fields_of(network: nn.Module, x: Tensor, request: Request) -> tuple[GradientFields, list[int]]:
@@ -299,54 +285,49 @@ def _fields_of(network: nn.Module, x: Tensor, request: Request) -> tuple[Gradien
     return replace(both, regions=None, labels=is_output.long()), indices
 
 
-def _twins(units: Units, across: bool) -> list[dict[str, Any]]:
+def _twins(fields: Any, names: list[str], z: Any, control: Any, across: bool) -> list[dict[str, Any]]:
     """Return each unit of the first network with its nearest in another one (if any), nearest first."""
-    groups, gradients = units.fields.groups.numpy(force=True), units.fields.gradients
+    groups, gradients = fields.groups.numpy(force=True), fields.gradients
     own = groups == 0
     homes = groups if across else np.arange(len(own))
     n_candidates = int((~own).sum()) if across else len(own) - 1
     if not (own.any() and n_candidates):
         return []
-    found = retrieval(units.z, homes, homes, queries=own, k=n_candidates)
-    correlations = np.corrcoef(units.fields.values.double().numpy(force=True))
+    found = retrieval(z, homes, homes, queries=own, k=n_candidates)
+    correlations = np.corrcoef(fields.values.double().numpy(force=True))
     rows = []
     for i, near, far in zip(found.queries.tolist(), found.neighbors.tolist(), found.distances.tolist(), strict=True):
         j = near[0]
-        row = {"unit": i, "twin": j, "name": units.names[i], "twin_name": units.names[j], "distance": far[0]}
+        row = {"unit": i, "twin": j, "name": names[i], "twin_name": names[j], "distance": far[0]}
         row |= {"typical": float(np.median(far)), "cosine": mean_cosine(gradients[i], gradients[j])}
         rows.append(row | {"correlation": float(correlations[i, j])})
-    if units.control is not None:
-        both = np.concatenate([units.z[own], units.control])
+    if control is not None:
+        both = np.concatenate([z[own], control])
         kind = np.arange(len(both)) >= own.sum()
         nearest = retrieval(both, kind, kind, queries=~kind).distances[:, 0].tolist()
         rows = [row | {"untrained": distance} for row, distance in zip(rows, nearest, strict=True)]
     return sorted(rows, key=lambda row: row["distance"])
 
 
-def _cards(units: Units, twins: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+def _cards(fields: Any, names: list[str], z: Any, twins: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     """Return cards of the units with the nearest twins; none is on two cards as the unit or its nearest twin."""
-    cards: list[dict[str, Any]] = []
-    seen: set[int] = set()
+    nearest: dict[int, int] = {}
     for i, j in ((row["unit"], row["twin"]) for row in twins):
-        if len(cards) < most and not {i, j} & seen:
-            seen |= {i, j}
-            cards.append(_card(units, i))
-    return cards
+        if len(nearest) < most and not {i, j} & {*nearest, *nearest.values()}:
+            nearest[i] = j
+    return [_card(fields, names, z, i) for i in nearest]
 
 
-def _card(units: Units, i: int) -> dict[str, Any]:
+def _card(fields: Any, names: list[str], z: Any, i: int) -> dict[str, Any]:
     """Return the card of a unit of the first network, and its pictures; of a single network, twins are its others."""
-    fields, groups = units.fields, units.fields.groups
-    each = fields if groups.any() else replace(fields, groups=torch.arange(len(fields), device=groups.device))
-    card = unit_card(each, i, units.z, names=units.names)
-    card = replace(card, network=0, **aligned_units(fields, i, units.z, units.names, 5))
+    each = fields if fields.groups.any() else replace(fields, groups=torch.arange(len(fields)).to(fields.groups))
+    card = replace(unit_card(each, i, z, names=names), network=0, **aligned_units(fields, i, z, names, 5))
     return {"card": card, "panels": pictures(lambda axes: plots.unit_card(card, title="field", axes=axes), CARD_PANELS)}
 
 
-def _layout(request: Request, units: Units, chosen: Tensor) -> dict[str, Any]:
+def _layout(request: Request, fields: Any, z: Any, chosen: Tensor) -> dict[str, Any]:
     """Return all units in two dimensions, colored by class, network or layer, whichever there is."""
-    classes, fields = request.classes, units.fields
-    labels, colors, legend = fields.labels, "layers", ["hidden", "output"]
+    classes, labels, colors, legend = request.classes, fields.labels, "layers", ["hidden", "output"]
     if classes is not None and int(classes.max()) < MOST_CLASSES:
         own = classes[chosen]
         means = torch.stack([fields.values[:, own == k].double().mean(1) for k in own.unique()], dim=1)  # [u, classes]
@@ -354,7 +335,7 @@ def _layout(request: Request, units: Units, chosen: Tensor) -> dict[str, Any]:
         legend = request.all_names[: int(own.max()) + 1]
     elif bool(fields.groups.any()):
         labels, colors, legend = fields.groups, "networks", [f"net {i}" for i in range(len(request.networks))]
-    layout = project_2d(units.z, method="pca").coordinates
+    layout = project_2d(z, method="pca").coordinates
     shown: dict[str, Any] = {"label_names": legend, "markers": fields.labels, "method": "pca"}
     (png,) = pictures(lambda axes: plots.embedding(layout, labels, ax=axes[0], **shown), [(4.8, 3.8)])
     return {"png": png, "colors": colors}

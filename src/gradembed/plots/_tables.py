@@ -1,26 +1,31 @@
-"""Figures of square tables: what every two units, nodes, classes have to do with each other."""
+"""Figures of tables: what every two units, nodes, classes have to do with each other; scores of settings."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gradembed._validation import as_list, as_names, as_number, check_choice, check_layer, refuse
 from gradembed.interference import Interference
 from gradembed.plots import _frame
+from gradembed.plots._frame import Numbers
 from gradembed.tree import GradientTree
+
+SMALL = 0.015  # a range that two decimals hardly show
 
 
 def similarity_matrix(
-    matrix: Tensor | ArrayLike, labels: Sequence[str] | None = None, *, measure: str = "cosine", limit: float = 1.0,
+    matrix: Numbers, labels: Sequence[str] | None = None, *, measure: str = "cosine", limit: float = 1.0,
     title: str = "", axis_label: str = "unit", colorbar: bool = True, source: str = "", ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """Draw one square matrix of pairwise scores, with the numbers where there is room.
@@ -54,10 +59,9 @@ def similarity_matrix(
     as_number("limit", limit, 0, 1, open_low=True)
     table = _frame.square("matrix", matrix)
     names = as_names("labels", map(str, range(len(table))) if labels is None else labels, len(table))
-    ax = _frame.single(ax, (4.6, 4.0), source)
+    (ax,) = _frame.panels("ax", ax, (4.6, 4.0), source)
     image = _draw(ax, table, names, measure, limit)
-    words = _frame.MEASURES[measure][0]
-    return _frame.label(ax, title, axis_label, axis_label, image if colorbar else None, words)
+    return _frame.label(ax, title, axis_label, axis_label, image if colorbar else None, _frame.MEASURES[measure][0])
 
 
 def interference(
@@ -127,8 +131,8 @@ def _draw(ax: Axes, table: NDArray[Any], names: Sequence[str], measure: str, lim
     _, colors, low = _frame.MEASURES[measure]
     image = _picture(ax, table, _thinned(names), colors, low * limit, limit)
     if len(names) <= 12:  # one decimal, without the zero before the point
-        short = {cell: f"{x:.1f}".replace("-0.0", "0.0").replace("0.", ".") for cell, x in np.ndenumerate(table)}
-        words = {(i, j): word for (i, j), word in short.items() if i != j}
+        pairs = ((cell, x) for cell, x in np.ndenumerate(table) if cell[0] != cell[1])
+        words = {cell: f"{x:.1f}".replace("-0.0", "0.0").replace("0.", ".") for cell, x in pairs}
         _frame.write(ax, image, words, 6.5 if len(names) > 5 else 8)
     return image
 
@@ -187,18 +191,16 @@ def matrix_grid(
         got = f"{len(row_labels)} x {len(column_labels)} labels for rows of {[len(row) for row in cells]}"
         refuse("matrices", "fit the labels of rows and columns", got, "Name every row and column once")
     u, step = sizes[0], sizes[0] + 1  # one empty row and column between matrices
-    canvas, own = np.full((2, step * len(row_labels) - 1, step * len(column_labels) - 1), np.nan)
-    for i, row in enumerate(cells):
-        for j, cell in enumerate(row):
-            canvas[step * i :, step * j :][:u, :u] = np.where(np.eye(u, dtype=bool), np.nan, cell)
-            np.fill_diagonal(own[step * i :, step * j :][:u, :u], 1.0)
+    apart: Any = {"pad_width": (0, 1), "constant_values": np.nan}
+    grey = np.pad(np.where(np.eye(u), 1.0, np.nan), **apart)
+    own = np.tile(grey, (len(row_labels), len(column_labels)))[:-1, :-1]  # the diagonals
+    canvas = np.block([[np.where(grey == 1, np.nan, np.pad(cell, **apart)) for cell in row] for row in cells])[:-1, :-1]
     width, height = max(4.0, min(10.0, 0.25 * canvas.shape[1] + 2)), max(1.6, 0.25 * canvas.shape[0] + 1)
-    ax = _frame.single(ax, (width, height), source)
+    (ax,) = _frame.panels("ax", ax, (width, height), source)
     words, colors, low = _frame.MEASURES[measure]
     ax.imshow(own, cmap=ListedColormap([_frame.GREY]), interpolation="none")
     image = ax.imshow(canvas, cmap=colors, vmin=low, vmax=1, interpolation="none")
-    beside = [(step * np.arange(len(names)) + (u - 1) / 2, names) for names in (row_labels, column_labels)]
-    _frame.grid(ax, *beside)
+    _frame.grid(ax, *((step * np.arange(len(one)) + (u - 1) / 2, one) for one in (row_labels, column_labels)))
     ax.spines[:].set_visible(False)
     return _frame.label(ax, title, xlabel, "", image, words)
 
@@ -234,7 +236,7 @@ def tree_similarity(
     matrix = result.similarity(layer).numpy()
     ends = result.roots[layer].bincount(minlength=len(result.root_labels)).cumsum(0).numpy()
     beside = (np.concatenate([[0], ends[:-1]]) + ends - 1) / 2, result.root_labels  # in the middle of each block
-    ax = _frame.single(ax, (5.0, 4.3), source)
+    (ax,) = _frame.panels("ax", ax, (5.0, 4.3), source)
     image = _picture(ax, matrix, beside, "RdBu_r", -1, 1)
     for end in ends[:-1]:
         ax.axhline(end - 0.5, color="black", linewidth=0.6)
@@ -244,7 +246,7 @@ def tree_similarity(
 
 
 def confusion(
-    counts: Tensor | ArrayLike, labels: Sequence[str] | None = None, *, counted: str = "samples", title: str = "",
+    counts: Numbers, labels: Sequence[str] | None = None, *, counted: str = "samples", title: str = "",
     source: str = "", ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """Draw a confusion matrix: numbers are counts, colors the mistakes (the diagonal is left grey).
@@ -273,8 +275,66 @@ def confusion(
     if table.min() < 0:
         refuse("counts", "be counts", table.min(), "Pass a confusion matrix")
     names = as_names("labels", map(str, range(len(table))) if labels is None else labels, len(table), "classes")
-    ax = _frame.single(ax, (5.2, 4.4), source)
-    mistakes = table - np.diag(np.diag(table))
-    image = _picture(ax, table, _thinned(names), "cividis", 0, max(1, int(mistakes.max())))
+    (ax,) = _frame.panels("ax", ax, (5.2, 4.4), source)
+    image = _picture(ax, table, _thinned(names), "cividis", 0, max(1, int((table - np.diag(np.diag(table))).max())))
     _frame.write(ax, image, {cell: f"{int(number)}" for cell, number in np.ndenumerate(table)}, 7)
     return _frame.label(ax, title, "predicted class", "true class", image, f"mistakes ({counted})")
+
+
+def score_map(
+    table: pd.DataFrame, x: str, y: str, score: str, *, limits: tuple[float, float] = (0.0, 1.0), xlabel: str = "",
+    colorbar: bool = True, title: str = "", source: str = "", ax: Axes | None = None,
+) -> Axes:  # fmt: skip
+    r"""Draw a cell for every pair of settings: its color is the mean score, small numbers the range over repeats.
+
+    Lines through many methods that all reach 1 lie on top of each other; cells do not.
+
+    Args:
+        table: One row per run, as a sweep gives it; rows with the same x and y are repeats. Pairs without a row stay
+            white.
+        x: Column whose values go across: numbers by size, names in the order in which they come.
+        y: Column whose values go down, in the order in which they come.
+        score: Column drawn.
+        limits: The scores at both ends of the colors; beyond them colors do not change.
+        xlabel: Instead of the column's name.
+        colorbar: Whether to draw one.
+        title: Above the map.
+        source: Where the data come from.
+        ax: Where to draw; ``None`` makes a figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: If a column is missing, there are no rows, scores are no finite numbers, or ``limits`` do not
+            ascend.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import pandas as pd, gradembed as ge
+        >>> table = pd.DataFrame({"d": [1, 1, 2], "method": "PCA", "probe": [1.0, 0.9, 0.5]})
+        >>> [text.get_text() for text in ge.plots.score_map(table, "d", "method", "probe").texts]
+        ['0.95\n0.90 to 1.00', '0.50']
+    """
+    _frame.check_table(table, [x, y], [score])
+    if not np.isfinite(table[score].to_numpy(float)).all():
+        refuse("table", f"have finite scores in its column {score!r}", "others", "Drop those rows, or mend the sweep")
+    ends = _frame.pair("limits", limits, "numbers")
+    low, high = (as_number(f"limits[{i}]", end, -math.inf) for i, end in enumerate(ends))
+    if not low < high:
+        refuse("limits", "ascend", f"({low:g}, {high:g})", "Pass (0, 1)")
+    columns, rows = list(table[x].unique()), list(table[y].unique())
+    if table[x].dtype.kind in "iuf":
+        columns.sort()
+    cells = table.groupby([y, x], sort=False)[score].agg(["mean", "min", "max"])
+    means, words = cells["mean"].unstack().reindex(index=rows, columns=columns).to_numpy(), {}
+    for (row, column), scores in zip(cells.index, cells.to_numpy(), strict=True):
+        mean, least, most = (f"{number:.2f}" for number in scores.round(2) + 0.0)  # no sign before zero
+        spread = f"\n{least} to {most}" if np.ptp(scores) > SMALL else ""
+        words[rows.index(row), columns.index(column)] = mean + spread
+    (ax,) = _frame.panels("ax", ax, (1.5 + 0.75 * len(columns), 0.8 + 0.5 * len(rows)), source)
+    image = ax.imshow(means, vmin=low, vmax=high, cmap="viridis", aspect="auto", interpolation="nearest")
+    _frame.write(ax, image, words, 6.5)
+    ax.set_xticks(range(len(columns)), [str(value) for value in columns])
+    ax.set_yticks(range(len(rows)), [str(value) for value in rows])
+    return _frame.label(ax, title, xlabel or x, "", image if colorbar else None, score)
