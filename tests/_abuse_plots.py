@@ -71,28 +71,24 @@ NUMBERS |= dict.fromkeys(["empty", "no columns", "one axis", "another axis", "Na
 NUMBERS |= dict.fromkeys(["strided", "requires grad", "numpy"], SAME) | dict.fromkeys(["zeros", "half", "list"], FINITE)
 NAMES = dict.fromkeys(["string", "integer", "None in it"], TYPE)
 NAMES |= dict.fromkeys(["too few", "too many", "nothing"], VALUE)
-LIMIT = NUMBER | {"zero": VALUE, "tensor": VALUE, "one": SAME}
 FIELDS = dict.fromkeys(["string", "none", "its gradients", "dictionary"], TYPE)
 
 TABLE: list[Row] = [
     (f"plots.{name}", argument, abuses)
-    for name, argument, abuses in [
+    for names, argument, abuses in [
         ("similarity_matrix", "matrix", NUMBERS | {"NaN": FINITE}),
-        ("similarity_matrix", "labels", NAMES),
-        ("similarity_matrix", "measure", CHOICE),
-        ("similarity_matrix", "limit", LIMIT),
-        ("interference", "result", WRONG),
-        ("interference", "measure", CHOICE),
-        ("interference", "limit", LIMIT),
+        ("similarity_matrix confusion", "labels", NAMES),
+        ("similarity_matrix interference conflict_by_layer matrix_grid", "measure", CHOICE),
+        ("similarity_matrix interference", "limit", NUMBER | {"zero": VALUE, "tensor": VALUE, "one": SAME}),
+        ("interference tree tree_similarity task_modules", "result", WRONG),
+        ("curves score_map", "table", WRONG | {"list": TYPE, "empty": VALUE}),
         ("interference", "layers", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "None in it": TYPE,
                                     "strings in it": VALUE, "as a tuple": SAME}),
         ("conflict_by_layer", "results", WRONG | {"dictionary": VALUE, "list": TYPE}),
-        ("conflict_by_layer", "measure", CHOICE),
         ("history", "runs", WRONG | {"nothing": VALUE, "None in it": TYPE, "twice the same": FINITE}),
         ("confusion", "counts", {"string": TYPE, "none": TYPE, "list": SAME, "empty": VALUE, "one row": VALUE,
                                  "one axis": VALUE, "another axis": VALUE, "negative first": VALUE, "meta": VALUE,
                                  "strided": SAME, "numpy": SAME, "zeros": FINITE, "sparse": VALUE}),
-        ("confusion", "labels", NAMES),
         ("confusion", "counted", {"string": SAME}),
         ("images", "rows", NUMBERS | {"one column": FINITE, "one row": "ValueError: titles"}),
         ("images", "titles", NAMES),
@@ -116,17 +112,13 @@ TABLE: list[Row] = [
         ("embedding", "label_names", {"string": TYPE, "integer": TYPE, "too few": VALUE, "nothing": VALUE}),
         ("embedding", "markers", {"string": TYPE, "shorter": VALUE, "floats": TYPE, "meta": VALUE}),
         ("embedding", "marker_names", {"string": TYPE, "integer": TYPE, "too few": VALUE}),
-        ("tree", "result", WRONG),
         ("tree", "max_nodes", COUNT | {"one": "ValueError: result", "many": SAME}),
-        ("tree_similarity", "result", WRONG),
         ("tree_similarity", "layer", LAYER),
-        ("curves", "table", WRONG | {"list": TYPE, "empty": VALUE}),
         *[("curves", name, {"string": "ValueError: table", "integer": "TypeError: table", "list": "TypeError: table",
                             "none": "TypeError: table" if name != "by" else FINITE}) for name in ("x", "y", "by")],
         ("curves", "band", {"string": TYPE, "integer": TYPE, "one item": VALUE, "nothing": VALUE,
                             "strings in it": "ValueError: table"}),
         ("curves", "levels", {"string": TYPE, "integer": TYPE, "list": TYPE, "dictionary": FINITE}),
-        ("score_map", "table", WRONG | {"list": TYPE, "empty": VALUE}),
         *[("score_map", name, {"string": "ValueError: table", "integer": "TypeError: table", "list": "TypeError: table",
                                "none": "TypeError: table"}) for name in ("x", "y", "score")],
         ("score_map", "limits", {"string": TYPE, "integer": TYPE, "none": TYPE, "one item": VALUE, "nothing": VALUE,
@@ -136,7 +128,6 @@ TABLE: list[Row] = [
                                      "strings in it": TYPE, "None in it": TYPE, "too many": VALUE}),
         *[("matrix_grid", name, NAMES | {"too few": VALUE + f": {name}|matrices",
          "too many": "ValueError: matrices"}) for name in ("row_labels", "column_labels")],
-        ("matrix_grid", "measure", CHOICE),
         ("cosine_map", "cosine", {key: kind for key, kind in NUMBERS.items() if key != "no columns"} | {"NaN": FINITE}),
         *[("cosine_map", name, {"string": TYPE, "none": TYPE, "list": FINITE, "empty": VALUE, "NaN": VALUE,
                                 "inf": VALUE, "shorter": VALUE + f": {name}|cosine", "zeros": VALUE,
@@ -146,7 +137,7 @@ TABLE: list[Row] = [
                                   "one row": VALUE + ": labels|points"}),
         ("cosine_map", "labels", {"string": TYPE, "list": SAME, "numpy": SAME, "shorter": VALUE, "floats": TYPE}),
         ("cosine_map", "label_names", {"string": TYPE, "integer": TYPE, "too few": VALUE, "None in it": TYPE}),
-        ("task_modules", "result", WRONG),
         ("unit_card", "card", WRONG),
     ]
+    for name in names.split()
 ]  # fmt: skip
