@@ -16,11 +16,8 @@ from playwright.sync_api import sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PROGRAM = next((found for name in NAMES if (found := shutil.which(name))), None)
-FLAGS = [
-    "--disable-gpu",
-    "--no-proxy-server",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
-]
+ONLY_HERE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"
+FLAGS = ["--disable-gpu", "--no-proxy-server", ONLY_HERE]
 needs_chromium = pytest.mark.skipif(
     PROGRAM is None, reason=f"no browser: none of {', '.join(NAMES)} is on the path (Debian: apt-get install chromium)"
 )

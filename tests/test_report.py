@@ -176,8 +176,7 @@ def test_twins_are_the_nearest_units_of_other_networks(full):
 
 def test_one_network_has_twins_and_aligned_units_of_its_own(make, undrawn):
     page = make(y=Y, n_untrained=1, max_units=6)
-    twins = page.tables["Functional twins"]
-    for row in twins:
+    for row in (twins := page.tables["Functional twins"]):
         assert row["nearest unit"] in {one["unit"] for one in twins} - {row["unit"]}
         assert value(row["nearest in an untrained copy"]) > 0
     for words in ("Aligned units: ", "One network only", "every number below is a fact about this network"):
@@ -219,7 +218,7 @@ def test_modules_and_settings_are_listed(make, undrawn):
     assert list(modules) == ["conv", "norm", "pool", "head"]
     assert modules["conv"] == ["conv", "Conv2d", "2 × 4 × 4", "20"]
     settings = {row["setting"]: row["value"] for row in tables["Settings"]}
-    assert (settings["seed"], settings["n_bootstrap"], settings["units"]) == ("7", "20", "0, 1, 2")
+    assert settings.items() >= {"seed": "7", "n_bootstrap": "20", "units": "0, 1, 2"}.items()
     assert "FieldDescriptor" in settings["embedder"]
     versions = {row["package"]: row["version"] for row in tables["Versions"]}
     assert (versions["torch"], versions["gradembed"]) == (torch.__version__, ge.__version__)
@@ -233,16 +232,13 @@ def test_tokens_by_name_have_every_section_but_the_embedding(make, undrawn):
     asked = {key: part[torch.arange(30) % 3] for key, part in tokens.items()}
     page = make(model, asked, torch.arange(30) % 3, tolerance=0.1, layers=[ge.Site("blocks.*", index=(slice(None), 0))])
     assert [row["layer"] for row in page.tables["Interference by layer"]] == ["blocks.0 [:, 0]", "blocks.1 [:, 0]"]
-    assert (
-        "30 with 'input_ids' of shape 3 (int64, on cpu) and 'attention_mask' of shape 3 (int64, on cpu)." in page.words
-    )
+    said = "30 with 'input_ids' of shape 3 (int64, on cpu) and 'attention_mask' of shape 3 (int64, on cpu)."
+    assert said in page.words
     assert "This model is asked with int64 'input_ids', int64 'attention_mask'." in page.words
     assert {"All pairs", "Nodes by layer"} < set(page.tables)
     assert "Functional twins" not in page.tables
-    batches = make(
-        model, list(asked["input_ids"].split(7)), tolerance=0.1, name="batches.html", **BRIEF
-    )  # a list of them
-    assert "Samples: 30 of shape 3 (int64, on cpu)." in batches.words
+    batches = list(asked["input_ids"].split(7))
+    assert "Samples: 30 of shape 3 (int64, on cpu)." in make(model, batches, tolerance=0.1, **BRIEF).words
 
 
 def test_heads_are_named_in_every_section_and_compared_with_each_other(make, undrawn):
@@ -272,11 +268,9 @@ class Projected(nn.Module):
 
 
 def test_a_child_named_output_is_not_taken_for_what_the_model_returns(make, undrawn):
-    tables = [
-        make(Projected(name), y=Projected(name)(X).argmax(1), n_untrained=1, tolerance=0.01).tables
-        for name in ("output", "projection")
-    ]
-    assert str(tables[0]) == str(tables[1]).replace("projection", "output")
+    options = {"y": Projected("output")(X).argmax(1), "n_untrained": 1, "tolerance": 0.01}
+    one, other = (str(make(Projected(name), **options).tables) for name in ("output", "projection"))
+    assert one == other.replace("projection", "output")
 
 
 # the page
@@ -287,8 +281,7 @@ def test_any_model_has_every_section_and_needs_nothing_else(build, make, tmp_pat
     model, x = build()
     with unchanged(model):
         page = make(model, x, Y, n_untrained=1)
-    assert page.path == tmp_path / "report.html"
-    assert list(tmp_path.iterdir()) == [page.path]
+    assert list(tmp_path.iterdir()) == [page.path] == [tmp_path / "report.html"]
     assert {"Interference by layer", "All pairs", "Functional twins", "Settings", "Versions"} <= set(page.tables)
     assert len(page.images) >= 9
     assert all(image["alt"] and image["src"].startswith("data:image/png;base64,") for image in page.images)
@@ -428,7 +421,6 @@ def test_a_failed_write_leaves_the_old_page_and_missing_folders_are_made(make, t
     ("change", "message"),
     [
         ({"model": BatchMean()}, "`model` should treat every sample by itself"),
-        ({"x": torch.zeros(40, 5)}, "`x` should have 4 features"),
         ({"y": torch.zeros(39).long()}, "`y` should have shape [40] or [40, t]"),
         ({"y": torch.full((40,), -1)}, "`y` should number the classes from 0"),
         ({"y": torch.full((40,), 3)}, "`y` should number classes that have an output each"),

@@ -52,11 +52,10 @@ def measured(request: Request) -> dict[str, Any]:
     """Return what the networks are, and how well they do."""
     model, shapes, forward = request.networks[0], _shapes(request), request.options["forward"]
     leaves = [(name, module) for name, module in model.named_modules() if not any(module.children())]
-    modules = [
-        {"name": name or "(the model itself)", "type": type(module).__name__, "shape": shapes.get(name, ())}
-        | {"parameters": sum(p.numel() for p in module.parameters())}
-        for name, module in leaves[:MOST_MODULES]
-    ]
+    modules = []
+    for name, module in leaves[:MOST_MODULES]:
+        row = {"name": name or "(the model itself)", "type": type(module).__name__, "shape": shapes.get(name, ())}
+        modules.append(row | {"parameters": sum(p.numel() for p in module.parameters())})
     data = {"modules": modules, "n_modules": len(leaves), "parameters": sum(p.numel() for p in model.parameters())}
     data["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     answers = (outputs_of(network, request.x, forward) for network in request.networks if request.y is not None)
@@ -142,19 +141,16 @@ def _distinct(result: Interference) -> list[str]:
     """Return the first layer, and those that differ most from all that were chosen before."""
     patterns = {layer: _pattern(result, layer) for layer in result.layers}
     chosen = [result.layers[0]]
-    while len(chosen) < min(MOST_MATRICES, len(patterns)):
+    for _ in range(min(MOST_MATRICES, len(patterns)) - 1):
         gaps = {k: min(np.abs(p - patterns[c]).mean() for c in chosen) for k, p in patterns.items()}
         layer = max(gaps, key=lambda k: gaps[k])
-        if gaps[layer] < NEW:
-            break
-        chosen.append(layer)
+        chosen += [layer] if gaps[layer] >= NEW else []
     return [layer for layer in result.layers if layer in chosen]
 
 
 def _drawn(draw: Callable[[str, Any], Any], names: list[str], inches: tuple[float, float]) -> dict[str, bytes]:
     """Return a figure for each name."""
-    made = pictures(lambda axes: list(map(draw, names, axes)), [inches] * len(names))
-    return dict(zip(names, made, strict=True))
+    return dict(zip(names, pictures(lambda axes: [*map(draw, names, axes)], [inches] * len(names)), strict=True))
 
 
 def tree_of_samples(request: Request) -> dict[str, Any]:
@@ -365,9 +361,9 @@ def picture(png: bytes) -> dict[str, Any]:
 
 def page_of(request: Request) -> str:
     """Measure, and write down what was found."""
-    measure = {"measured": measured, "compared": interferences, "tree": tree_of_samples, "units": embedded_units}
+    sections = {"measured": measured(request), "compared": interferences(request)}
+    sections |= {"tree": tree_of_samples(request), "units": embedded_units(request)}
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     page.filters |= {"number": number, "setting": setting, "picture": picture, "flow": flow}
-    sections = {name: section(request) for name, section in measure.items()}
     return page.get_template("page.html.j2").render(request=request, versions=versions, **sections)
