@@ -142,15 +142,9 @@ def test_every_matrix_stands_in_its_cell_its_diagonal_grey_and_nothing_between(g
 
 def test_units_stand_by_module_and_selectivity_and_outputs_by_module():
     """The second output and the fifth unit are in no module; of a result only the numbers are needed."""
-    result = SimpleNamespace(
-        effects=torch.arange(1, 21, dtype=torch.float64).reshape(4, 5) / 20,
-        output_modules=torch.tensor([0, -1, 1, 0]),
-        unit_modules=torch.tensor([1, 0, 1, 0, -1]),
-        selectivity=torch.tensor([0.5, 0.75, 1.0, 0.875, 0.0], dtype=torch.float64),
-        layer="hidden2",
-        unit_labels=("a", "b", "c", "d"),
-        n_modules=2,
-    )
+    modules = {"output_modules": torch.tensor([0, -1, 1, 0]), "unit_modules": torch.tensor([1, 0, 1, 0, -1])}
+    numbers = {"effects": torch.arange(1.0, 21).reshape(4, 5) / 20, "selectivity": torch.tensor([4.0, 6, 8, 7, 0]) / 8}
+    result = SimpleNamespace(layer="hidden2", unit_labels=tuple("abcd"), n_modules=2, **modules, **numbers)
     ax = plots.task_modules(result)
     columns, rows = [3, 1, 2, 0, 4], [0, 3, 2, 1]
     assert image(ax).get_array().tolist() == result.effects[rows][:, columns].tolist()

@@ -175,7 +175,7 @@ def ink(color: Any) -> str:
     return "white" if np.dot(to_rgb(color), (0.3, 0.6, 0.1)) < 0.5 else "black"
 
 
-def write(ax: Axes, image: AxesImage, words: Mapping[tuple[int, ...], str], size: float) -> None:
+def write(ax: Axes, image: AxesImage, words: Mapping[Any, str], size: float) -> None:
     """Write words into cells of a picture, (row, column), so that they can be read there."""
     colors = image.to_rgba(np.ma.asarray(image.get_array()))
     for (i, j), word in words.items():

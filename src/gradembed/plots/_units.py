@@ -339,8 +339,17 @@ def tree(
     rows = [f"{result.unit_layer}\n(roots)"]
     for depth, layer in enumerate(result.layers, start=1):
         parents = result.roots[layer] if depth == 1 else result.parents[layer]
-        _draw_row(ax, result, layer, depth, places[layer], above[parents.numpy()])
-        above = places[layer]
+        here, counts = places[layer], result.counts[layer].numpy()  # [c] each
+        edges = [[(x, depth), (top, depth - 1)] for x, top in zip(here, above[parents.numpy()], strict=True)]
+        ax.add_collection(LineCollection(edges, colors="#999999", linewidths=0.8, zorder=1))
+        colors = [_frame.COLORS[r % 10] for r in result.roots[layer].tolist()]
+        areas, faces = LARGEST_AREA * counts / max(result.n_samples, 1), np.where(counts > 0, colors, "white")
+        style: dict[str, Any] = {"c": faces, "edgecolors": colors, "linewidths": 0.8, "zorder": 2}
+        ax.scatter(here, np.full(len(here), depth), s=np.maximum(areas, 8), **style)
+        for x, count, area, color in zip(here, counts, areas, colors, strict=True):
+            if area >= LABEL_AREA:
+                ax.text(x, depth, f"{count}", ha="center", va="center", fontsize=6, color=_frame.ink(color))
+        above = here
         rows.append(f"{layer}\n({len(above)} node{'s' if len(above) != 1 else ''})")
     left, right = ax.dataLim.intervalx
     ax.set(xlim=(left - 0.9, right + 0.9), xticks=[], ylim=(len(rows) - 0.5, -0.5))
@@ -371,17 +380,3 @@ def _places(result: GradientTree) -> dict[str, NDArray[Any]]:
         children = np.bincount(parents, minlength=size)
         places[above] = np.bincount(parents, weights=places[layer], minlength=size) / children
     return places
-
-
-def _draw_row(ax: Axes, result: GradientTree, layer: str, depth: int, here: NDArray[Any], above: NDArray[Any]) -> None:
-    """Draw the nodes of a layer, at places [c], and the edges up to their parents, at places [c]."""
-    counts = result.counts[layer].numpy()
-    colors = [_frame.COLORS[r % 10] for r in result.roots[layer].tolist()]
-    edges = [[(x, depth), (top, depth - 1)] for x, top in zip(here, above, strict=True)]
-    ax.add_collection(LineCollection(edges, colors="#999999", linewidths=0.8, zorder=1))
-    areas = np.maximum(LARGEST_AREA * counts / max(result.n_samples, 1), 8)
-    faces = np.where(counts > 0, colors, "white")
-    ax.scatter(here, np.full(len(here), depth), s=areas, c=faces, edgecolors=colors, linewidths=0.8, zorder=2)
-    for x, count, area, color in zip(here, counts, areas, colors, strict=True):
-        if area >= LABEL_AREA:
-            ax.text(x, depth, f"{count}", ha="center", va="center", fontsize=6, color=_frame.ink(color))

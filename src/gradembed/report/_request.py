@@ -86,7 +86,7 @@ def read_request(options: dict[str, Any]) -> Request:
     given = batches.read(x, model, forward)
     if isinstance(given, batches.Stream):  # gone through more than once
         given = batches.joined([batches.each(one, torch.clone) for one in given.chunks(SAMPLES_AT_A_TIME)])
-    batch = tuple(given) if isinstance(given, list) else given  # a list would be taken for a list of batches
+    batch: Any = tuple(given) if isinstance(given, list) else given  # a list would be taken for a list of batches
     with Session.open(model, batch, options["layers"], forward=forward) as session:
         sites, labels, asked, width = session.sites, session.unit_labels, session.network, len(session.unit_labels)
     heads = {"": width} if isinstance(asked, Chain) else asked.heads
@@ -97,9 +97,9 @@ def read_request(options: dict[str, Any]) -> Request:
             remedy = "Pass networks of the same architecture, or layers= that all have"
             refuse("others", "have the layers that are compared", f"none named {min(missing)!r}", remedy)
         with Session.open(network, batch, sites, forward=forward) as session:
-            if len(session.unit_labels) != width:
-                remedy = "Pass networks trained for the same tasks"
-                refuse("others", f"give {width} outputs, as the model does", len(session.unit_labels), remedy)
+            n = len(session.unit_labels)
+        if n != width:
+            refuse("others", f"give {width} outputs, as the model does", n, "Pass networks trained for the same tasks")
     known = [name for name, _ in model.named_modules() if name]
     (hidden,) = sites[-1:] if layer is None else find_sites("unit_layer", layer, known, several=False)
     targets, blocks = (None, []) if y is None else _read_targets(y, batches.size_of(batch), heads)

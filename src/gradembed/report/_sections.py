@@ -58,8 +58,8 @@ def measured(request: Request) -> dict[str, Any]:
         modules.append(row | {"parameters": sum(p.numel() for p in module.parameters())})
     data = {"modules": modules, "n_modules": len(leaves), "parameters": sum(p.numel() for p in model.parameters())}
     data["trainable"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    answers = (outputs_of(network, request.x, forward) for network in request.networks if request.y is not None)
-    return data | {"scores": [score(output, request.y, request.blocks) for output in answers]}
+    y, answers = request.y, (outputs_of(network, request.x, forward) for network in request.networks)
+    return data | {"scores": [] if y is None else [score(output, y, request.blocks) for output in answers]}
 
 
 def _shapes(request: Request) -> dict[str, tuple[int, ...]]:
@@ -84,8 +84,7 @@ def interferences(request: Request) -> dict[str, Any]:
     shared |= {"layers": request.sites, "effective_dimension": True}
     more = {name: options[name] for name in ("n_bootstrap", "n_untrained", "reinitialize")}  # of the first one only
     more["n_bootstrap"] *= n > 1
-    wanted = [shared | more, *[shared] * (len(request.networks) - 1)]
-    found = [interference(one, request.x, **asked) for one, asked in zip(request.networks, wanted, strict=True)]
+    found = [interference(net, request.x, **shared, **({} if i else more)) for i, net in enumerate(request.networks)]
     results = [replace(result, unit_labels=request.names) for result in found]
     first, layers, frame = results[0], results[0].layers, results[0].to_frame()
     data = {"result": first, "rows": [_layer_row(results, layer) for layer in layers], "n_pairs": len(frame)}
@@ -164,11 +163,10 @@ def tree_of_samples(request: Request) -> dict[str, Any]:
     except ValueError as error:
         return {"refusal": str(error)}
     tree, r, n = replace(tree, root_labels=tuple(map(str, units))), len(units), tree.n_samples
-    rows = [
-        {"layer": layer, "nodes": len(c), "per_output": len(c) / r, "largest": int(c.max()) / n}
-        | {"alone": int((c == 1).sum()) / (r * n)}
-        for layer, c in tree.counts.items()
-    ]
+    rows = []
+    for layer, c in tree.counts.items():
+        row = {"layer": layer, "nodes": len(c), "per_output": len(c) / r, "largest": int(c.max()) / n}
+        rows.append(row | {"alone": int((c == 1).sum()) / (r * n)})
     data = {"refusal": "", "result": tree, "rows": rows, "most_share": MOST_SHARE, "most_drawn": MOST_DRAWN}
     return data | _largest(request, tree, chosen) | _drawable(request, tree)
 
