@@ -65,6 +65,7 @@ class Chain:
         n_members: Networks of an ensemble, or ``None``.
         time: When each of them is there: the same.
         sites: Where gradients are wanted, once `ask` has been called.
+        widths: Of each site.
         heads: The number of units, as of a single head.
     """
 
@@ -106,21 +107,25 @@ class Chain:
             sites: Where gradients are wanted; ``None`` for the default layers.
             x_name: What the caller's users call ``x``.
         """
-        e, width = self.n_members, self.width
-        if e is None and width is not None and x[0].numel() != width:
-            rule = f"have {width} features, the width of the model's first layer"
+        e, takes = self.n_members, self.width
+        if e is None and takes is not None and x[0].numel() != takes:
+            rule = f"have {takes} features, the width of the model's first layer"
             refuse(x_name, rule, describe(x), "Pass samples shaped as in training")
-        if e is not None and (x.shape[-1] != width or x.ndim not in (2, 3) or (x.ndim == 3 and len(x) != e)):
-            rule = f"have shape [m, {width}] for all members, or [{e}, m, {width}]"
+        if e is not None and (x.shape[-1] != takes or x.ndim not in (2, 3) or (x.ndim == 3 and len(x) != e)):
+            rule = f"have shape [m, {takes}] for all members, or [{e}, m, {takes}]"
             refuse(x_name, rule, describe(x), "Match them to the ensemble")
         self.unit_site = unit_site
         for site in sites or [Site("input")]:
             if not self.top(unit_site) > self.positions[site.name]:
                 refuse_independent(site, unit_site)
         self.sites = self._default_sites() if sites is None else sites
-        widths = [step.weight.shape[-2] for step in self.steps[: self.top(unit_site)] if isinstance(step, Linear)]
-        self.widest, own = max(widths, default=1), x[0].numel() if e is None else x.shape[-1]
-        self.heads = {"": widths[-1] if widths else own}
+        width = [x[0].numel() if e is None else x.shape[-1]]  # at each position
+        for step in self.steps:
+            width.append(step.weight.shape[-2] if isinstance(step, Linear) else width[-1])
+        self.heads = {"": width[self.top(unit_site)]}
+        self.widths = {str(site): width[self.positions[site.name]] for site in self.sites}
+        linear = [step.weight.shape[-2] for step in self.steps[: self.top(unit_site)] if isinstance(step, Linear)]
+        self.widest = max(linear, default=1)
 
     def _default_sites(self) -> list[Site]:
         """The input, and the layers before the units, each once: a pass-through is the layer before it."""
