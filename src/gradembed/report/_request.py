@@ -87,12 +87,8 @@ def read_request(options: dict[str, Any]) -> Request:
         given = batches.joined([batches.each(one, torch.clone) for one in given.chunks(SAMPLES_AT_A_TIME)])
     batch: Any = tuple(given) if isinstance(given, list) else given  # a list would be taken for a list of batches
     with Session.open(model, batch, options["layers"], forward=forward) as session:
-        sites, labels, asked, width = (
-            tuple(session.sites),
-            session.unit_labels,
-            session.network,
-            len(session.unit_labels),
-        )
+        sites, labels, heads = tuple(session.sites), session.unit_labels, session.network.heads
+        width, n_numbers = len(labels), sum(session.network.widths.values())
     for network in beside:
         missing = {site.name for site in sites} - {"input", *(name for name, _ in network.named_modules())}
         if missing:
@@ -104,15 +100,11 @@ def read_request(options: dict[str, Any]) -> Request:
             refuse("others", f"give {width} outputs, as the model does", n, "Pass networks trained for the same tasks")
     known = [name for name, _ in model.named_modules() if name]
     (hidden,) = sites[-1:] if layer is None else find_sites("unit_layer", layer, known, several=False)
-    targets, blocks = (None, []) if y is None else _read_targets(y, batches.size_of(batch), asked.heads)
+    targets, blocks = (None, []) if y is None else _read_targets(y, batches.size_of(batch), heads)
     all_names = list(labels) if names is None else as_names("names", names, width, "outputs")
-    chosen = (
-        torch.arange(min(width, MOST_OUTPUTS)) if units is None else resolve_units(asked.heads, OUTPUT, units, None)[0]
-    )
+    chosen = torch.arange(min(width, MOST_OUTPUTS)) if units is None else resolve_units(heads, OUTPUT, units, None)[0]
     embedded, options["units"] = None if hidden.name == "input" else hidden, chosen.tolist()
-    return Request(
-        (model, *beside), batch, targets, blocks, sites, sum(asked.widths.values()), embedded, all_names, options
-    )
+    return Request((model, *beside), batch, targets, blocks, sites, n_numbers, embedded, all_names, options)
 
 
 def _read_settings(options: dict[str, Any]) -> None:
