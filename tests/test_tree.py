@@ -11,7 +11,7 @@ from torch import nn
 
 import gradembed as ge
 from gradembed import plots
-from gradembed.tree import _exact, _merge
+from gradembed.tree import _levels
 
 # The five samples of `crossing` by pattern: both on (twice), first on, second on, none on.
 CROSSED = torch.tensor([[1, 1], [2, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
@@ -161,7 +161,7 @@ def test_roots_at_any_layer_and_layers_in_any_order():
 def test_chunks_change_nothing(monkeypatch):
     network, x = mlp(7, 70, 9, 4), randn(40, 7)
     whole = ge.gradient_tree(network, x)
-    monkeypatch.setattr(_exact, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(_levels, "CHUNK_BYTES", 1000)
     parts = ge.gradient_tree(network, x)
     for layer in whole.layers:
         assert torch.equal(parts.nodes[layer], whole.nodes[layer])
@@ -256,7 +256,7 @@ def assert_is_merged(tree, tolerance, gradients):
 @pytest.mark.parametrize("tolerance", [1e-12, 0.1, 1.0])
 @pytest.mark.parametrize("block", [1, 3, 256])  # parents with four times as many samples are gone through by themselves
 def test_smooth_chains_are_merged_one_sample_after_the_other(monkeypatch, activation, tolerance, block):
-    monkeypatch.setattr(_merge, "BLOCK", block)
+    monkeypatch.setattr(_levels, "BLOCK", block)
     network, x = mlp(20, 8, 6, 3, activation=activation), randn(25, 20)
     x[-1] = x[3]
     with unchanged(network):
@@ -373,7 +373,7 @@ def test_reprs():
 def test_merging_works_sample_by_sample_in_rounds():
     directions = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 0], [0, 1], [0, 0]])
     above, zero = torch.tensor([0, 0, 1, 1, 0, 0]).numpy(), torch.tensor([0, 0, 0, 1, 0, 1]).bool().numpy()
-    labels, leaders = _merge._follow(directions, zero, above, 0.01)
+    labels, leaders = _levels._follow(directions, zero, above, 0.01)
     assert leaders.tolist() == [0, 1, 2, 3, 5]
     assert [int(leaders[label]) for label in labels] == [0, 1, 2, 3, 1, 5]
 
@@ -406,7 +406,7 @@ def test_bad_arguments_are_refused(asked, message):
 
 def test_products_say_beforehand_how_many_nodes_they_need(monkeypatch):
     network, x = ge.MLP([9, 64, 64, 10], seed=0), torch.randn(200, 9)
-    monkeypatch.setattr(_exact._Descent, "product", None)  # nothing is ever made
+    monkeypatch.setattr(_levels._Descent, "product", None)  # nothing is ever made
     hidden = network.hidden1(x)
     n = [len((a > 0).unique(dim=0)) for a in (hidden, network.hidden2(hidden))]
     message = (
