@@ -12,7 +12,7 @@ from gradembed._validation import as_integer, as_number, check_choice, refuse
 from gradembed.gradients import Session, Site
 from gradembed.gradients.chain import Chain
 from gradembed.gradients.patterns import is_smooth
-from gradembed.tree._levels import exact_levels, merged_levels
+from gradembed.tree._levels import Level, exact_levels, merged_levels
 from gradembed.tree._result import GradientTree
 
 __all__ = ["GradientTree", "gradient_tree"]
@@ -91,10 +91,10 @@ def gradient_tree(
                 rule, remedy = "be given for a network without activation patterns", "Pass tolerance=0.01 to merge"
                 refuse("tolerance", rule, f"None for {without}", f"{remedy} gradients up to that cosine distance")
             levels = merged_levels(session, names, tolerance, max_nodes)
-    columns = zip(*(levels[name] for name in names), strict=True)
-    tables = [dict(zip(names, column, strict=True)) for column in columns]
+    tables: dict[str, Any] = {field: {n: getattr(levels[n], field) for n in names} for field in Level._fields}
+    asked = {"unit_layer": str(session.unit_site), "mode": mode, "tolerance": tolerance}
     samples = torch.arange(session.n_samples or 0)
-    return GradientTree(*tables, samples, session.unit_labels, str(session.unit_site), mode, tolerance)
+    return GradientTree(**tables, samples=samples, root_labels=session.unit_labels, **asked)
 
 
 def _without_patterns(session: Session, names: Sequence[str]) -> str:

@@ -84,7 +84,7 @@ def exact_levels(session: Session, layers: Sequence[str], mode: str, max_nodes: 
         refuse("max_nodes", f"be at least {needed:,}, {each} patterns", max_nodes, remedy)
     descent = _Descent(rows[:, 0], n)
     split = descent.realised if mode == "realised" else descent.product
-    levels = {}
+    levels: dict[str, Level] = {}
     for p in range(start, bottom - 1, -1):
         step = chain.steps[p] if p < start else None
         if isinstance(step, Linear):
