@@ -304,8 +304,6 @@ def test_a_module_can_be_without_units():
     ({"n_modules": 5}, "`n_modules` should be at most the number of outputs, and of units, with an effect. Got 5, for 4"
                        " outputs and 9 units with an effect. Lower it, or pass samples"),
     ({"units": [1]}, "Got 2, for 1 outputs and"),
-    ({"x": torch.ones(8, 5).double()}, "Got 2, for 0 outputs and 0 units with an effect. Lower it, or"),
-    ({"layer": "output"}, "`unit_layer` should come after 'output'"),
     ({"weights": 1e200}, "`x` should give finite effects at 'hidden1'. Got an overflow. Scale x down"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused(given, message):
@@ -528,23 +526,17 @@ def test_hooks_go_after_an_error_in_the_block_which_is_the_one_that_is_seen(laye
     assert torch.equal(network(samples(4, 5)), relu_network()(samples(4, 5)))
 
 
-@pytest.mark.parametrize(("given", "error", "message"), [
-    ({"at": torch.zeros(2)}, ValueError, r"`at` should be a number, or have shape \[9\], one for each unit of 'hidden1'"
-     r". Got a .* tensor of shape \[2\]. Pass activations.mean\(0\)"),
-    ({"at": torch.zeros(4, 9)}, ValueError, r"`at` should .*shape \[(9|d)\]"),
-    ({"at": 1e39}, ValueError, r"`at` should be finite, at least -3e\+38 and at most 3e\+38. Got 1e\+39"),
-    ({"at": torch.tensor([0, math.nan, math.inf])}, ValueError, "`at` should be finite. Got 2 NaN or infinite"),
-    ({"model": ge.MLPEnsemble([4, 3, 2], n_members=2)}, ValueError, "`model` should be one network. Got MLPEnsemble.*"
-     r"Take a member out by ensemble\[i\]"),
-    ({"layer": ""}, ValueError, "`layer` should name a layer of the model. Got ''"),
-    ({"layer": "output2"}, ValueError, "`layer` should name a layer of the model. Got 'output2'. Choose one of"),
-    ({"layer": ge.Site("hidden1", mean=1)}, ValueError, "`layer` should name units, not their mean. Got 'hidden1"),
-    ({"units": [-1]}, ValueError, "`units` should be at least 0. Got -1"),
-    ({"units": torch.tensor(3)}, TypeError, "`units` should be a list of indices. Got 3"),
-    ({"units": torch.arange(9) > 4}, TypeError, "`units` should be an integer. Got False"),
+@pytest.mark.parametrize(("given", "message"), [
+    ({"at": torch.zeros(2)}, r"`at` should be a number, or have shape \[9\], one for each unit of 'hidden1'. Got a .* "
+                             r"tensor of shape \[2\]. Pass activations.mean\(0\)"),
+    ({"at": 1e39}, r"`at` should be finite, at least -3e\+38 and at most 3e\+38. Got 1e\+39"),
+    ({"model": ge.MLPEnsemble([4, 3, 2], n_members=2)}, "`model` should be one network. Got MLPEnsemble.*"
+                                                        r"Take a member out by ensemble\[i\]"),
+    ({"layer": ""}, "`layer` should name a layer of the model. Got ''"),
+    ({"layer": ge.Site("hidden1", mean=1)}, "`layer` should name units, not their mean. Got 'hidden1"),
 ])  # fmt: skip
-def test_bad_ablations_are_refused(given, error, message):
+def test_bad_ablations_are_refused(given, message):
     network, x = relu_network(), samples(4, 5)
-    with unchanged(network), pytest.raises(error, match=message):  # noqa: SIM117
+    with unchanged(network), pytest.raises(ValueError, match=message):  # noqa: SIM117
         with ge.ablated(**({"model": network, "layer": "hidden1", "units": [0]} | given)) as model:
             model(x)

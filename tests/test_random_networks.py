@@ -7,7 +7,7 @@ import itertools
 from functools import partial
 
 import torch
-from _asserts import assert_close, unchanged
+from _asserts import assert_close, assert_is_tree, gradients_of, unchanged
 from _oracle import all_pairs_loop, gradient_loop, interference_loop
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -170,12 +170,6 @@ def groups_of(tree: ge.GradientTree, layer: str, names: list[int]) -> list[set[f
             for row in tree.nodes[layer]]  # fmt: skip
 
 
-def gradients_of(tree: ge.GradientTree, layer: str) -> Tensor:
-    """Direction times norm of every root and sample: [n, r, d]."""
-    nodes = tree.nodes[layer]
-    return (tree.directions[layer][nodes] * tree.norms[layer][nodes][..., None]).transpose(0, 1)
-
-
 def paths_of(network: nn.Sequential, sample: Tensor, root: int) -> dict[str, tuple]:
     """What tells a gradient apart at each layer: slopes that it passes through on the way down, one by one."""
     names, inputs, path = layers_of(network), [sample], ()
@@ -204,8 +198,8 @@ def test_trees_hold_the_gradients_and_as_many_nodes_as_there_are_patterns(case, 
     product = ge.gradient_tree(network, x, layers=layers_of(network), mode="product", max_nodes=10**7)
     assert permuted.root_labels == tuple(map(str, some))
     paths = [[paths_of(network, sample, root) for sample in x] for root in range(r)]
+    assert_is_tree(tree)
     for layer in tree.layers:
-        assert_is_partition(tree, layer, n)
         assert len(tree.norms[layer]) == sum(len({path[layer] for path in samples}) for samples in paths)
         expected, nodes = in_double(network, x, layer), groups_of(tree, layer, list(range(n)))
         for other in (tree, product):
@@ -218,21 +212,14 @@ def test_trees_hold_the_gradients_and_as_many_nodes_as_there_are_patterns(case, 
             assert all(any(part <= whole for whole in coarse) for part in fine)
 
 
-def assert_is_partition(tree: ge.GradientTree, layer: str, n: int) -> None:
-    counts = torch.zeros(len(tree.root_labels), dtype=torch.int64).index_add_(0, tree.roots[layer], tree.counts[layer])
-    assert counts.tolist() == [n] * len(counts)
-    for root, places in enumerate(tree.nodes[layer]):
-        assert tree.roots[layer][places].tolist() == [root] * n
-
-
 @SETTINGS
 @given(cases(kinds=("residual", "conv"), dtypes=(torch.float64,)), st.sampled_from([0.01, 0.5]))
 def test_merged_nodes_share_out_the_samples_too(case, tolerance):
     network, x = case
     assume(any(isinstance(module, Block | Pictures) for module in network))  # others have patterns and no tolerance
     tree = ge.gradient_tree(network, x, tolerance=tolerance)
+    assert_is_tree(tree)
     for layer in tree.layers:
-        assert_is_partition(tree, layer, len(x))
         vectors = torch.nn.functional.normalize(in_double(network, x, layer), dim=2)
         for root, places in enumerate(tree.nodes[layer]):
             cosines = (tree.directions[layer].double()[places] * vectors[:, root]).sum(1)

@@ -133,14 +133,6 @@ def test_several_inputs_are_cut_and_streamed_together(kind):
     assert_close(ge.unit_gradients(model, parts, "body", chunk_size=9, **asked).gradients, expected)
 
 
-@pytest.mark.parametrize("make", [lambda: ge.MLP([4, 5, 3], seed=0), Residual])
-def test_one_input_in_any_dress_is_the_same(make):
-    model, x = make(), torch.randn(6, 4)
-    expected = ge.unit_gradients(model, x, "input").gradients
-    for dressed in (x.numpy(), x.tolist(), (x,), {"x": x}, [x[:2].numpy(), x[2:]], [(x[:2],), [x[2:], "labels"]]):
-        assert_close(ge.unit_gradients(model, dressed, "input").gradients, expected, rtol=1e-5, atol=1e-7)
-
-
 def test_read_keeps_the_structure_and_what_is_no_tensor():
     model, mask = Masked(), X[:4] > 0
     read = lambda x: batches.read(x, model, None)  # noqa: E731
@@ -286,19 +278,15 @@ LIKE = r"`x\[1\]` should be like the first batch, float64 \[n, 6\] on cpu. Got "
 
 @pytest.mark.parametrize(("given", "error", "message"), [
     ([], ValueError, r"`x` should give at least one batch. Got none. Pass one with samples"),
-    (iter(()), ValueError, r"`x` should give at least one batch"),
     ([ONES, BAD], ValueError, r"`x\[1\]` should be finite. Got 5 NaN or infinite values of 30"),
     ([ONES, ONES[:, 1:]], ValueError, LIKE + r"float64 \[n, 5\]"),
-    ([ONES, ONES[:, None]], ValueError, LIKE + r"float64 \[n, 1, 6\]"),
     ([ONES, ONES.float()], ValueError, LIKE + r"float32 \[n, 6\] on cpu. Make all batches alike"),
     ([ONES, LABELS], ValueError, LIKE + "int64"),  # (x, y) in a list
     ([{"x": ONES}, {"y": ONES}], ValueError, r"`x(\[1\])?` should (be like the first batch|fit the model)"),
     ([ONES, ONES.to("meta")], ValueError, r"`x\[1\]` should hold numbers"),
     ([ONES, ONES[:0]], ValueError, r"`x\[1\]` should hold at least one sample"),
     ([ONES, ONES[0]], ValueError, r"`x\[1\]` should have a sample axis and a feature axis"),
-    ([ONES, "b"], TypeError, r"`x\[1\]` should be a batch: a tensor of samples, or a mapping or tuple of tensors"),
-    ([ONES, None], TypeError, r"`x\[1\]` should be a batch.* Got None. Have the iterable give batches, as a DataLoad"),
-    (range(3), TypeError, r"`x\[0\]` should be a batch.* Got 0"),
+    ([ONES, None], TypeError, r"`x\[1\]` should be a batch: a tensor.* Got None. Have the iterable give batches"),
     ([[ONES], []], TypeError, r"`x\[1\]` should hold samples.* Got list \[\]"),
     ([ONES[:, 1:]], ValueError, r"`x` should have 6 features"),
     ({"x": "text"}, TypeError, r"`x` should hold samples: a tensor, or a mapping or tuple with tensors"),
