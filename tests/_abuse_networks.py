@@ -33,6 +33,7 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tens
 
 
 X, DIRECTIONS, waves = draw(12, 4), draw(2, 3, seed=1), ge.datasets.random_waves(3, 4)
+HELD = {"layer": "hidden1", "units": [0, 3]}
 
 
 def chain(dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -87,10 +88,6 @@ def module_arguments(**more: Any) -> dict[str, Any]:
     return asked(layer="hidden1", n_modules=2, units=None, directions=None, chunk_size=None) | more
 
 
-def held_arguments(at: Any = 0.5) -> dict[str, Any]:
-    return {"model": chain(), "x": X.clone(), "layer": "hidden1", "units": [0, 3], "at": at}
-
-
 def shown(result: Any) -> list[Any]:
     """A result, and everything that it makes of itself."""
     assert repr(result)
@@ -103,8 +100,8 @@ def means(pairing: str, **named: Any) -> list[Any]:
     return [result.cosine, result.abs_cosine, result.conflict, result.norm_similarity, result.norm]
 
 
-def held(x: Tensor, **arguments: Any) -> Tensor:
-    with ge.ablated(**arguments) as network:
+def held(model: nn.Module, x: Tensor, layer: Any, units: Any, at: Any) -> Tensor:
+    with ge.ablated(model, layer, units, at) as network:
         return network(x)
 
 
@@ -114,7 +111,8 @@ def learn(model: nn.Module, config: Any, **changed: Any) -> list[Any]:
     return [run.model, run.history, run.test_accuracy, run.test_r2]
 
 
-tree = partial(ge.gradient_tree, chain(), X)
+tree, measured = partial(ge.gradient_tree, chain(), X), partial(ge.interference, chain(), X)
+ragged = partial(Subject, is_ragged=True)
 
 SUBJECTS = {
     "Split": Subject(ge.datasets.Split, lambda: dict(vars(split()))),
@@ -123,86 +121,74 @@ SUBJECTS = {
     "RandomWaves": Subject(lambda x: waves(x), lambda: {"x": X.clone()}),
     "RandomWaves.gradient": Subject(lambda x: waves.gradient(x), lambda: {"x": X.clone()}),
     "RandomWaves.subset": Subject(lambda indices: waves.subset(indices), lambda: {"indices": [2, 0]}),
-    "StackedSplit.resample": Subject(
-        lambda seed: ge.datasets.stack_tasks(split(), seed=3).resample(seed), lambda: {"seed": 1}),
-    "random_waves": Subject(
-        ge.datasets.random_waves, lambda: {"n_functions": 3, "dim": 4, "seed": 0, "n_waves": 4, "roughness": 1.0},
-        is_ragged=True),
+    "StackedSplit.resample": Subject(lambda seed: ge.datasets.stack_tasks(split(), seed=3).resample(seed),
+        lambda: {"seed": 1}),
+    "random_waves": ragged(ge.datasets.random_waves, lambda: {"n_functions": 3, "dim": 4, "seed": 0, "n_waves": 4,
+        "roughness": 1.0}),
     "soft_mixing": Subject(ge.datasets.soft_mixing, lambda: {"mixing": 0.2, "n_samples": 50, "seed": 0}),
-    "stack_tasks": Subject(
-        ge.datasets.stack_tasks,
-        lambda: {"split": split(), "n_tasks": 2, "features": [0, 2], "seed": 0, "n_samples": 20}, is_ragged=True),
-    "MLP": Subject(ge.MLP, lambda: {"widths": [4, 5, 3], "activation": nn.ReLU, "seed": 0}, is_ragged=True),
-    "MLPEnsemble": Subject(
-        ge.MLPEnsemble, lambda: {"widths": [4, 5, 3], "n_members": 2, "activation": nn.ReLU, "seed": 0},
-        is_ragged=True),
+    "stack_tasks": ragged(ge.datasets.stack_tasks, lambda: {"split": split(), "n_tasks": 2, "features": [0, 2],
+        "seed": 0, "n_samples": 20}),
+    "MLP": ragged(ge.MLP, lambda: {"widths": [4, 5, 3], "activation": nn.ReLU, "seed": 0}),
+    "MLPEnsemble": ragged(ge.MLPEnsemble, lambda: {"widths": [4, 5, 3], "n_members": 2, "activation": nn.ReLU,
+        "seed": 0}),
     "MLPEnsemble.forward": Subject(lambda x: ensemble()(x), lambda: {"x": X.clone()}),
     "MLPEnsemble.activations": Subject(lambda x: ensemble().activations(x), lambda: {"x": X.clone()}),
-    "MLPEnsemble.getitem": Subject(lambda index: ensemble()[index], lambda: {"index": [0, 2]}, is_ragged=True),
-    "MLPEnsemble.from_members": Subject(
-        ge.MLPEnsemble.from_members, lambda: {"members": [ge.MLP([4, 3], seed=0), ge.MLP([4, 3], seed=1)]},
-        is_ragged=True),
+    "MLPEnsemble.getitem": ragged(lambda index: ensemble()[index], lambda: {"index": [0, 2]}),
+    "MLPEnsemble.from_members": ragged(
+        ge.MLPEnsemble.from_members, lambda: {"members": [ge.MLP([4, 3], seed=0), ge.MLP([4, 3], seed=1)]}),
     "TrainConfig": Subject(lambda **settings: vars(ge.TrainConfig(**settings)), lambda: dict(vars(config()))),
     "TrainConfig.for_waves": Subject(lambda **s: vars(ge.TrainConfig.for_waves(**s)), lambda: {"dim": 2, "seed": 0}),
-    "train": Subject(
-        learn, lambda: {"model": chain(torch.float32), "split": split(), "config": config()}, 1e-4, trains=True),
-    "TrainingRun": Subject(  # what comes of strange data
-        learn, lambda: {"model": chain(torch.float32), "config": config()} | vars(split()), 1e-4, is_ragged=True,
+    "train": Subject(learn, lambda: {"model": chain(torch.float32), "split": split(), "config": config()}, 1e-4,
         trains=True),
-    "train_ensemble": Subject(
-        ge.train_ensemble, lambda: {"target": split(), "widths": [4, 5, 3], "n_members": 2, "config": config(),
-                             "n_samples": None, "group_size": None, "activation": nn.ReLU}, 1e-4, is_ragged=True),
-    "train_ensemble of a function": Subject(
-        ge.train_ensemble,
-        lambda: {"target": torch.sin, "widths": [1, 5, 1], "n_members": 2, "config": config(), "n_samples": 20}, 1e-4,
-        is_ragged=True),
+    # what comes of strange data
+    "TrainingRun": ragged(learn, lambda: {"model": chain(torch.float32), "config": config()} | vars(split()), 1e-4,
+        trains=True),
+    "train_ensemble": ragged(ge.train_ensemble, lambda: {"target": split(), "widths": [4, 5, 3], "n_members": 2,
+        "config": config(), "n_samples": None, "group_size": None, "activation": nn.ReLU}, 1e-4),
+    "train_ensemble of a function": ragged(ge.train_ensemble, lambda: {"target": torch.sin, "widths": [1, 5, 1],
+        "n_members": 2, "config": config(), "n_samples": 20}, 1e-4),
     "untrained": Subject(ge.untrained, lambda: {"model": chain(), "seed": 0, "reinitialize": None}),
-    "Site": Subject(
-        lambda **named: ge.Site(**named).part(draw(2, 3, 4)),
-        lambda: {"name": "a", "element": 1, "index": (slice(None), 1), "mean": None, "call": None, "input": False},
-        is_ragged=True),
-    "UnitGradients.unit_vectors": Subject(
-        vectors := lambda **named: ge.unit_gradients(**named).unit_vectors(), gradient_arguments),
+    "Site": ragged(lambda **named: ge.Site(**named).part(draw(2, 3, 4)), lambda: {"name": "a", "element": 1,
+        "index": (slice(None), 1), "mean": None, "call": None, "input": False}),
+    "UnitGradients.unit_vectors": Subject(vectors := lambda **named: ge.unit_gradients(**named).unit_vectors(),
+        gradient_arguments),
     "UnitGradients.unit_vectors, general": Subject(vectors, partial(gradient_arguments, general)),
     "unit_gradients": Subject(ge.unit_gradients, gradient_arguments),
     "unit_gradients, general": Subject(ge.unit_gradients, partial(gradient_arguments, general)),
     "unit_gradients of units": Subject(ge.unit_gradients, lambda: gradient_arguments(units=[0, 2])),
-    "unit_gradients of directions": Subject(
-        ge.unit_gradients, lambda: gradient_arguments(directions=DIRECTIONS.clone())),
-    "Interference": Subject(  # with everything that can be asked for
-        lambda **named: shown(ge.interference(n_bootstrap=20, n_untrained=1, **named)), interference_arguments),
+    "unit_gradients of directions": Subject(ge.unit_gradients, lambda: gradient_arguments(directions=DIRECTIONS)),
+    # with everything that can be asked for
+    "Interference": Subject(lambda **named: shown(ge.interference(n_bootstrap=20, n_untrained=1, **named)),
+        interference_arguments),
     "Interference, means over realised pairs": Subject(partial(means, "realised"), asked),
     "Interference, means over all pairs": Subject(partial(means, "all"), asked),
     "Interference.orthogonality": Subject(
-        lambda groups: ge.interference(chain(), X).orthogonality(groups), lambda: {"groups": [0, 0, 1]}),
-    "Interference.pair_mean": Subject(
-        lambda measure, layer: ge.interference(chain(), X).pair_mean(measure, layer),
+        lambda groups: measured().orthogonality(groups), lambda: {"groups": [0, 0, 1]}),
+    "Interference.pair_mean": Subject(lambda measure, layer: measured().pair_mean(measure, layer),
         lambda: {"measure": "cosine", "layer": "input"}),
     "interference": Subject(ge.interference, lambda: interference_arguments(pairing="realised")),
     "interference, general": Subject(ge.interference, partial(interference_arguments, general)),
     "interference, single": Subject(ge.interference, partial(interference_arguments, chain, torch.float32), 1e-3),
     "interference, all pairs": Subject(partial(ge.interference, pairing="all"), interference_arguments),
     "interference of units": Subject(ge.interference, lambda: interference_arguments(units=[0, 2])),
-    "interference of directions": Subject(
-        ge.interference, lambda: interference_arguments(directions=DIRECTIONS.clone())),
+    "interference of directions": Subject(ge.interference, lambda: interference_arguments(directions=DIRECTIONS)),
     "interference of counts": Subject(ge.interference, lambda: asked(n_bootstrap=5, n_untrained=0)),
-    "GradientTree": Subject(lambda **named: shown(ge.gradient_tree(**named)), tree_arguments, is_ragged=True),
-    "GradientTree.subtree": Subject(
-        lambda layer, node: tree().subtree(layer, node), lambda: {"layer": "hidden1", "node": 1}, is_ragged=True),
+    "GradientTree": ragged(lambda **named: shown(ge.gradient_tree(**named)), tree_arguments),
+    "GradientTree.subtree": ragged(lambda layer, node: tree().subtree(layer, node), lambda: {"layer": "hidden1",
+        "node": 1}),
     "GradientTree.similarity": Subject(lambda layer: tree().similarity(layer), lambda: {"layer": "input"}),
-    "GradientTree.largest": Subject(
-        lambda layer, k: tree().largest(layer, k), lambda: {"layer": "input", "k": 3}, is_ragged=True),
-    "gradient_tree": Subject(ge.gradient_tree, tree_arguments, is_ragged=True),
-    "gradient_tree, smooth": Subject(ge.gradient_tree, partial(tree_arguments, smooth, 0.01), is_ragged=True),
-    "gradient_tree, general": Subject(ge.gradient_tree, partial(tree_arguments, general, 0.01), is_ragged=True),
+    "GradientTree.largest": ragged(lambda layer, k: tree().largest(layer, k), lambda: {"layer": "input", "k": 3}),
+    "gradient_tree": ragged(ge.gradient_tree, tree_arguments),
+    "gradient_tree, smooth": ragged(ge.gradient_tree, partial(tree_arguments, smooth, 0.01)),
+    "gradient_tree, general": ragged(ge.gradient_tree, partial(tree_arguments, general, 0.01)),
     "TaskModules": Subject(lambda **named: shown(ge.task_modules(**named)), module_arguments),
     "task_modules of units": Subject(ge.task_modules, lambda: module_arguments(units=[0, 2])),
-    "task_modules of directions": Subject(ge.task_modules, lambda: module_arguments(directions=DIRECTIONS.clone())),
-    "TaskModules.units": Subject(
-        lambda module: ge.task_modules(chain(), X, "hidden1").units(module), lambda: {"module": 1}, is_ragged=True),
+    "task_modules of directions": Subject(ge.task_modules, lambda: module_arguments(directions=DIRECTIONS)),
+    "TaskModules.units": ragged(lambda module: ge.task_modules(chain(), X, "hidden1").units(module),
+        lambda: {"module": 1}),
     "task_modules": Subject(ge.task_modules, module_arguments),
-    "ablated": Subject(held, held_arguments),
-    "ablated at the means": Subject(held, lambda: held_arguments(draw(5))),
+    "ablated": Subject(held, lambda: HELD | {"model": chain(), "x": X.clone(), "at": 0.5}),
+    "ablated at the means": Subject(held, lambda: HELD | {"model": chain(), "x": X.clone(), "at": draw(5)}),
 }  # fmt: skip
 
 # Whatever takes samples and a network, in the same words.
@@ -225,12 +211,13 @@ WHOLE = ASKED | {"in batches": VALUE}  # all samples at once
 FORWARD = dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME, "function": "ValueError: model"}
 FLAG = dict.fromkeys(["string", "none", "integer"], TYPE) | {"bool": SAME}
 PART = SAMPLES | {"1e30": FINITE, "one row": "ValueError: y_train", "doubled": "ValueError: y_train"}
-CLASSES = dict.fromkeys(["string", "none", "list", "numpy"], TYPE)
+CLASSES = dict.fromkeys(["string", "none", "list", "numpy"], TYPE) | {"another axis": VALUE}
 CLASSES |= dict.fromkeys(["empty", "shorter", "negative first", "half", "bools", "scalar", "meta"], VALUE)
-CLASSES |= {"another axis": VALUE}
-WIDTHS = dict.fromkeys(["nothing", "one item", "negative in it"], VALUE)
+WIDTHS = dict.fromkeys(["nothing", "one item", "negative in it"], VALUE) | {"None in it": TYPE}
 WIDTHS |= dict.fromkeys(["string", "none", "integer", "floats in it", "bools in it", "strings in it"], TYPE)
-WIDTHS |= {"None in it": TYPE}
+WAVED = (
+    SAMPLES | dict.fromkeys(["one column", "another axis"], VALUE) | {"list": FINITE, "numpy": SAME, "frame": FINITE}
+)
 SEED = {abuse: kind for abuse, kind in INTEGER.items() if abuse != "none"}
 ACTIVATION = dict.fromkeys(["string", "none", "function", "tensor", "list"], TYPE)
 
@@ -243,10 +230,7 @@ TABLE = rows({
         "seed": INTEGER},
     "load_mnist": {"root": dict.fromkeys(["none", "integer", "closed file", "object", "bytes"], TYPE),
         "source": CHOICE},
-    "RandomWaves": {"x": SAMPLES | {"one column": VALUE, "another axis": VALUE, "list": FINITE, "numpy": SAME,
-        "frame": FINITE}},
-    "RandomWaves.gradient": {"x": SAMPLES | {"one column": VALUE, "another axis": VALUE, "list": FINITE, "numpy": SAME,
-        "frame": FINITE}},
+    "RandomWaves": {"x": WAVED}, "RandomWaves.gradient": {"x": WAVED},
     "RandomWaves.subset": {"indices": {"string": TYPE, "none": TYPE, "integer": TYPE, "nothing": VALUE,
         "far away": INDEX, "floats in it": TYPE, "bools in it": TYPE, "as a tuple": SAME, "as a tensor": SAME,
         "as an array": SAME}},

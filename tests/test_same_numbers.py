@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from _abuse import numbers_of
-from _networks import Residual
+from _abuse_networks import general, smooth
 from torch import Tensor, nn
 
 import gradembed as ge
@@ -30,16 +30,6 @@ def network(seed: int = 0) -> nn.Module:
     return ge.MLP([4, 8, 6, 3], seed=seed)
 
 
-def smooth() -> nn.Module:
-    return ge.MLP([4, 8, 3], nn.Tanh, seed=0).double()
-
-
-def residual() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Residual().double()
-
-
 def samples(n: int = 40, d: int = 4) -> Tensor:
     return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
@@ -47,12 +37,6 @@ def samples(n: int = 40, d: int = 4) -> Tensor:
 def fields() -> ge.GradientFields:
     ensemble = ge.MLPEnsemble([4, 8, 3], n_members=4, seed=0)
     return ge.gradient_fields(ensemble, samples(30).float(), wrt="hidden1")
-
-
-def trained(seed: int) -> dict[str, float]:
-    run = ge.train(network(seed), SPLIT, dataclasses.replace(CONFIG, seed=seed))
-    result = ge.interference(run.model, SPLIT.x_test)
-    return {"loss": float(run.history["test_loss"].iloc[-1]), "orthogonality": result.orthogonality()["input"]}
 
 
 def embedded(given: ge.GradientFields, seed: int = 0) -> Tensor:
@@ -78,13 +62,10 @@ def whole_way(seed: int) -> dict[str, Any]:
 CALLS: dict[str, Any] = {
     "train": (ge.train, lambda: (network(), SPLIT, CONFIG)),
     "train_ensemble": (ge.train_ensemble, lambda: (SPLIT, [4, 8, 3], 5, CONFIG)),
-    "train_ensemble of waves": (
-        ge.train_ensemble,
-        lambda: (ge.datasets.random_waves(2, 3), [3, 8, 1], 4, dataclasses.replace(CONFIG, epochs=1)),
-    ),
+    "train_ensemble of waves": (ge.train_ensemble, lambda: (ge.datasets.random_waves(2, 3), [3, 8, 1], 4, CONFIG)),
     "interference": (measured := lambda model, x: ge.interference(model, x, n_bootstrap=20, n_untrained=2, seed=5),
                      lambda: (network().double(), samples())),
-    "interference, general": (ge.interference, lambda: (residual(), samples())),
+    "interference, general": (ge.interference, lambda: (general(), samples())),
     "gradient_tree": (ge.gradient_tree, lambda: (network().double(), samples())),
     "gradient_tree, smooth": (merged := lambda model, x: ge.gradient_tree(model, x, tolerance=0.01),
                               lambda: (smooth(), samples())),
@@ -142,20 +123,11 @@ def test_another_seed_gives_other_numbers(name, other):
     assert not identical(function(*other), function(*arguments()))
 
 
-def test_a_sweep_gives_the_same_table_also_from_the_cache(tmp_path):
-    cache, settings = ge.Cache(tmp_path), {"seed": [0, 1]}
-    fresh, stored, read = (ge.sweep(trained, settings, cache=c, progress=False) for c in (None, cache, cache))
-    assert (stored.n_cached, read.n_cached) == (0, 2)
-    assert fresh.to_frame().equals(stored.to_frame())
-    assert fresh.to_frame().equals(read.to_frame())
-    assert len(set(fresh.to_frame()["loss"])) == 2
-
-
 # In chunks
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 39, 1000])
-@pytest.mark.parametrize("make", [lambda: network().double(), smooth, residual], ids=["ReLU", "smooth", "general"])
+@pytest.mark.parametrize("make", [lambda: network().double(), smooth, general], ids=["ReLU", "smooth", "general"])
 @pytest.mark.parametrize("ask", [
     partial(ge.interference, effective_dimension=True), partial(ge.unit_gradients, wrt="input"),
     partial(ge.task_modules, layer="input"),
@@ -165,14 +137,6 @@ def test_chunks_leave_counts_as_they_are_and_means_to_rounding(ask, make, chunk_
     whole, parts = (numbers_of(ask(model, x, chunk_size=size)) for size in (None, chunk_size))
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12 * float(one.abs().max()))
-
-
-@pytest.mark.parametrize("group_size", [1, 2])
-def test_groups_of_members_differ_by_rounding_only(group_size):
-    whole = ge.train_ensemble(SPLIT, [4, 8, 3], 5, CONFIG)
-    parts = ge.train_ensemble(SPLIT, [4, 8, 3], 5, CONFIG, group_size=group_size)
-    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 # Other threads

@@ -180,18 +180,11 @@ def test_the_network_and_the_samples_are_left_as_they_were():
 
 def followed(gradients, parents, tolerance):
     """Merge one sample after the other: the leader that each sample follows."""
-    leaders, found = [], []
-    for i, g in enumerate(gradients):
-        for lead in leaders:
-            h = gradients[lead]
-            zeros = [float(v.norm()) == 0 for v in (g, h)]
-            agree = all(zeros) or (not any(zeros) and float(g @ h / g.norm() / h.norm()) >= 1 - tolerance)
-            if parents[i] == parents[lead] and agree:
-                found.append(lead)
-                break
-        else:
-            leaders.append(i)
-            found.append(i)
+    v, is_zero, found = nn.functional.normalize(gradients, dim=1), ~gradients.any(1), []
+    agree = torch.where(is_zero[:, None] | is_zero, is_zero[:, None] & is_zero, v @ v.T >= 1 - tolerance)
+    agree &= parents[:, None] == parents
+    for i in range(len(v)):
+        found.append(next((lead for lead in sorted({*found}) if agree[i, lead]), i))
     return found
 
 
@@ -200,7 +193,7 @@ def assert_is_merged(tree, tolerance, gradients):
     assert_is_tree(tree)
     assert tree.tolerance == tolerance
     for root in range(len(tree.root_labels)):
-        parents = [0] * tree.n_samples
+        parents = torch.zeros(tree.n_samples)
         for layer in tree.layers:
             rows, nodes = gradients[layer][:, root], tree.nodes[layer][root]
             leads = followed(rows, parents, tolerance)
@@ -209,7 +202,7 @@ def assert_is_merged(tree, tolerance, gradients):
                 members = rows[nodes == node]
                 assert_close(tree.norms[layer][node], members.norm(dim=1).mean(), rtol=1e-9)
                 assert_close(tree.directions[layer][node] * members[0].norm(), members[0], atol=1e-9)
-            parents = nodes.tolist()
+            parents = nodes
 
 
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.GELU])
