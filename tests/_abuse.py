@@ -194,9 +194,8 @@ ABUSES: dict[str, Callable[[Any], Any]] = {
 
 SAMPLES = dict.fromkeys(["string", "none", "list", "numpy", "frame"], TYPE)
 SAMPLES |= dict.fromkeys(["empty", "no columns", "one axis", "scalar", "NaN", "inf", "-inf", "longs", "bools"], VALUE)
-SAMPLES |= dict.fromkeys(["half", "bfloat16", "complex", "sparse", "meta"], VALUE)
-SAMPLES |= dict.fromkeys(["strided", "requires grad"], SAME)
-SAMPLES |= dict.fromkeys(["one row", "1e30", "1e-30", "zeros", "expanded", "doubled"], FINITE)
+SAMPLES |= dict.fromkeys(["half", "bfloat16", "complex", "sparse", "meta"], VALUE) | {"strided": SAME}
+SAMPLES |= dict.fromkeys(["one row", "1e30", "1e-30", "zeros", "expanded", "doubled"], FINITE) | {"requires grad": SAME}
 
 INTEGER = dict.fromkeys(["string", "none", "float", "bool", "nan", "list", "tensor"], TYPE) | {"negative": VALUE}
 COUNT = INTEGER | {"zero": VALUE}

@@ -258,11 +258,9 @@ def test_dead_units_and_constant_outputs_are_in_no_module():
     assert repr(result) == "TaskModules(3 modules of 'hidden1': 3 and 3 and 3 of 11 units, mean selectivity 1.00)"
     frame = result.to_frame()
     assert list(frame.columns) == ["layer", "unit", "module", "selectivity", "effect"]
-    assert frame["layer"].unique().tolist() == ["hidden1"]
-    assert frame["unit"].tolist() == list(range(11))
-    assert frame["module"].tolist() == expected
+    keys = frame[["layer", "unit", "module"]].to_numpy().tolist()
+    assert keys == [["hidden1", i, module] for i, module in enumerate(expected)]
     assert frame["effect"].tolist() == pytest.approx(result.effects.norm(dim=0).tolist())
-    assert not frame.isna().any().any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -423,15 +421,11 @@ def test_gradients_in_the_block_are_those_of_the_cut_network_and_a_constant_can_
     assert_close(at.grad, 20 * weight.sum(0) * (torch.arange(9) == 2))
 
 
-class Scaled(nn.Module):
+class Scaled(Net):
     """Takes more than the samples."""
 
-    def __init__(self):
-        super().__init__()
-        self.stem = linear([[1, 2, 0], [0, 1, -1]])
-
-    def forward(self, x, factor=None, *, shift=0.0):
-        return self.stem(x) * (1 if factor is None else factor) + shift
+    def forward(self, x, factor, *, shift=0.0):
+        return self.stem(x) * factor + shift
 
 
 @pytest.mark.parametrize("call", [
@@ -440,7 +434,7 @@ class Scaled(nn.Module):
 ], ids=["position", "keyword last"])  # fmt: skip
 @pytest.mark.parametrize("layer", ["input", "stem"])
 def test_only_the_first_argument_is_held_however_it_is_passed(call, layer):
-    model, x, factor = Scaled(), samples(4, 3), samples(4, 1, seed=1)
+    model, x, factor = Scaled(None, stem=linear([[1, 2, 0], [0, 1, -1]])), samples(4, 3), samples(4, 1, seed=1)
     with unchanged(model), ge.ablated(model, layer, [0]):
         values = call(model, x, factor)
     site = model.stem(set_to(x, [0], 0.0)) if layer == "input" else set_to(model.stem(x), [0], 0.0)
@@ -448,7 +442,7 @@ def test_only_the_first_argument_is_held_however_it_is_passed(call, layer):
 
 
 def test_an_argument_is_held_by_its_name():
-    model, x, factor = Scaled(), samples(4, 3), samples(4, 1, seed=1)
+    model, x, factor = Scaled(None, stem=linear([[1, 2, 0], [0, 1, -1]])), samples(4, 3), samples(4, 1, seed=1)
     for named in (ge.Site("input", element="factor"), ge.Site("stem", input=True, element=0)):
         with unchanged(model), ge.ablated(model, named, [0]):
             values = model(x=x, factor=factor)
