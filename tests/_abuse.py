@@ -62,6 +62,12 @@ class Subject:
 
 Row = tuple[str, str, dict[str, str]]
 
+
+def rows(grouped: dict[str, dict[str, dict[str, str]]]) -> list[Row]:
+    """The rows of a table whose subjects have their arguments beside each other."""
+    return [(name, argument, abuses) for name, arguments in grouped.items() for argument, abuses in arguments.items()]
+
+
 # Abuses
 
 
@@ -109,11 +115,10 @@ def _times(factor: float, units: slice = slice(None)) -> Callable[[ge.GradientFi
     """Scale gradients and values of some units."""
 
     def scaled(numbers: Tensor | None) -> Tensor | None:
-        if numbers is None:
-            return None
-        changed = numbers.clone()
-        changed[units] *= factor
-        return changed
+        if numbers is not None:
+            numbers = numbers.clone()
+            numbers[units] *= factor
+        return numbers
 
     return _fields(gradients=lambda f: scaled(f.gradients), values=lambda f: scaled(f.values))
 
@@ -126,9 +131,7 @@ def closed_file() -> Any:
 
 def strided(value: Any) -> Any:
     """The same numbers, not next to each other in memory."""
-    if isinstance(value, Tensor):
-        return torch.stack([value, value], -1)[..., 0]
-    return np.stack([value, value], -1)[..., 0]
+    return (torch.stack if isinstance(value, Tensor) else np.stack)([value, value], -1)[..., 0]
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -191,9 +194,8 @@ ABUSES: dict[str, Callable[[Any], Any]] = {
 
 SAMPLES = dict.fromkeys(["string", "none", "list", "numpy", "frame"], TYPE)
 SAMPLES |= dict.fromkeys(["empty", "no columns", "one axis", "scalar", "NaN", "inf", "-inf", "longs", "bools"], VALUE)
-SAMPLES |= dict.fromkeys(["half", "bfloat16", "complex", "sparse", "meta"], VALUE)
-SAMPLES |= dict.fromkeys(["strided", "requires grad"], SAME)
-SAMPLES |= dict.fromkeys(["one row", "1e30", "1e-30", "zeros", "expanded", "doubled"], FINITE)
+SAMPLES |= dict.fromkeys(["half", "bfloat16", "complex", "sparse", "meta"], VALUE) | {"strided": SAME}
+SAMPLES |= dict.fromkeys(["one row", "1e30", "1e-30", "zeros", "expanded", "doubled"], FINITE) | {"requires grad": SAME}
 
 INTEGER = dict.fromkeys(["string", "none", "float", "bool", "nan", "list", "tensor"], TYPE) | {"negative": VALUE}
 COUNT = INTEGER | {"zero": VALUE}
@@ -219,7 +221,8 @@ def numbers_of(result: Any) -> list[Tensor]:
         table = result.select_dtypes(["number", "bool"])
         return numbers_of(table.drop(columns="seconds", errors="ignore").to_numpy(float))
     if isinstance(result, nn.Module):
-        return numbers_of(list(result.state_dict().values()))
+        known = [getattr(result, name, None) for name in ("scores", "losses", "labels")]  # of a trained ensemble
+        return numbers_of([*result.state_dict().values(), *known])
     if isinstance(result, Axes):
         lines = [np.asarray(line.get_xydata(), dtype=float) for line in result.lines]
         images = [np.ma.filled(image.get_array().astype(float), 0) for image in result.images]
@@ -255,9 +258,8 @@ def weights(arguments: dict[str, Any]) -> list[Any]:
 
 
 def _bytes(tensor: Tensor) -> Any:
-    if isinstance(tensor, nn.parameter.UninitializedParameter):
-        return None
-    if tensor.device.type == "meta" or tensor.layout != torch.strided:
+    is_lazy = isinstance(tensor, nn.parameter.UninitializedParameter)
+    if is_lazy or tensor.device.type == "meta" or tensor.layout != torch.strided:
         return None
     return tensor.detach().clone().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 

@@ -19,8 +19,8 @@ from _abuse import (
     SAMPLES,
     TYPE,
     VALUE,
-    Row,
     Subject,
+    rows,
 )
 from _networks import Residual
 from torch import Tensor, nn
@@ -32,7 +32,8 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tens
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-X, DIRECTIONS = draw(12, 4), draw(2, 3, seed=1)
+X, DIRECTIONS, waves = draw(12, 4), draw(2, 3, seed=1), ge.datasets.random_waves(3, 4)
+HELD = {"layer": "hidden1", "units": [0, 3]}
 
 
 def chain(dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -56,20 +57,8 @@ def split(**changes: Any) -> ge.datasets.Split:
     return ge.datasets.Split(**(given | changes))
 
 
-def parts() -> dict[str, Any]:
-    return dict(vars(split()))
-
-
 def config(**settings: Any) -> ge.TrainConfig:
     return ge.TrainConfig(**({"epochs": 2, "batch_size": 5, "progress": False} | settings))
-
-
-def waves() -> ge.datasets.RandomWaves:
-    return ge.datasets.random_waves(3, 4)
-
-
-def stacked() -> ge.datasets.StackedSplit:
-    return ge.datasets.stack_tasks(split(), seed=3)
 
 
 def ensemble() -> ge.MLPEnsemble:
@@ -99,10 +88,6 @@ def module_arguments(**more: Any) -> dict[str, Any]:
     return asked(layer="hidden1", n_modules=2, units=None, directions=None, chunk_size=None) | more
 
 
-def held_arguments(at: Any = 0.5) -> dict[str, Any]:
-    return {"model": chain(), "x": X.clone(), "layer": "hidden1", "units": [0, 3], "at": at}
-
-
 def shown(result: Any) -> list[Any]:
     """A result, and everything that it makes of itself."""
     assert repr(result)
@@ -115,119 +100,95 @@ def means(pairing: str, **named: Any) -> list[Any]:
     return [result.cosine, result.abs_cosine, result.conflict, result.norm_similarity, result.norm]
 
 
-def vectors(**named: Any) -> Tensor:
-    return ge.unit_gradients(**named).unit_vectors()
-
-
-def tree() -> ge.GradientTree:
-    return ge.gradient_tree(chain(), X)
-
-
-def held(x: Tensor, **arguments: Any) -> Tensor:
-    with ge.ablated(**arguments) as network:
+def held(model: nn.Module, x: Tensor, layer: Any, units: Any, at: Any) -> Tensor:
+    with ge.ablated(model, layer, units, at) as network:
         return network(x)
 
 
-def learn(model: nn.Module, split: Any, config: Any) -> list[Any]:
-    run = ge.train(model, split, config)
+def learn(model: nn.Module, config: Any, **changed: Any) -> list[Any]:
+    run = ge.train(model, changed["split"] if "split" in changed else split(**changed), config)
     assert repr(run)
     return [run.model, run.history, run.test_accuracy, run.test_r2]
 
 
-def learn_on(model: nn.Module, config: Any, **changed: Any) -> list[Any]:
-    return learn(model, split(**changed), config)
-
-
-def learn_many(**arguments: Any) -> list[Any]:
-    found = ge.train_ensemble(**arguments)
-    return [found, found.scores, found.losses, found.labels]
-
+tree, measured = partial(ge.gradient_tree, chain(), X), partial(ge.interference, chain(), X)
+ragged = partial(Subject, is_ragged=True)
 
 SUBJECTS = {
-    "Split": Subject(ge.datasets.Split, parts),
+    "Split": Subject(ge.datasets.Split, lambda: dict(vars(split()))),
     "load_iris": Subject(ge.datasets.load_iris, lambda: {"test_fraction": 0.2, "seed": 42}),
     "load_mnist": Subject(ge.datasets.load_mnist, lambda: {"root": "mnist", "source": "sample"}),
-    "RandomWaves": Subject(lambda x: waves()(x), lambda: {"x": X.clone()}),
-    "RandomWaves.gradient": Subject(lambda x: waves().gradient(x), lambda: {"x": X.clone()}),
-    "RandomWaves.subset": Subject(lambda indices: waves().subset(indices), lambda: {"indices": [2, 0]}),
-    "StackedSplit.resample": Subject(lambda seed: stacked().resample(seed), lambda: {"seed": 1}),
-    "random_waves": Subject(
-        ge.datasets.random_waves, lambda: {"n_functions": 3, "dim": 4, "seed": 0, "n_waves": 4, "roughness": 1.0},
-        is_ragged=True),
+    "RandomWaves": Subject(lambda x: waves(x), lambda: {"x": X.clone()}),
+    "RandomWaves.gradient": Subject(lambda x: waves.gradient(x), lambda: {"x": X.clone()}),
+    "RandomWaves.subset": Subject(lambda indices: waves.subset(indices), lambda: {"indices": [2, 0]}),
+    "StackedSplit.resample": Subject(lambda seed: ge.datasets.stack_tasks(split(), seed=3).resample(seed),
+        lambda: {"seed": 1}),
+    "random_waves": ragged(ge.datasets.random_waves, lambda: {"n_functions": 3, "dim": 4, "seed": 0, "n_waves": 4,
+        "roughness": 1.0}),
     "soft_mixing": Subject(ge.datasets.soft_mixing, lambda: {"mixing": 0.2, "n_samples": 50, "seed": 0}),
-    "stack_tasks": Subject(
-        ge.datasets.stack_tasks,
-        lambda: {"split": split(), "n_tasks": 2, "features": [0, 2], "seed": 0, "n_samples": 20}, is_ragged=True),
-    "MLP": Subject(ge.MLP, lambda: {"widths": [4, 5, 3], "activation": nn.ReLU, "seed": 0}, is_ragged=True),
-    "MLPEnsemble": Subject(
-        ge.MLPEnsemble, lambda: {"widths": [4, 5, 3], "n_members": 2, "activation": nn.ReLU, "seed": 0},
-        is_ragged=True),
+    "stack_tasks": ragged(ge.datasets.stack_tasks, lambda: {"split": split(), "n_tasks": 2, "features": [0, 2],
+        "seed": 0, "n_samples": 20}),
+    "MLP": ragged(ge.MLP, lambda: {"widths": [4, 5, 3], "activation": nn.ReLU, "seed": 0}),
+    "MLPEnsemble": ragged(ge.MLPEnsemble, lambda: {"widths": [4, 5, 3], "n_members": 2, "activation": nn.ReLU,
+        "seed": 0}),
     "MLPEnsemble.forward": Subject(lambda x: ensemble()(x), lambda: {"x": X.clone()}),
     "MLPEnsemble.activations": Subject(lambda x: ensemble().activations(x), lambda: {"x": X.clone()}),
-    "MLPEnsemble.getitem": Subject(lambda index: ensemble()[index], lambda: {"index": [0, 2]}, is_ragged=True),
-    "MLPEnsemble.from_members": Subject(
-        ge.MLPEnsemble.from_members, lambda: {"members": [ge.MLP([4, 3], seed=0), ge.MLP([4, 3], seed=1)]},
-        is_ragged=True),
+    "MLPEnsemble.getitem": ragged(lambda index: ensemble()[index], lambda: {"index": [0, 2]}),
+    "MLPEnsemble.from_members": ragged(
+        ge.MLPEnsemble.from_members, lambda: {"members": [ge.MLP([4, 3], seed=0), ge.MLP([4, 3], seed=1)]}),
     "TrainConfig": Subject(lambda **settings: vars(ge.TrainConfig(**settings)), lambda: dict(vars(config()))),
     "TrainConfig.for_waves": Subject(lambda **s: vars(ge.TrainConfig.for_waves(**s)), lambda: {"dim": 2, "seed": 0}),
-    "train": Subject(
-        learn, lambda: {"model": chain(torch.float32), "split": split(), "config": config()}, 1e-4, trains=True),
-    "TrainingRun": Subject(  # what comes of strange data
-        learn_on, lambda: {"model": chain(torch.float32), "config": config()} | parts(), 1e-4, is_ragged=True,
+    "train": Subject(learn, lambda: {"model": chain(torch.float32), "split": split(), "config": config()}, 1e-4,
         trains=True),
-    "train_ensemble": Subject(
-        learn_many, lambda: {"target": split(), "widths": [4, 5, 3], "n_members": 2, "config": config(),
-                             "n_samples": None, "group_size": None, "activation": nn.ReLU}, 1e-4, is_ragged=True),
-    "train_ensemble of a function": Subject(
-        learn_many,
-        lambda: {"target": torch.sin, "widths": [1, 5, 1], "n_members": 2, "config": config(), "n_samples": 20}, 1e-4,
-        is_ragged=True),
+    # what comes of strange data
+    "TrainingRun": ragged(learn, lambda: {"model": chain(torch.float32), "config": config()} | vars(split()), 1e-4,
+        trains=True),
+    "train_ensemble": ragged(ge.train_ensemble, lambda: {"target": split(), "widths": [4, 5, 3], "n_members": 2,
+        "config": config(), "n_samples": None, "group_size": None, "activation": nn.ReLU}, 1e-4),
+    "train_ensemble of a function": ragged(ge.train_ensemble, lambda: {"target": torch.sin, "widths": [1, 5, 1],
+        "n_members": 2, "config": config(), "n_samples": 20}, 1e-4),
     "untrained": Subject(ge.untrained, lambda: {"model": chain(), "seed": 0, "reinitialize": None}),
-    "Site": Subject(
-        lambda **named: ge.Site(**named).part(draw(2, 3, 4)),
-        lambda: {"name": "a", "element": 1, "index": (slice(None), 1), "mean": None, "call": None, "input": False},
-        is_ragged=True),
-    "UnitGradients.unit_vectors": Subject(vectors, gradient_arguments),
+    "Site": ragged(lambda **named: ge.Site(**named).part(draw(2, 3, 4)), lambda: {"name": "a", "element": 1,
+        "index": (slice(None), 1), "mean": None, "call": None, "input": False}),
+    "UnitGradients.unit_vectors": Subject(vectors := lambda **named: ge.unit_gradients(**named).unit_vectors(),
+        gradient_arguments),
     "UnitGradients.unit_vectors, general": Subject(vectors, partial(gradient_arguments, general)),
     "unit_gradients": Subject(ge.unit_gradients, gradient_arguments),
     "unit_gradients, general": Subject(ge.unit_gradients, partial(gradient_arguments, general)),
     "unit_gradients of units": Subject(ge.unit_gradients, lambda: gradient_arguments(units=[0, 2])),
-    "unit_gradients of directions": Subject(
-        ge.unit_gradients, lambda: gradient_arguments(directions=DIRECTIONS.clone())),
-    "Interference": Subject(  # with everything that can be asked for
-        lambda **named: shown(ge.interference(n_bootstrap=20, n_untrained=1, **named)), interference_arguments),
+    "unit_gradients of directions": Subject(ge.unit_gradients, lambda: gradient_arguments(directions=DIRECTIONS)),
+    # with everything that can be asked for
+    "Interference": Subject(lambda **named: shown(ge.interference(n_bootstrap=20, n_untrained=1, **named)),
+        interference_arguments),
     "Interference, means over realised pairs": Subject(partial(means, "realised"), asked),
     "Interference, means over all pairs": Subject(partial(means, "all"), asked),
     "Interference.orthogonality": Subject(
-        lambda groups: ge.interference(chain(), X).orthogonality(groups), lambda: {"groups": [0, 0, 1]}),
-    "Interference.pair_mean": Subject(
-        lambda measure, layer: ge.interference(chain(), X).pair_mean(measure, layer),
+        lambda groups: measured().orthogonality(groups), lambda: {"groups": [0, 0, 1]}),
+    "Interference.pair_mean": Subject(lambda measure, layer: measured().pair_mean(measure, layer),
         lambda: {"measure": "cosine", "layer": "input"}),
     "interference": Subject(ge.interference, lambda: interference_arguments(pairing="realised")),
     "interference, general": Subject(ge.interference, partial(interference_arguments, general)),
     "interference, single": Subject(ge.interference, partial(interference_arguments, chain, torch.float32), 1e-3),
     "interference, all pairs": Subject(partial(ge.interference, pairing="all"), interference_arguments),
     "interference of units": Subject(ge.interference, lambda: interference_arguments(units=[0, 2])),
-    "interference of directions": Subject(
-        ge.interference, lambda: interference_arguments(directions=DIRECTIONS.clone())),
+    "interference of directions": Subject(ge.interference, lambda: interference_arguments(directions=DIRECTIONS)),
     "interference of counts": Subject(ge.interference, lambda: asked(n_bootstrap=5, n_untrained=0)),
-    "GradientTree": Subject(lambda **named: shown(ge.gradient_tree(**named)), tree_arguments, is_ragged=True),
-    "GradientTree.subtree": Subject(
-        lambda layer, node: tree().subtree(layer, node), lambda: {"layer": "hidden1", "node": 1}, is_ragged=True),
+    "GradientTree": ragged(lambda **named: shown(ge.gradient_tree(**named)), tree_arguments),
+    "GradientTree.subtree": ragged(lambda layer, node: tree().subtree(layer, node), lambda: {"layer": "hidden1",
+        "node": 1}),
     "GradientTree.similarity": Subject(lambda layer: tree().similarity(layer), lambda: {"layer": "input"}),
-    "GradientTree.largest": Subject(
-        lambda layer, k: tree().largest(layer, k), lambda: {"layer": "input", "k": 3}, is_ragged=True),
-    "gradient_tree": Subject(ge.gradient_tree, tree_arguments, is_ragged=True),
-    "gradient_tree, smooth": Subject(ge.gradient_tree, partial(tree_arguments, smooth, 0.01), is_ragged=True),
-    "gradient_tree, general": Subject(ge.gradient_tree, partial(tree_arguments, general, 0.01), is_ragged=True),
+    "GradientTree.largest": ragged(lambda layer, k: tree().largest(layer, k), lambda: {"layer": "input", "k": 3}),
+    "gradient_tree": ragged(ge.gradient_tree, tree_arguments),
+    "gradient_tree, smooth": ragged(ge.gradient_tree, partial(tree_arguments, smooth, 0.01)),
+    "gradient_tree, general": ragged(ge.gradient_tree, partial(tree_arguments, general, 0.01)),
     "TaskModules": Subject(lambda **named: shown(ge.task_modules(**named)), module_arguments),
     "task_modules of units": Subject(ge.task_modules, lambda: module_arguments(units=[0, 2])),
-    "task_modules of directions": Subject(ge.task_modules, lambda: module_arguments(directions=DIRECTIONS.clone())),
-    "TaskModules.units": Subject(
-        lambda module: ge.task_modules(chain(), X, "hidden1").units(module), lambda: {"module": 1}, is_ragged=True),
+    "task_modules of directions": Subject(ge.task_modules, lambda: module_arguments(directions=DIRECTIONS)),
+    "TaskModules.units": ragged(lambda module: ge.task_modules(chain(), X, "hidden1").units(module),
+        lambda: {"module": 1}),
     "task_modules": Subject(ge.task_modules, module_arguments),
-    "ablated": Subject(held, held_arguments),
-    "ablated at the means": Subject(held, lambda: held_arguments(draw(5))),
+    "ablated": Subject(held, lambda: HELD | {"model": chain(), "x": X.clone(), "at": 0.5}),
+    "ablated at the means": Subject(held, lambda: HELD | {"model": chain(), "x": X.clone(), "at": draw(5)}),
 }  # fmt: skip
 
 # Whatever takes samples and a network, in the same words.
@@ -250,185 +211,138 @@ WHOLE = ASKED | {"in batches": VALUE}  # all samples at once
 FORWARD = dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME, "function": "ValueError: model"}
 FLAG = dict.fromkeys(["string", "none", "integer"], TYPE) | {"bool": SAME}
 PART = SAMPLES | {"1e30": FINITE, "one row": "ValueError: y_train", "doubled": "ValueError: y_train"}
-CLASSES = dict.fromkeys(["string", "none", "list", "numpy"], TYPE)
-CLASSES |= dict.fromkeys(
-    ["empty", "shorter", "negative first", "half", "bools", "scalar", "meta", "another axis"], VALUE
+CLASSES = dict.fromkeys(["string", "none", "list", "numpy"], TYPE) | {"another axis": VALUE}
+CLASSES |= dict.fromkeys(["empty", "shorter", "negative first", "half", "bools", "scalar", "meta"], VALUE)
+WIDTHS = dict.fromkeys(["nothing", "one item", "negative in it"], VALUE) | {"None in it": TYPE}
+WIDTHS |= dict.fromkeys(["string", "none", "integer", "floats in it", "bools in it", "strings in it"], TYPE)
+WAVED = (
+    SAMPLES | dict.fromkeys(["one column", "another axis"], VALUE) | {"list": FINITE, "numpy": SAME, "frame": FINITE}
 )
-WIDTHS = dict.fromkeys(
-    ["string", "none", "integer", "floats in it", "bools in it", "strings in it", "None in it"], TYPE
-)
-WIDTHS |= dict.fromkeys(["nothing", "one item", "negative in it"], VALUE)
+SEED = {abuse: kind for abuse, kind in INTEGER.items() if abuse != "none"}
 ACTIVATION = dict.fromkeys(["string", "none", "function", "tensor", "list"], TYPE)
 
-TABLE: list[Row] = [
+TABLE = rows({
     # data
-    ("Split", "x_train", PART | dict.fromkeys(["requires grad", "strided", "list", "numpy", "frame"], SAME)),
-    ("Split", "y_train", CLASSES | dict.fromkeys(["list", "numpy"], SAME)),
-    ("Split", "x_test", {"one column": VALUE, "NaN": VALUE, "one row": "ValueError: y_test", "string": TYPE}),
-    ("load_iris", "test_fraction", NUMBER | dict.fromkeys(["tensor", "zero", "one", "huge", "tiny"], VALUE)),
-    ("load_iris", "seed", INTEGER),
-    ("load_mnist", "root", dict.fromkeys(["none", "integer", "closed file", "object", "bytes"], TYPE)),
-    ("load_mnist", "source", CHOICE),
-    *[(f"RandomWaves{method}", "x", SAMPLES | {"one column": VALUE, "another axis": VALUE, "list": FINITE,
-                                              "numpy": SAME, "frame": FINITE}) for method in ("", ".gradient")],
-    ("RandomWaves.subset", "indices",
-     {"string": TYPE, "none": TYPE, "integer": TYPE, "nothing": VALUE, "far away": INDEX, "floats in it": TYPE,
-      "bools in it": TYPE, "as a tuple": SAME, "as a tensor": SAME, "as an array": SAME}),
-    ("StackedSplit.resample", "seed", INTEGER),
-    *[("random_waves", name, COUNT | {"one": FINITE}) for name in ("n_functions", "dim", "n_waves")],
-    ("random_waves", "seed", INTEGER),
-    ("random_waves", "roughness", NUMBER | {"zero": VALUE, "tensor": FINITE}),
-    ("soft_mixing", "mixing", NUMBER | {"tensor": VALUE, "two": VALUE, "zero": FINITE, "one": VALUE, "tiny": FINITE}),
-    ("soft_mixing", "n_samples", COUNT | {"one": VALUE}),
-    ("soft_mixing", "seed", INTEGER),
-    ("stack_tasks", "split", dict.fromkeys(["string", "none", "list", "object"], TYPE)),
-    ("stack_tasks", "n_tasks", COUNT | {"two": SAME}),
-    ("stack_tasks", "features", UNITS | {"none": FINITE, "twice the same": VALUE, "strings in it": TYPE}),
-    ("stack_tasks", "seed", INTEGER),
-    ("stack_tasks", "n_samples", COUNT | {"none": FINITE, "one": FINITE}),
+    "Split": {"x_train": PART | dict.fromkeys(["requires grad", "strided", "list", "numpy", "frame"], SAME),
+        "y_train": CLASSES | dict.fromkeys(["list", "numpy"], SAME),
+        "x_test": {"one column": VALUE, "NaN": VALUE, "one row": "ValueError: y_test", "string": TYPE}},
+    "load_iris": {"test_fraction": NUMBER | dict.fromkeys(["tensor", "zero", "one", "huge", "tiny"], VALUE),
+        "seed": INTEGER},
+    "load_mnist": {"root": dict.fromkeys(["none", "integer", "closed file", "object", "bytes"], TYPE),
+        "source": CHOICE},
+    "RandomWaves": {"x": WAVED}, "RandomWaves.gradient": {"x": WAVED},
+    "RandomWaves.subset": {"indices": {"string": TYPE, "none": TYPE, "integer": TYPE, "nothing": VALUE,
+        "far away": INDEX, "floats in it": TYPE, "bools in it": TYPE, "as a tuple": SAME, "as a tensor": SAME,
+        "as an array": SAME}},
+    "StackedSplit.resample": {"seed": INTEGER},
+    "random_waves": {"n_functions": COUNT | {"one": FINITE}, "dim": COUNT | {"one": FINITE},
+        "n_waves": COUNT | {"one": FINITE}, "seed": INTEGER, "roughness": NUMBER | {"zero": VALUE, "tensor": FINITE}},
+    "soft_mixing": {"mixing": NUMBER | {"tensor": VALUE, "two": VALUE, "zero": FINITE, "one": VALUE, "tiny": FINITE},
+        "n_samples": COUNT | {"one": VALUE}, "seed": INTEGER},
+    "stack_tasks": {"split": dict.fromkeys(["string", "none", "list", "object"], TYPE),
+        "n_tasks": COUNT | {"two": SAME},
+        "features": UNITS | {"none": FINITE, "twice the same": VALUE, "strings in it": TYPE}, "seed": INTEGER,
+        "n_samples": COUNT | {"none": FINITE, "one": FINITE}},
     # networks and training
-    ("MLP", "widths", WIDTHS),
-    ("MLP", "activation", ACTIVATION),
-    ("MLP", "seed", {key: value for key, value in INTEGER.items() if key != "none"}),
-    ("MLPEnsemble", "widths", WIDTHS),
-    ("MLPEnsemble", "activation", ACTIVATION),
-    ("MLPEnsemble", "n_members", COUNT | {"one": FINITE}),
-    ("MLPEnsemble", "seed", {key: value for key, value in INTEGER.items() if key != "none"}),
-    ("MLPEnsemble.forward", "x", {"string": TYPE, "none": TYPE, "list": FINITE, "numpy": SAME, "one column": VALUE,
-                                  "scalar": VALUE, "meta": VALUE, "half": VALUE, "longs": VALUE, "strided": SAME,
-                                  "one row": FINITE, "requires grad": SAME}),
-    ("MLPEnsemble.activations", "x", {"string": TYPE, "one column": VALUE, "half": VALUE, "strided": SAME}),
-    ("MLPEnsemble.getitem", "index",
-     {"string": TYPE, "none": TYPE, "float": TYPE, "nothing": VALUE, "far away": INDEX, "floats in it": TYPE,
-      "as a tensor": SAME, "as an array": SAME, "as a tuple": SAME, "twice the same": FINITE}),
-    ("MLPEnsemble.from_members", "members",
-     {"string": TYPE, "none": TYPE, "integer": TYPE, "nothing": VALUE, "strings in it": TYPE, "None in it": TYPE,
-      "one item": FINITE, "as a tuple": SAME}),
-    *[("TrainConfig", name, COUNT) for name in ("epochs", "batch_size")],
-    *[("TrainConfig", name, INTEGER) for name in ("max_shift", "seed")],
-    ("TrainConfig", "learning_rate", NUMBER | {"zero": VALUE, "tensor": FINITE}),
-    ("TrainConfig", "weight_decay", NUMBER | {"zero": FINITE, "tensor": FINITE}),
-    ("TrainConfig", "device", dict.fromkeys(["string", "none", "integer", "list"], VALUE)),
-    ("TrainConfig", "progress", {"string": TYPE, "none": TYPE, "integer": TYPE}),
-    ("TrainConfig.for_waves", "dim", COUNT | {"one": FINITE}),
-    ("TrainConfig.for_waves", "seed", INTEGER),
-    ("train", "model",
-     NETWORK | {"NaN weights": VALUE, "infinite weights": VALUE, "frozen": VALUE, "lazy network": VALUE,
-      "without parameters": VALUE,
-                "half network": VALUE + ": split", "other precision": VALUE + ": split", "meta network": VALUE,
-                 "dead": FINITE,
-                "dead ReLUs": FINITE, "eval": SAME, "weights 1e30": "FloatingPointError: config.learning_rate",
-                "weights 1e-30": FINITE, "ensemble": VALUE}),
-    ("train", "split", dict.fromkeys(["string", "none", "list", "class", "dictionary"], TYPE)),
-    ("train", "config", dict.fromkeys(["string", "list", "class", "dictionary"], TYPE)),
-    ("TrainingRun", "x_train", {"strided": SAME, "requires grad": SAME, "1e-30": FINITE, "zeros": FINITE,
-                                "expanded": FINITE, "1e30": FINITE}),
-    ("TrainingRun", "x_test", {"1e30": FINITE, "zeros": FINITE, "requires grad": SAME}),
-    ("TrainingRun", "y_train", {"zeros": FINITE, "large first": "ValueError: model"}),
-    ("train_ensemble", "target", dict.fromkeys(["string", "none", "object", "dictionary"], TYPE)
-     | {"list": VALUE, "nothing": VALUE}),
-    ("train_ensemble", "widths", WIDTHS),
-    ("train_ensemble", "n_members", COUNT | {"one": FINITE}),
-    ("train_ensemble", "config", {"string": TYPE, "dictionary": TYPE}),
-    ("train_ensemble", "n_samples", {"one": VALUE, "string": VALUE}),
-    ("train_ensemble", "group_size", CHUNK),
-    ("train_ensemble", "activation", ACTIVATION),
-    ("train_ensemble of a function", "target", {"function": TYPE} | dict.fromkeys(["none", "string"],
-     "ValueError: n_samples")),
-    ("train_ensemble of a function", "n_samples",
-     {key: kind for key, kind in COUNT.items() if key != "none"} | {"one": FINITE}),
-    ("untrained", "model", NETWORK | {"NaN weights": SAME, "dead": SAME, "frozen": SAME, "eval": SAME}),
-    ("untrained", "seed", INTEGER),
-    ("untrained", "reinitialize", {"string": TYPE, "integer": TYPE, "list": TYPE, "none": SAME, "function": VALUE}),
+    "MLP": {"widths": WIDTHS, "activation": ACTIVATION,
+        "seed": SEED},
+    "MLPEnsemble": {"widths": WIDTHS, "activation": ACTIVATION, "n_members": COUNT | {"one": FINITE},
+        "seed": SEED},
+    "MLPEnsemble.forward": {"x": {"string": TYPE, "none": TYPE, "list": FINITE, "numpy": SAME, "one column": VALUE,
+        "scalar": VALUE, "meta": VALUE, "half": VALUE, "longs": VALUE, "strided": SAME, "one row": FINITE,
+        "requires grad": SAME}},
+    "MLPEnsemble.activations": {"x": {"string": TYPE, "one column": VALUE, "half": VALUE, "strided": SAME}},
+    "MLPEnsemble.getitem": {"index": {"string": TYPE, "none": TYPE, "float": TYPE, "nothing": VALUE, "far away": INDEX,
+        "floats in it": TYPE, "as a tensor": SAME, "as an array": SAME, "as a tuple": SAME, "twice the same": FINITE}},
+    "MLPEnsemble.from_members": {"members": {"string": TYPE, "none": TYPE, "integer": TYPE, "nothing": VALUE,
+        "strings in it": TYPE, "None in it": TYPE, "one item": FINITE, "as a tuple": SAME}},
+    "TrainConfig": {"epochs": COUNT, "batch_size": COUNT, "max_shift": INTEGER, "seed": INTEGER,
+        "learning_rate": NUMBER | {"zero": VALUE, "tensor": FINITE},
+        "weight_decay": NUMBER | {"zero": FINITE, "tensor": FINITE},
+        "device": dict.fromkeys(["string", "none", "integer", "list"], VALUE),
+        "progress": {"string": TYPE, "none": TYPE, "integer": TYPE}},
+    "TrainConfig.for_waves": {"dim": COUNT | {"one": FINITE}, "seed": INTEGER},
+    "train": {"model": NETWORK | {"NaN weights": VALUE, "infinite weights": VALUE, "frozen": VALUE,
+        "lazy network": VALUE, "without parameters": VALUE, "half network": VALUE + ": split",
+        "other precision": VALUE + ": split", "meta network": VALUE, "dead": FINITE, "dead ReLUs": FINITE, "eval": SAME,
+        "weights 1e30": "FloatingPointError: config.learning_rate", "weights 1e-30": FINITE, "ensemble": VALUE},
+        "split": dict.fromkeys(["string", "none", "list", "class", "dictionary"], TYPE),
+        "config": dict.fromkeys(["string", "list", "class", "dictionary"], TYPE)},
+    "TrainingRun": {"x_train": {"strided": SAME, "requires grad": SAME, "1e-30": FINITE, "zeros": FINITE,
+        "expanded": FINITE, "1e30": FINITE}, "x_test": {"1e30": FINITE, "zeros": FINITE, "requires grad": SAME},
+        "y_train": {"zeros": FINITE, "large first": "ValueError: model"}},
+    "train_ensemble": {"target": dict.fromkeys(["string", "none", "object", "dictionary"], TYPE) | {"list": VALUE,
+        "nothing": VALUE}, "widths": WIDTHS, "n_members": COUNT | {"one": FINITE},
+        "config": {"string": TYPE, "dictionary": TYPE}, "n_samples": {"one": VALUE, "string": VALUE},
+        "group_size": CHUNK, "activation": ACTIVATION},
+    "train_ensemble of a function": {
+        "target": {"function": TYPE} | dict.fromkeys(["none", "string"], "ValueError: n_samples"),
+        "n_samples": {key: kind for key, kind in COUNT.items() if key != "none"} | {"one": FINITE}},
+    "untrained": {"model": NETWORK | {"NaN weights": SAME, "dead": SAME, "frozen": SAME, "eval": SAME}, "seed": INTEGER,
+        "reinitialize": {"string": TYPE, "integer": TYPE, "list": TYPE, "none": SAME, "function": VALUE}},
     # gradients
-    ("Site", "name", {"string": SAME, "none": TYPE, "integer": TYPE, "list": TYPE}),
-    ("Site", "element", {"string": SAME, "none": SAME, "float": TYPE, "bool": TYPE, "list": TYPE}),
-    ("Site", "index", {"string": TYPE, "integer": VALUE, "float": TYPE, "nothing": VALUE, "none": FINITE}),
-    ("Site", "mean", {"string": TYPE, "zero": VALUE, "one": FINITE, "float": TYPE, "bool": TYPE, "nothing": VALUE}),
-    ("Site", "call", {"string": TYPE, "negative": VALUE, "float": TYPE, "bool": TYPE, "zero": SAME, "list": TYPE}),
-    ("Site", "input", FLAG),
-    *[(f"{function}{path}", "x", ASKED)
-      for function in ("unit_gradients", "UnitGradients.unit_vectors") for path in ("", ", general")],
-    *[(f"unit_gradients{path}", "model", NETWORKS | ({"ensemble": VALUE} if not path else {})) for path in ("",
-     ", general")],
-    ("UnitGradients.unit_vectors", "model", {"dead": FINITE, "weights 1e-30": FINITE, "weights 1e30": FINITE}),
-    ("unit_gradients", "wrt", LAYER),
-    ("unit_gradients", "unit_layer", LAYER),
-    ("unit_gradients", "forward", FORWARD),
-    ("unit_gradients", "chunk_size", CHUNK),
-    ("unit_gradients, general", "chunk_size", CHUNK),
-    ("unit_gradients of units", "units", LABELLED | {"one item": FINITE, "twice the same": FINITE}),
-    ("unit_gradients of directions", "directions", DIRECTED),
+    "Site": {"name": {"string": SAME, "none": TYPE, "integer": TYPE, "list": TYPE},
+        "element": {"string": SAME, "none": SAME, "float": TYPE, "bool": TYPE, "list": TYPE},
+        "index": {"string": TYPE, "integer": VALUE, "float": TYPE, "nothing": VALUE, "none": FINITE},
+        "mean": {"string": TYPE, "zero": VALUE, "one": FINITE, "float": TYPE, "bool": TYPE, "nothing": VALUE},
+        "call": {"string": TYPE, "negative": VALUE, "float": TYPE, "bool": TYPE, "zero": SAME, "list": TYPE},
+        "input": FLAG},
+    "unit_gradients": {"x": ASKED, "model": NETWORKS | {"ensemble": VALUE}, "wrt": LAYER, "unit_layer": LAYER,
+        "forward": FORWARD, "chunk_size": CHUNK},
+    "unit_gradients, general": {"x": ASKED, "model": NETWORKS, "chunk_size": CHUNK},
+    "UnitGradients.unit_vectors": {"x": ASKED,
+        "model": {"dead": FINITE, "weights 1e-30": FINITE, "weights 1e30": FINITE}},
+    "UnitGradients.unit_vectors, general": {"x": ASKED},
+    "unit_gradients of units": {"units": LABELLED | {"one item": FINITE, "twice the same": FINITE}},
+    "unit_gradients of directions": {"directions": DIRECTED},
     # interference
-    ("interference", "x", ASKED),
-    ("interference, general", "x", ASKED),
-    ("interference, all pairs", "x", ASKED | {"in batches": "ValueError: pairing"}),
-    ("interference, single", "x", {"1e30": FINITE, "1e-30": FINITE, "zeros": FINITE, "half": VALUE, "strided": SAME}),
-    ("interference, single", "model", {"weights 1e30": VALUE + ": x", "weights 1e-30": FINITE, "dead": FINITE}),
-    ("interference", "model", NETWORKS),
-    ("interference, general", "model", NETWORKS),
-    ("interference, all pairs", "model", {"dead": FINITE, "dead ReLUs": FINITE, "frozen": SAME}),
-    ("interference of units", "units", LABELLED | {"one item": FINITE, "twice the same": FINITE}),
-    ("interference of directions", "directions", DIRECTED),
-    ("interference", "layers", LAYERS),
-    ("interference", "unit_layer", LAYER),
-    ("interference", "forward", FORWARD),
-    ("interference", "pairing", CHOICE),
-    ("interference", "chunk_size", CHUNK),
-    ("interference", "seed", INTEGER),
-    ("interference", "effective_dimension", FLAG),
-    ("interference", "reinitialize", dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME}),
-    ("interference", "confidence", NUMBER | {"zero": VALUE, "one": VALUE, "tensor": VALUE}),
-    *[("interference of counts", name, INTEGER) for name in ("n_bootstrap", "n_untrained")],
-    ("Interference", "x", {"one row": FINITE, "zeros": FINITE, "expanded": FINITE, "1e30": FINITE, "1e-30": FINITE}),
-    ("Interference", "model", {"dead": FINITE, "dead ReLUs": FINITE, "weights 1e-30": FINITE}),
-    *[(f"Interference, means over {pairing} pairs", "x", {"doubled": SAME, "strided": SAME, "requires grad": SAME})
-      for pairing in ("realised", "all")],
-    ("Interference.orthogonality", "groups",
-     {"string": TYPE, "integer": TYPE, "none": FINITE}
-     | dict.fromkeys(["nothing", "too few", "too many", "twice the same", "nested"], VALUE)
-     | dict.fromkeys(["as a tuple", "as strings", "as an array"], SAME)),
-    ("Interference.pair_mean", "measure", CHOICE),
-    ("Interference.pair_mean", "layer", LAYER),
+    "interference": {"x": ASKED, "model": NETWORKS, "layers": LAYERS, "unit_layer": LAYER, "forward": FORWARD,
+        "pairing": CHOICE, "chunk_size": CHUNK, "seed": INTEGER, "effective_dimension": FLAG,
+        "reinitialize": dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME},
+        "confidence": NUMBER | {"zero": VALUE, "one": VALUE, "tensor": VALUE}},
+    "interference, general": {"x": ASKED, "model": NETWORKS},
+    "interference, all pairs": {"x": ASKED | {"in batches": "ValueError: pairing"},
+        "model": {"dead": FINITE, "dead ReLUs": FINITE, "frozen": SAME}},
+    "interference, single": {"x": {"1e30": FINITE, "1e-30": FINITE, "zeros": FINITE, "half": VALUE, "strided": SAME},
+        "model": {"weights 1e30": VALUE + ": x", "weights 1e-30": FINITE, "dead": FINITE}},
+    "interference of units": {"units": LABELLED | {"one item": FINITE, "twice the same": FINITE}},
+    "interference of directions": {"directions": DIRECTED},
+    "interference of counts": {"n_bootstrap": INTEGER, "n_untrained": INTEGER},
+    "Interference": {"x": {"one row": FINITE, "zeros": FINITE, "expanded": FINITE, "1e30": FINITE, "1e-30": FINITE},
+        "model": {"dead": FINITE, "dead ReLUs": FINITE, "weights 1e-30": FINITE}},
+    "Interference, means over realised pairs": {"x": {"doubled": SAME, "strided": SAME, "requires grad": SAME}},
+    "Interference, means over all pairs": {"x": {"doubled": SAME, "strided": SAME, "requires grad": SAME}},
+    "Interference.orthogonality": {"groups": {"string": TYPE, "integer": TYPE,
+        "none": FINITE} | dict.fromkeys(["nothing", "too few", "too many", "twice the same", "nested"],
+        VALUE) | dict.fromkeys(["as a tuple", "as strings", "as an array"], SAME)},
+    "Interference.pair_mean": {"measure": CHOICE, "layer": LAYER},
     # trees
-    *[(f"gradient_tree, {path}", "x", WHOLE) for path in ("smooth", "general")],
-    ("gradient_tree", "x", WHOLE | dict.fromkeys(["in a tuple", "in a mapping"], "ValueError: tolerance")),
-    ("gradient_tree", "model", NETWORKS),
-    ("gradient_tree, smooth", "model", {"dead": FINITE, "weights 1e-30": FINITE, "frozen": SAME, "NaN weights": VALUE}),
-    ("gradient_tree, general", "model", {"dead": FINITE, "weights 1e-30": FINITE, "frozen": SAME, "dropout": VALUE}),
-    ("gradient_tree", "layers", LAYERS),
-    ("gradient_tree", "roots", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "none": SAME}),
-    ("gradient_tree", "unit_layer", LAYER),
-    ("gradient_tree, smooth", "forward", FORWARD),
-    ("gradient_tree", "forward", {"string": TYPE}),
-    ("gradient_tree", "mode", CHOICE),
-    ("gradient_tree", "max_nodes", COUNT),
-    ("gradient_tree, smooth", "tolerance", NUMBER | {"none": VALUE, "huge": VALUE, "tiny": FINITE, "tensor": VALUE}),
-    ("GradientTree", "x", {"one row": FINITE, "zeros": FINITE, "expanded": FINITE, "1e30": FINITE, "1e-30": FINITE}),
-    ("GradientTree", "model", {"dead": FINITE, "dead ReLUs": FINITE}),
-    ("GradientTree.subtree", "layer", LAYER),
-    ("GradientTree.subtree", "node", INTEGER | {"many": VALUE}),
-    ("GradientTree.similarity", "layer", LAYER),
-    ("GradientTree.largest", "layer", LAYER),
-    ("GradientTree.largest", "k", COUNT | {"many": FINITE}),
+    "gradient_tree, smooth": {"x": WHOLE,
+        "model": {"dead": FINITE, "weights 1e-30": FINITE, "frozen": SAME, "NaN weights": VALUE}, "forward": FORWARD,
+        "tolerance": NUMBER | {"none": VALUE, "huge": VALUE, "tiny": FINITE, "tensor": VALUE}},
+    "gradient_tree, general": {"x": WHOLE,
+        "model": {"dead": FINITE, "weights 1e-30": FINITE, "frozen": SAME, "dropout": VALUE}},
+    "gradient_tree": {"x": WHOLE | dict.fromkeys(["in a tuple", "in a mapping"], "ValueError: tolerance"),
+        "model": NETWORKS, "layers": LAYERS, "roots": {"string": TYPE, "integer": TYPE, "nothing": VALUE, "none": SAME},
+        "unit_layer": LAYER, "forward": {"string": TYPE}, "mode": CHOICE, "max_nodes": COUNT},
+    "GradientTree": {"x": {"one row": FINITE, "zeros": FINITE, "expanded": FINITE, "1e30": FINITE, "1e-30": FINITE},
+        "model": {"dead": FINITE, "dead ReLUs": FINITE}},
+    "GradientTree.subtree": {"layer": LAYER, "node": INTEGER | {"many": VALUE}},
+    "GradientTree.similarity": {"layer": LAYER},
+    "GradientTree.largest": {"layer": LAYER, "k": COUNT | {"many": FINITE}},
     # task modules
-    ("task_modules", "x", ASKED | {"doubled": SAME} | dict.fromkeys(["one row", "1e-30", "zeros", "expanded"],
-     "ValueError: n_modules")),
-    ("task_modules", "model", NETWORKS | dict.fromkeys(["dead", "dead ReLUs", "weights 1e-30"],
-     "ValueError: n_modules")),
-    ("task_modules of units", "units", LABELLED | {"one item": "ValueError: n_modules"}),
-    ("task_modules of directions", "directions", DIRECTED | {"one row": "ValueError: n_modules"}),
-    ("task_modules", "layer", LAYER),
-    ("task_modules", "unit_layer", LAYER),
-    ("task_modules", "forward", FORWARD),
-    ("task_modules", "n_modules", COUNT | {"one": VALUE, "many": VALUE}),
-    ("task_modules", "chunk_size", CHUNK),
-    ("TaskModules", "x", {"1e30": FINITE, "1e-30": "ValueError: n_modules"}),
-    ("TaskModules.units", "module", INTEGER | {"many": VALUE}),
-    ("ablated", "model", NETWORK | {"ensemble": VALUE, "frozen": SAME, "dead": FINITE}),
-    ("ablated", "layer", LAYER),
-    ("ablated", "units", UNITS | {"twice the same": FINITE, "strings in it": TYPE}),
-    ("ablated", "at", NUMBER | {"string": TYPE, "negative": FINITE, "tensor": FINITE, "list": VALUE}),
-    ("ablated at the means", "at", {"NaN": VALUE, "inf": VALUE, "shorter": VALUE, "another axis": VALUE, "list": FINITE,
-                                    "numpy": SAME, "strided": SAME, "meta": VALUE, "complex": TYPE, "half": FINITE}),
-]  # fmt: skip
+    "task_modules": {"x": ASKED | {"doubled": SAME} | dict.fromkeys(["one row", "1e-30", "zeros", "expanded"],
+        "ValueError: n_modules"),
+        "model": NETWORKS | dict.fromkeys(["dead", "dead ReLUs", "weights 1e-30"], "ValueError: n_modules"),
+        "layer": LAYER, "unit_layer": LAYER, "forward": FORWARD, "n_modules": COUNT | {"one": VALUE, "many": VALUE},
+        "chunk_size": CHUNK},
+    "task_modules of units": {"units": LABELLED | {"one item": "ValueError: n_modules"}},
+    "task_modules of directions": {"directions": DIRECTED | {"one row": "ValueError: n_modules"}},
+    "TaskModules": {"x": {"1e30": FINITE, "1e-30": "ValueError: n_modules"}},
+    "TaskModules.units": {"module": INTEGER | {"many": VALUE}},
+    "ablated": {"model": NETWORK | {"ensemble": VALUE, "frozen": SAME, "dead": FINITE}, "layer": LAYER,
+        "units": UNITS | {"twice the same": FINITE, "strings in it": TYPE},
+        "at": NUMBER | {"string": TYPE, "negative": FINITE, "tensor": FINITE, "list": VALUE}},
+    "ablated at the means": {"at": {"NaN": VALUE, "inf": VALUE, "shorter": VALUE, "another axis": VALUE, "list": FINITE,
+        "numpy": SAME, "strided": SAME, "meta": VALUE, "complex": TYPE, "half": FINITE}},
+})  # fmt: skip

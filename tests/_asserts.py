@@ -7,10 +7,37 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+import gradembed as ge
+
 
 def assert_close(actual: Tensor, expected: Tensor, rtol: float = 1e-9, atol: float = 1e-12) -> None:
     """Equal to relative precision; in float64 by default to 1e-9."""
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
+
+
+def assert_is_tree(tree: ge.GradientTree) -> None:
+    """What holds for every tree: partitions that get finer, the stated order, directions of length 1."""
+    r, n, above = len(tree.root_labels), tree.n_samples, ""
+    for layer in tree.layers:
+        nodes, roots, parents, counts = (getattr(tree, f)[layer] for f in ("nodes", "roots", "parents", "counts"))
+        assert torch.equal(nodes.flatten().bincount(minlength=len(counts)), counts)
+        assert torch.equal(roots[nodes], torch.arange(r)[:, None].expand(r, n))
+        if above:
+            assert torch.equal(parents[nodes], tree.nodes[above])  # a child's samples are its parent's
+            assert torch.equal(tree.roots[above][parents], roots)
+        else:
+            assert parents.tolist() == [-1] * len(parents)
+        first = [int(row[0]) if len(row := (nodes == c).any(0).nonzero()) else n for c in range(len(counts))]
+        keys = list(zip(roots.tolist(), (-counts).tolist(), first, strict=True))
+        assert keys == sorted(keys)
+        assert_close(tree.directions[layer].norm(dim=1), (tree.norms[layer] > 0).to(tree.directions[layer]), rtol=1e-6)
+        above = layer
+
+
+def gradients_of(tree: ge.GradientTree, layer: str) -> Tensor:
+    """Direction times norm of every root and sample of a tree: [n, r, d]."""
+    nodes = tree.nodes[layer]
+    return (tree.directions[layer][nodes] * tree.norms[layer][nodes][..., None]).transpose(0, 1)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import _abuse_plots
 import jaxtyping
 import pytest
 import torch
-from _abuse import ABUSES, GRAMMAR, Subject, assert_answered_or_refused, assert_house_grammar, numbers_of
+from _abuse import ABUSES, Subject, assert_answered_or_refused, assert_house_grammar, numbers_of
 from torch import Tensor
 
 import gradembed as ge
@@ -85,15 +85,14 @@ def test_there_are_enough_cases_of_every_kind():
     assert {abuse for _, _, abuses in TABLE for abuse in abuses} == set(ABUSES)
 
 
-@pytest.mark.parametrize(("message", "why"), [
-    ("x is wrong", "not in the house grammar"), ("`x` should be finite.", "not in the house grammar"),
-    ("`x` should be finite. Got 3.", "not in the house grammar"), ("mat1 and mat2 must", "not in the house grammar"),
-    ("`x` should be finite. Got NaN. Drop it.", "'x' is refused, not 'y'"),
-])  # fmt: skip
-def test_other_messages_are_not_taken_for_refusals(message, why):
-    assert (GRAMMAR.fullmatch(message) is None) == ("grammar" in why)
-    with pytest.raises(AssertionError, match=why):
-        assert_house_grammar(RuntimeError(message), "y")
+@pytest.mark.parametrize(
+    "message", ["x is wrong", "`x` should be finite.", "`x` should be finite. Got 3.", "mat1 and mat2 must"]
+)
+def test_other_messages_are_not_taken_for_refusals(message):
+    with pytest.raises(AssertionError, match="not in the house grammar"):
+        assert_house_grammar(RuntimeError(message), "x")
+    with pytest.raises(AssertionError, match="'x' is refused, not 'y'"):
+        assert_house_grammar(RuntimeError("`x` should be finite. Got NaN. Drop it."), "y")
 
 
 def test_silent_nan_and_written_arguments_are_found():

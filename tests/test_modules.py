@@ -103,7 +103,6 @@ def test_effects_equal_the_loop(case):
     assert int(alive.sum()) >= 12
     assert_close(result.effects[alive], expected[alive])
     assert not result.effects[~alive].any()
-    assert result.layer == str(layer)
     streamed = ge.task_modules(model, [x[:5], x[5:]], layer, chunk_size=4)
     assert_close(streamed.effects, result.effects, atol=1e-9)
 
@@ -225,16 +224,6 @@ def test_scales_and_offsets_change_nothing_where_the_function_is_the_same(activa
     assert torch.equal(after.unit_modules, before.unit_modules) or not same
 
 
-def test_order_of_samples_changes_nothing_and_the_samples_do():
-    network, x = relu_network(), samples(80, 5)
-    before = ge.task_modules(network, x, "hidden1")
-    for same in (x.flip(0), torch.cat([x, x])):
-        after = ge.task_modules(network, same, "hidden1")
-        assert_close(after.effects, before.effects)
-        assert torch.equal(after.unit_modules, before.unit_modules)
-    assert gap(ge.task_modules(network, x[:20], "hidden1").effects, before.effects) > 0.01
-
-
 @pytest.mark.parametrize("scale", [1e-30, 1, 1e18])
 def test_single_precision_agrees_with_double_at_any_scale_of_the_outputs(scale):
     network, x = relu_network(), samples(80, 5)
@@ -269,11 +258,9 @@ def test_dead_units_and_constant_outputs_are_in_no_module():
     assert repr(result) == "TaskModules(3 modules of 'hidden1': 3 and 3 and 3 of 11 units, mean selectivity 1.00)"
     frame = result.to_frame()
     assert list(frame.columns) == ["layer", "unit", "module", "selectivity", "effect"]
-    assert frame["layer"].unique().tolist() == ["hidden1"]
-    assert frame["unit"].tolist() == list(range(11))
-    assert frame["module"].tolist() == expected
+    keys = frame[["layer", "unit", "module"]].to_numpy().tolist()
+    assert keys == [["hidden1", i, module] for i, module in enumerate(expected)]
     assert frame["effect"].tolist() == pytest.approx(result.effects.norm(dim=0).tolist())
-    assert not frame.isna().any().any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -304,8 +291,6 @@ def test_a_module_can_be_without_units():
     ({"n_modules": 5}, "`n_modules` should be at most the number of outputs, and of units, with an effect. Got 5, for 4"
                        " outputs and 9 units with an effect. Lower it, or pass samples"),
     ({"units": [1]}, "Got 2, for 1 outputs and"),
-    ({"x": torch.ones(8, 5).double()}, "Got 2, for 0 outputs and 0 units with an effect. Lower it, or"),
-    ({"layer": "output"}, "`unit_layer` should come after 'output'"),
     ({"weights": 1e200}, "`x` should give finite effects at 'hidden1'. Got an overflow. Scale x down"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused(given, message):
@@ -357,13 +342,6 @@ def test_units_are_held_at_a_number_or_at_one_each(at, values):
     assert gap(found, held(network, x, "hidden1", [6, 1])) > 0.01
 
 
-def test_held_at_their_mean_units_lose_their_information_only():
-    network, x = relu_network(), samples(200, 5)
-    mean = ge.unit_gradients(network, x, "hidden1").activations.mean(0)
-    values = held(network, x, "hidden1", range(9), at=mean)
-    assert_close(values, network(x).mean(0).expand_as(values))  # what reads them is linear
-
-
 def place_cases():
     torch.manual_seed(0)
     r, c, m, relu = Residual().double(), Convolutional().eval().double(), relu_network(), torch.relu
@@ -380,7 +358,6 @@ def place_cases():
         "input": (m, x, "input", [0, 4], m(set_to(x, [0, 4], 3.0))),
         "a layer that is overwritten afterwards": (inner, x, "0", [2], inner[1:](set_to(inner[0](x), [2], 3.0))),
         "a convolution, flattened": (c, image, "conv", [0, 21], from_conv(set_to(c.conv(image), [0, 21], 3.0))),
-        "an image": (c, image, "input", [6], c(set_to(image, [6], 3.0))),
         "a module that runs twice": (r, flat, "act", [1], rest(first(relu(r.stem(flat))), first)),
         "its first run": (r, flat, ge.Site("act", call=0), [1], rest(first(relu(r.stem(flat))))),
         "what a module takes": (r, flat, ge.Site("stem", input=True), [1], r(set_to(flat, [1], 3.0))),
@@ -444,26 +421,20 @@ def test_gradients_in_the_block_are_those_of_the_cut_network_and_a_constant_can_
     assert_close(at.grad, 20 * weight.sum(0) * (torch.arange(9) == 2))
 
 
-class Scaled(nn.Module):
+class Scaled(Net):
     """Takes more than the samples."""
 
-    def __init__(self):
-        super().__init__()
-        self.stem = linear([[1, 2, 0], [0, 1, -1]])
-
-    def forward(self, x, factor=None, *, shift=0.0):
-        return self.stem(x) * (1 if factor is None else factor) + shift
+    def forward(self, x, factor, *, shift=0.0):
+        return self.stem(x) * factor + shift
 
 
 @pytest.mark.parametrize("call", [
     lambda model, x, factor: model(x, factor, shift=1.0),
-    lambda model, x, factor: model(x, factor=factor, shift=1.0),
-    lambda model, x, factor: model(x=x, factor=factor, shift=1.0),
     lambda model, x, factor: model(shift=1.0, factor=factor, x=x),
-], ids=["position", "both", "keyword", "keyword last"])  # fmt: skip
+], ids=["position", "keyword last"])  # fmt: skip
 @pytest.mark.parametrize("layer", ["input", "stem"])
 def test_only_the_first_argument_is_held_however_it_is_passed(call, layer):
-    model, x, factor = Scaled(), samples(4, 3), samples(4, 1, seed=1)
+    model, x, factor = Scaled(None, stem=linear([[1, 2, 0], [0, 1, -1]])), samples(4, 3), samples(4, 1, seed=1)
     with unchanged(model), ge.ablated(model, layer, [0]):
         values = call(model, x, factor)
     site = model.stem(set_to(x, [0], 0.0)) if layer == "input" else set_to(model.stem(x), [0], 0.0)
@@ -471,7 +442,7 @@ def test_only_the_first_argument_is_held_however_it_is_passed(call, layer):
 
 
 def test_an_argument_is_held_by_its_name():
-    model, x, factor = Scaled(), samples(4, 3), samples(4, 1, seed=1)
+    model, x, factor = Scaled(None, stem=linear([[1, 2, 0], [0, 1, -1]])), samples(4, 3), samples(4, 1, seed=1)
     for named in (ge.Site("input", element="factor"), ge.Site("stem", input=True, element=0)):
         with unchanged(model), ge.ablated(model, named, [0]):
             values = model(x=x, factor=factor)
@@ -485,20 +456,18 @@ def test_an_argument_is_held_by_its_name():
 def unequal():
     """Layers of every kind: two tensors, one number a sample, no float; and one that never runs."""
     return Net(
-        lambda m, x: m.pair(x)[0] + m.total(x)[:, None] + m.sign(x) + m.many[0](x),
+        lambda m, x: m.pair(x)[0] + m.total(x)[:, None] + m.sign(x),
         pair=Net(lambda _, x: (x, x)), total=Net(lambda _, x: x.sum(1)), sign=Net(lambda _, x: (x > 0).long()),
-        idle=nn.Linear(3, 3), many=nn.ModuleList([nn.Identity()]),
+        idle=nn.Linear(3, 3),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("layer", "units", "message"), [
     ("sign", [0], r"`layer` should name a layer with one float tensor.*'sign', which has .* int64 tensor"),
     (ge.Site("pair", element=2), [0], r"`layer` should name a layer with one float tensor.*'pair element 2', which"),
-    (ge.Site("many.0", index=(EVERY, 9)), [0], r"`layer` should"),
     ("total", [1], r"`units` should lie between 0 and 0, the units of 'total'. Got 1. Drop or correct it"),
     ("input", [0, 5], r"`units` should lie between 0 and 2, the units of 'input'. Got 5"),
     ("idle", [0], r"`layer` should name a layer that runs in the block. Got 'idle', which did not run. Call the"),
-    ("many", [0], r"Got 'many', which did not run"),
     (ge.Site("total", call=1), [0], r"Got 'total run 1', which ran 1 times"),
 ])  # fmt: skip
 def test_layers_and_units_that_are_not_there_are_refused_in_the_block_or_when_it_ends(layer, units, message):
@@ -528,23 +497,17 @@ def test_hooks_go_after_an_error_in_the_block_which_is_the_one_that_is_seen(laye
     assert torch.equal(network(samples(4, 5)), relu_network()(samples(4, 5)))
 
 
-@pytest.mark.parametrize(("given", "error", "message"), [
-    ({"at": torch.zeros(2)}, ValueError, r"`at` should be a number, or have shape \[9\], one for each unit of 'hidden1'"
-     r". Got a .* tensor of shape \[2\]. Pass activations.mean\(0\)"),
-    ({"at": torch.zeros(4, 9)}, ValueError, r"`at` should .*shape \[(9|d)\]"),
-    ({"at": 1e39}, ValueError, r"`at` should be finite, at least -3e\+38 and at most 3e\+38. Got 1e\+39"),
-    ({"at": torch.tensor([0, math.nan, math.inf])}, ValueError, "`at` should be finite. Got 2 NaN or infinite"),
-    ({"model": ge.MLPEnsemble([4, 3, 2], n_members=2)}, ValueError, "`model` should be one network. Got MLPEnsemble.*"
-     r"Take a member out by ensemble\[i\]"),
-    ({"layer": ""}, ValueError, "`layer` should name a layer of the model. Got ''"),
-    ({"layer": "output2"}, ValueError, "`layer` should name a layer of the model. Got 'output2'. Choose one of"),
-    ({"layer": ge.Site("hidden1", mean=1)}, ValueError, "`layer` should name units, not their mean. Got 'hidden1"),
-    ({"units": [-1]}, ValueError, "`units` should be at least 0. Got -1"),
-    ({"units": torch.tensor(3)}, TypeError, "`units` should be a list of indices. Got 3"),
-    ({"units": torch.arange(9) > 4}, TypeError, "`units` should be an integer. Got False"),
+@pytest.mark.parametrize(("given", "message"), [
+    ({"at": torch.zeros(2)}, r"`at` should be a number, or have shape \[9\], one for each unit of 'hidden1'. Got a .* "
+                             r"tensor of shape \[2\]. Pass activations.mean\(0\)"),
+    ({"at": 1e39}, r"`at` should be finite, at least -3e\+38 and at most 3e\+38. Got 1e\+39"),
+    ({"model": ge.MLPEnsemble([4, 3, 2], n_members=2)}, "`model` should be one network. Got MLPEnsemble.*"
+                                                        r"Take a member out by ensemble\[i\]"),
+    ({"layer": ""}, "`layer` should name a layer of the model. Got ''"),
+    ({"layer": ge.Site("hidden1", mean=1)}, "`layer` should name units, not their mean. Got 'hidden1"),
 ])  # fmt: skip
-def test_bad_ablations_are_refused(given, error, message):
+def test_bad_ablations_are_refused(given, message):
     network, x = relu_network(), samples(4, 5)
-    with unchanged(network), pytest.raises(error, match=message):  # noqa: SIM117
+    with unchanged(network), pytest.raises(ValueError, match=message):  # noqa: SIM117
         with ge.ablated(**({"model": network, "layer": "hidden1", "units": [0]} | given)) as model:
             model(x)

@@ -7,9 +7,10 @@ import itertools
 from functools import partial
 
 import torch
-from _asserts import assert_close, unchanged
+from _asserts import assert_close, assert_is_tree, gradients_of, unchanged
+from _networks import Net
 from _oracle import all_pairs_loop, gradient_loop, interference_loop
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -22,26 +23,17 @@ MEASURES = ("cosine", "abs_cosine", "conflict", "norm_similarity")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
-class Block(nn.Module):
+def block(width: int, activation: nn.Module, *, bias: bool) -> nn.Module:
     """The sum of its input and something made of it."""
-
-    def __init__(self, width: int, activation: nn.Module, *, bias: bool) -> None:
-        super().__init__()
-        self.inner, self.activation = nn.Linear(width, width, bias=bias), activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.activation(self.inner(x))
+    inner = nn.Linear(width, width, bias=bias)
+    return Net(lambda m, x: x + m.activation(m.inner(x)), inner=inner, activation=activation)
 
 
-class Pictures(nn.Module):
+def pictures(activation: nn.Module, *, bias: bool) -> nn.Module:
     """Rows as pictures of two lines, convolved, and rows again: d features become 3 d."""
-
-    def __init__(self, activation: nn.Module, *, bias: bool) -> None:
-        super().__init__()
-        self.conv, self.activation = nn.Conv2d(1, 2, (2, 3), padding=(1, 1), bias=bias), activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.conv(x.reshape(len(x), 1, 2, -1))).flatten(1)
+    conv = nn.Conv2d(1, 2, (2, 3), padding=(1, 1), bias=bias)
+    return Net(lambda m, x: m.activation(m.conv(x.reshape(len(x), 1, 2, -1))).flatten(1), conv=conv,
+               activation=activation)  # fmt: skip
 
 
 @st.composite
@@ -55,7 +47,7 @@ def cases(draw, kinds=("chain", "residual", "conv"), activations=ACTIVATIONS, dt
     torch.manual_seed(draw(st.integers(0, 2**20)))  # every test starts from a seed of its own
     network = nn.Sequential()
     if kind == "conv":
-        network.add_module("pictures", Pictures(chosen[0], bias=bias))
+        network.add_module("pictures", pictures(chosen[0], bias=bias))
         widths[0] = 3 * features
     for i, (d, u) in enumerate(itertools.pairwise(widths), start=1):
         network.add_module(f"linear{i}", last := nn.Linear(d, u, bias=bias))
@@ -64,7 +56,7 @@ def cases(draw, kinds=("chain", "residual", "conv"), activations=ACTIVATIONS, dt
             if draw(st.booleans()):  # a unit that is never on
                 last.weight.data[0], last.bias = 0, nn.Parameter(-torch.ones(u))
             if kind == "residual":
-                network.add_module(f"block{i}", Block(u, chosen[-1], bias=bias))
+                network.add_module(f"block{i}", block(u, chosen[-1], bias=bias))
     if draw(st.booleans()):  # a unit that no root reads, a root that reads nothing
         last.weight.data[:, 0] = last.weight.data[-1] = 0
     x = size * torch.randn(n, features)
@@ -170,12 +162,6 @@ def groups_of(tree: ge.GradientTree, layer: str, names: list[int]) -> list[set[f
             for row in tree.nodes[layer]]  # fmt: skip
 
 
-def gradients_of(tree: ge.GradientTree, layer: str) -> Tensor:
-    """Direction times norm of every root and sample: [n, r, d]."""
-    nodes = tree.nodes[layer]
-    return (tree.directions[layer][nodes] * tree.norms[layer][nodes][..., None]).transpose(0, 1)
-
-
 def paths_of(network: nn.Sequential, sample: Tensor, root: int) -> dict[str, tuple]:
     """What tells a gradient apart at each layer: slopes that it passes through on the way down, one by one."""
     names, inputs, path = layers_of(network), [sample], ()
@@ -204,8 +190,8 @@ def test_trees_hold_the_gradients_and_as_many_nodes_as_there_are_patterns(case, 
     product = ge.gradient_tree(network, x, layers=layers_of(network), mode="product", max_nodes=10**7)
     assert permuted.root_labels == tuple(map(str, some))
     paths = [[paths_of(network, sample, root) for sample in x] for root in range(r)]
+    assert_is_tree(tree)
     for layer in tree.layers:
-        assert_is_partition(tree, layer, n)
         assert len(tree.norms[layer]) == sum(len({path[layer] for path in samples}) for samples in paths)
         expected, nodes = in_double(network, x, layer), groups_of(tree, layer, list(range(n)))
         for other in (tree, product):
@@ -216,25 +202,3 @@ def test_trees_hold_the_gradients_and_as_many_nodes_as_there_are_patterns(case, 
         assert groups_of(permuted, layer, list(range(n))) == [nodes[root] for root in some]
         for fine, coarse in zip(groups_of(product, layer, list(range(n))), nodes, strict=True):
             assert all(any(part <= whole for whole in coarse) for part in fine)
-
-
-def assert_is_partition(tree: ge.GradientTree, layer: str, n: int) -> None:
-    counts = torch.zeros(len(tree.root_labels), dtype=torch.int64).index_add_(0, tree.roots[layer], tree.counts[layer])
-    assert counts.tolist() == [n] * len(counts)
-    for root, places in enumerate(tree.nodes[layer]):
-        assert tree.roots[layer][places].tolist() == [root] * n
-
-
-@SETTINGS
-@given(cases(kinds=("residual", "conv"), dtypes=(torch.float64,)), st.sampled_from([0.01, 0.5]))
-def test_merged_nodes_share_out_the_samples_too(case, tolerance):
-    network, x = case
-    assume(any(isinstance(module, Block | Pictures) for module in network))  # others have patterns and no tolerance
-    tree = ge.gradient_tree(network, x, tolerance=tolerance)
-    for layer in tree.layers:
-        assert_is_partition(tree, layer, len(x))
-        vectors = torch.nn.functional.normalize(in_double(network, x, layer), dim=2)
-        for root, places in enumerate(tree.nodes[layer]):
-            cosines = (tree.directions[layer].double()[places] * vectors[:, root]).sum(1)
-            near = cosines >= 1 - 4 * tolerance
-            assert bool((near | (vectors[:, root].norm(dim=1) == 0)).all())

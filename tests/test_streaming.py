@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from _asserts import assert_close, unchanged
-from _networks import Residual, linear, randn
+from _networks import Residual, randn
 from _oracle import gradient_loop
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -81,27 +81,19 @@ def assert_same(result, expected):
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("chunk_size", [None, 7])
 def test_batches_give_what_one_tensor_gives(source, chunk_size):
-    network, asked = network_of(), {"n_bootstrap": 20, "effective_dimension": True}
+    network = network_of()
+    asked = {"n_bootstrap": 20, "effective_dimension": True, "layers": ["input", "hidden1"]}
+    with torch.no_grad():
+        network.output.weight[1] = 0  # a unit without gradients
     expected = ge.interference(network, X, **asked)
+    assert not torch.equal(ge.interference(network, X[1:]).norm["input"], expected.norm["input"])  # samples matter
     result = ge.interference(network, SOURCES[source](), chunk_size=chunk_size, **asked)
     assert_same(result, expected)
     assert result.effective_dimension == pytest.approx(expected.effective_dimension, rel=1e-12)  # all gradients fit in
-    for name, layers in expected.intervals.items():
-        for layer, ends in layers.items():
+    for name, intervals in expected.intervals.items():
+        for layer, ends in intervals.items():
             assert_close(result.intervals[name][layer], ends, rtol=1e-12, atol=1e-12)
             assert result.summary_intervals[name][layer] == pytest.approx(expected.summary_intervals[name][layer])
-
-
-@pytest.mark.parametrize("arguments", [
-    {}, {"units": [2, 0]}, {"directions": torch.eye(3).double()[:2]}, {"layers": ["0", "input"]},
-])  # fmt: skip
-def test_units_layers_and_dead_gradients_are_those_of_one_tensor(arguments):
-    network = nn.Sequential(linear([[1, 0], [0, 1]]), nn.ReLU(), linear([[1, 1], [0, 0], [1, -1]]))
-    x = randn(40, 2)
-    result, expected = (ge.interference(network, part, **arguments) for part in (list(x.split(9)), x))
-    assert_same(result, expected)
-    other = ge.interference(network, list(x.split(9))[:2], **arguments)  # the negative control
-    assert (other.n_samples, torch.equal(other.norm["input"], expected.norm["input"])) == (18, False)
 
 
 # Structures
@@ -133,14 +125,6 @@ def test_several_inputs_are_cut_and_streamed_together(kind):
     assert_close(ge.unit_gradients(model, parts, "body", chunk_size=9, **asked).gradients, expected)
 
 
-@pytest.mark.parametrize("make", [lambda: ge.MLP([4, 5, 3], seed=0), Residual])
-def test_one_input_in_any_dress_is_the_same(make):
-    model, x = make(), torch.randn(6, 4)
-    expected = ge.unit_gradients(model, x, "input").gradients
-    for dressed in (x.numpy(), x.tolist(), (x,), {"x": x}, [x[:2].numpy(), x[2:]], [(x[:2],), [x[2:], "labels"]]):
-        assert_close(ge.unit_gradients(model, dressed, "input").gradients, expected, rtol=1e-5, atol=1e-7)
-
-
 def test_read_keeps_the_structure_and_what_is_no_tensor():
     model, mask = Masked(), X[:4] > 0
     read = lambda x: batches.read(x, model, None)  # noqa: E731
@@ -151,7 +135,6 @@ def test_read_keeps_the_structure_and_what_is_no_tensor():
     assert (found["x"].requires_grad, found["flag"], found["deep"][1]) == (False, "on", None)
     assert (found["mask"].dtype, found["deep"][0].dtype) == (torch.bool, torch.int64)
     assert read(np.arange(6, dtype=np.uint8)).dtype == torch.uint8
-    assert read([[1, 2], [3, 4]]).tolist() == [[1, 2], [3, 4]]
     assert isinstance(read([X[:4]]), batches.Stream)
     assert batches.size_of(batches.part(found, 1, 3)) == 2
     assert batches.chosen(found, [3, 0])["deep"][0].tolist() == [0, 0]
@@ -233,14 +216,10 @@ def test_untrained_control_goes_through_the_batches_again():
             assert_same(one, other)
 
 
-class BrokenError(Exception):
-    pass
-
-
 def breaking(after):
     for _ in range(after):
         yield torch.randn(5, 4, dtype=torch.float64)
-    raise BrokenError("no more")
+    raise LookupError("no more")
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
@@ -249,7 +228,7 @@ def test_an_error_of_the_iterable_passes_through_and_the_model_is_as_before(afte
     model, modes = make().double(), []
     for _ in range(2):
         modes.append([(module.training, len(module._forward_hooks)) for module in model.modules()])
-        with pytest.raises(BrokenError, match="no more"):
+        with pytest.raises(LookupError, match="no more"):
             ge.interference(model, breaking(after), chunk_size=2)
     assert modes[0] == modes[1]
     assert torch.is_grad_enabled()
@@ -286,19 +265,15 @@ LIKE = r"`x\[1\]` should be like the first batch, float64 \[n, 6\] on cpu. Got "
 
 @pytest.mark.parametrize(("given", "error", "message"), [
     ([], ValueError, r"`x` should give at least one batch. Got none. Pass one with samples"),
-    (iter(()), ValueError, r"`x` should give at least one batch"),
     ([ONES, BAD], ValueError, r"`x\[1\]` should be finite. Got 5 NaN or infinite values of 30"),
     ([ONES, ONES[:, 1:]], ValueError, LIKE + r"float64 \[n, 5\]"),
-    ([ONES, ONES[:, None]], ValueError, LIKE + r"float64 \[n, 1, 6\]"),
     ([ONES, ONES.float()], ValueError, LIKE + r"float32 \[n, 6\] on cpu. Make all batches alike"),
     ([ONES, LABELS], ValueError, LIKE + "int64"),  # (x, y) in a list
     ([{"x": ONES}, {"y": ONES}], ValueError, r"`x(\[1\])?` should (be like the first batch|fit the model)"),
     ([ONES, ONES.to("meta")], ValueError, r"`x\[1\]` should hold numbers"),
     ([ONES, ONES[:0]], ValueError, r"`x\[1\]` should hold at least one sample"),
     ([ONES, ONES[0]], ValueError, r"`x\[1\]` should have a sample axis and a feature axis"),
-    ([ONES, "b"], TypeError, r"`x\[1\]` should be a batch: a tensor of samples, or a mapping or tuple of tensors"),
-    ([ONES, None], TypeError, r"`x\[1\]` should be a batch.* Got None. Have the iterable give batches, as a DataLoad"),
-    (range(3), TypeError, r"`x\[0\]` should be a batch.* Got 0"),
+    ([ONES, None], TypeError, r"`x\[1\]` should be a batch: a tensor.* Got None. Have the iterable give batches"),
     ([[ONES], []], TypeError, r"`x\[1\]` should hold samples.* Got list \[\]"),
     ([ONES[:, 1:]], ValueError, r"`x` should have 6 features"),
     ({"x": "text"}, TypeError, r"`x` should hold samples: a tensor, or a mapping or tuple with tensors"),

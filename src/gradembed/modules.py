@@ -16,6 +16,7 @@ from gradembed._validation import (
     as_integer,
     as_list,
     as_number,
+    as_positions,
     as_tensor,
     check_finite_result,
     check_module,
@@ -72,10 +73,8 @@ class TaskModules:
     def __repr__(self) -> str:
         sizes = " and ".join(str(len(self.units(m))) for m in range(self.n_modules))
         served = self.selectivity[self.unit_modules >= 0]
-        return (
-            f"TaskModules({self.n_modules} modules of {self.layer!r}: {sizes} of {len(self.unit_modules)} units, "
-            f"mean selectivity {float(served.mean()):.2f})"
-        )
+        units = f"{self.n_modules} modules of {self.layer!r}: {sizes} of {len(self.unit_modules)} units"
+        return f"TaskModules({units}, mean selectivity {float(served.mean()):.2f})"
 
     def units(self, module: int) -> list[int]:
         """The units of one module.
@@ -90,10 +89,9 @@ class TaskModules:
             ValueError: If there is no such module.
             TypeError: If ``module`` is no integer.
         """
-        module = as_integer("module", module)
-        if not 0 <= module < self.n_modules:
-            refuse("module", f"lie between 0 and {self.n_modules - 1}", module, "Choose one of them")
-        return [int(i) for i in torch.nonzero(self.unit_modules == module)[:, 0]]
+        module = as_integer("module", module, 0, self.n_modules - 1)
+        chosen: list[int] = torch.nonzero(self.unit_modules == module)[:, 0].tolist()
+        return chosen
 
     def to_frame(self) -> pd.DataFrame:
         """A tidy table, one row per unit of the layer.
@@ -105,10 +103,8 @@ class TaskModules:
 
         effect = torch.linalg.vector_norm(self.effects, dim=0)
         columns = {"module": self.unit_modules, "selectivity": self.selectivity, "effect": effect}
-        frame = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
-        frame.insert(0, "unit", range(len(frame)))
-        frame.insert(0, "layer", self.layer)
-        return frame
+        first = {"layer": self.layer, "unit": range(len(effect))}
+        return pd.DataFrame(first | {name: column.numpy() for name, column in columns.items()})
 
 
 def task_modules(
@@ -170,16 +166,10 @@ def task_modules(
     output_modules[outputs] = _group(effects[outputs].numpy(), n_modules)
     shares = torch.stack([effects[output_modules == m].square().mean(0) for m in range(n_modules)])
     own, unit_modules = shares.max(0)
-    total = shares.sum(0)
-    return TaskModules(
-        effects,
-        output_modules,
-        torch.where(inner, unit_modules, -1),
-        torch.where(inner, own / torch.where(inner, total, 1), 0),
-        session.layers[0],
-        str(session.unit_site),
-        session.unit_labels,
-    )
+    unit_modules = torch.where(inner, unit_modules, -1)
+    selectivity = torch.where(inner, own / torch.where(inner, shares.sum(0), 1), 0)
+    where = session.layers[0], str(session.unit_site), session.unit_labels
+    return TaskModules(effects, output_modules, unit_modules, selectivity, *where)
 
 
 def _effects(session: Session, layer: str, chunk_size: int | None) -> Tensor:
@@ -213,17 +203,12 @@ def _spread(numbers: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _group(effects: np.ndarray, n_modules: int) -> Tensor:
-    """Group the rows, numbering groups in the order of their first row.
-
-    Returns:
-        The group of each row.
-    """
+    """Return the group of each row, numbered in the order of their first row."""
     from sklearn.cluster import AgglomerativeClustering
 
-    rows = AgglomerativeClustering(n_modules, metric="cosine", linkage="average").fit_predict(effects / effects.max())
-    _, first = np.unique(rows, return_index=True)
-    rank = {int(rows[place]): i for i, place in enumerate(np.sort(first))}
-    return torch.tensor([rank[int(row)] for row in rows])
+    groups = AgglomerativeClustering(n_modules, metric="cosine", linkage="average").fit_predict(effects / effects.max())
+    _, first, groups = np.unique(groups, return_index=True, return_inverse=True)
+    return torch.from_numpy(first.argsort().argsort()[groups])
 
 
 @contextmanager
@@ -270,8 +255,8 @@ def ablated(
     held = as_number("at", at, -3e38, 3e38) if is_one else as_tensor("at", at, "d", kind="any").double()
     held = at if isinstance(at, Tensor) and at.requires_grad else held  # a constant can be learned
     holder = _Holder(site, indices, held)
-    module, is_before = (model, True) if site.name == "input" else (modules[site.name], site.input)
-    if is_before:
+    module = model if site.name == "input" else modules[site.name]
+    if site.name == "input" or site.input:
         handle = module.register_forward_pre_hook(holder.before, with_kwargs=True)
     else:
         handle = module.register_forward_hook(holder.after)
@@ -312,19 +297,13 @@ class _Holder:
         if not isinstance(values, Tensor) or values.ndim < 1 or not values.is_floating_point():
             got = f"{str(self.site)!r}, which has {describe(holder)}"
             refuse("layer", "name a layer with one float tensor, a row per sample", got, "Choose another layer")
-        changed = values.clone()
-        index = self.site.index or (slice(None),)
-        flat = self.site.part(values).clone()
-        part = changed[index]
-        width = flat.shape[1]
-        for unit in self.units:
-            if unit >= width:
-                rule = f"lie between 0 and {width - 1}, the units of {str(self.site)!r}"
-                refuse("units", rule, unit, "Drop or correct it")
+        changed, flat = values.clone(), self.site.part(values).clone()
+        index, width = self.site.index or (slice(None),), flat.shape[1]
+        as_positions("units", self.units, width, f"units of {str(self.site)!r}")
         if isinstance(self.at, Tensor) and self.at.shape != (width,):
             rule = f"be a number, or have shape [{width}], one for each unit of {str(self.site)!r}"
             refuse("at", rule, describe(self.at), "Pass activations.mean(0)")
         flat[:, self.units] = self.at.to(flat)[self.units] if isinstance(self.at, Tensor) else self.at
-        changed[index] = flat.reshape(part.shape)
+        changed[index] = flat.reshape(changed[index].shape)
         self.has_run = True
         return replace_element(holder, place, changed)

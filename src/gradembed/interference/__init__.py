@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from gradembed import _progress
-from gradembed._validation import as_integer, as_number, check_choice, check_module, describe, refuse
+from gradembed._validation import as_bool, as_integer, as_number, check_choice, describe, refuse
 from gradembed.gradients import Session, Site
 from gradembed.gradients.batches import tensors_in
-from gradembed.interference.all_pairs import AllPairs
-from gradembed.interference.geometry import DimensionSample, chance_abs_cosine
-from gradembed.interference.realised import PoissonWeights, RealisedSums
+from gradembed.interference.all_pairs import AllPairs, DimensionSample, chance_abs_cosine
+from gradembed.interference.realised import RealisedSums
 from gradembed.interference.result import MEASURES, Interference
 from gradembed.models import check_reinitializable, redrawn
 
@@ -96,36 +97,36 @@ def interference(
     n_bootstrap = as_integer("n_bootstrap", n_bootstrap, 0)
     n_untrained, seed = as_integer("n_untrained", n_untrained, 0), as_integer("seed", seed, 0)
     confidence = as_number("confidence", confidence, 0.5, 0.9999)
-    if not isinstance(effective_dimension, bool):
-        refuse("effective_dimension", "be True or False", describe(effective_dimension), "Pass one of them", TypeError)
+    effective_dimension = as_bool("effective_dimension", effective_dimension)
     if reinitialize is not None and not callable(reinitialize):
         refuse("reinitialize", "be a function of a module", describe(reinitialize), "Pass one, or None", TypeError)
     if pairing == "all" and n_bootstrap:
         remedy = "Set it to 0, or use pairing='realised'"
         refuse("n_bootstrap", "be 0 with pairing='all', whose pairs are not independent", n_bootstrap, remedy)
     if n_untrained:
-        check_module(model)
         check_reinitializable(model, reinitialize)
     asked: dict[str, Any] = {"unit_layer": unit_layer, "units": units, "directions": directions, "forward": forward}
     with Session.open(model, x, layers, **asked) as session:
-        _check_stream(session, x, pairing, n_untrained)
-        tables, sums, n = _measure(session, pairing, n_bootstrap, seed, chunk_size, effective_dimension)
-    intervals: dict[str, dict[str, Tensor]] = {}
-    summary: dict[str, dict[str, tuple[float, float]]] = {}
-    for layer, part in sums.items() if n_bootstrap else ():
-        by_pair, by_layer = part.intervals(confidence)
-        for name in MEASURES:
-            intervals.setdefault(name, {})[layer] = by_pair[name]
-            summary.setdefault(name, {})[layer] = by_layer[name]
+        if session.stream and pairing == "all":
+            remedy = "Pass all samples as one tensor, or use pairing='realised'"
+            refuse("pairing", "be 'realised' for samples in batches", "'all', which keeps all gradients", remedy)
+        if session.stream and n_untrained and isinstance(x, Iterator):
+            rule = "be 0 for an iterator, whose samples come only once"
+            remedy = "Pass batches that can be gone through again (a list, a DataLoader), or set it to 0"
+            refuse("n_untrained", rule, n_untrained, remedy)
+        tables, sums = _measure(session, pairing, n_bootstrap, seed, chunk_size, effective_dimension)
+    ends = {layer: part.intervals(confidence) for layer, part in sums.items() if n_bootstrap}
+    intervals, summary = (
+        {name: {layer: found[name][i] for layer, found in ends.items()} for name in MEASURES if n_bootstrap}
+        for i in (0, 1)
+    )
     control = asked | {"layers": session.sites, "pairing": pairing, "chunk_size": chunk_size}
-    control |= {"effective_dimension": effective_dimension}
     untrained = []
     for i in range(n_untrained):
         with redrawn(model, seed + i, reinitialize) as network:
-            untrained.append(interference(network, x, **control))
+            untrained.append(interference(network, x, effective_dimension=effective_dimension, **control))
     return Interference(
         **tables,
-        n_samples=n,
         unit_layer=str(session.unit_site),
         unit_labels=session.unit_labels,
         heads=session.heads,
@@ -137,55 +138,44 @@ def interference(
     )
 
 
-def _check_stream(session: Session, x: Any, pairing: str, n_untrained: int) -> None:
-    """Refuse what needs all samples at once, or again where they come only once."""
-    if session.stream and pairing == "all":
-        remedy = "Pass all samples as one tensor, or use pairing='realised'"
-        refuse("pairing", "be 'realised' for samples in batches", "'all', which keeps all gradients", remedy)
-    if session.stream and n_untrained and isinstance(x, Iterator):
-        rule = "be 0 for an iterator, whose samples come only once"
-        remedy = "Pass batches that can be gone through again (a list, a DataLoader), or set it to 0"
-        refuse("n_untrained", rule, n_untrained, remedy)
-
-
 def _measure(
     session: Session, pairing: str, n_bootstrap: int, seed: int, chunk_size: int | None, effective_dimension: bool
-) -> tuple[dict[str, dict[str, Any]], dict[str, RealisedSums], int]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Go through the samples once.
 
+    With a Poisson bootstrap, how often each sample stands in each replicate are independent Poisson(1) numbers
+    (Hanley and MacGibbon 2006, Creating non-parametric bootstrap samples using Poisson frequencies). They are drawn
+    sample by sample: a stream of chunks needs no memory of its samples, and how it is cut does not matter.
+
     Returns:
-        For each field of the result a value per layer, the sums behind them (for realised pairs), and the number of
-        samples.
+        The number of samples, and for other fields of the result a value per layer; the sums behind them.
     """
     u, device, layers = len(session.unit_labels), tensors_in(session.batch)[0].device, session.layers
-    weights = PoissonWeights(n_bootstrap, seed)
-    is_all = pairing == "all"
-    realised = {} if is_all else {layer: RealisedSums(layer, u, session.kind, device, n_bootstrap) for layer in layers}
-    pairs = {layer: AllPairs(layer, u, session.kind) for layer in layers if is_all}
+    sums: dict[str, Any] = {}
+    for layer in layers:
+        is_all, kind = pairing == "all", session.kind
+        sums[layer] = AllPairs(layer, u, kind) if is_all else RealisedSums(layer, u, kind, device, n_bootstrap)
     dimensions = {layer: DimensionSample(session.n_samples, u) for layer in layers if effective_dimension}
-    n, widths = 0, dict.fromkeys(layers, 0)
+    rng, n = np.random.default_rng(seed), 0
+    weights: Tensor | None = None
     for capture in session.captures(chunk_size):
         size = capture.values.shape[1]
-        drawn = weights.draw(size)
+        if n_bootstrap:
+            weights = torch.from_numpy(rng.poisson(1.0, (size, n_bootstrap)).astype(np.float32))
         for layer, rows in capture.gradients.items():
             coordinates = rows.coordinates()
-            widths[layer] = coordinates.shape[2]
             if effective_dimension:
                 dimensions[layer].add(coordinates)
-            if is_all:
-                pairs[layer].add(coordinates, constant=rows.is_constant)
-            else:
-                realised[layer].add(coordinates, drawn, constant=rows.is_constant)
+            sums[layer].add(coordinates, weights, constant=rows.is_constant)
         n += size
-    steps = len(pairs) * u * (u + 1) // 2
-    with _progress.bar(steps, "all pairs of samples", "it", wanted=steps > 0, delay=1) as bar:
-        means = {layer: pairs[layer].means(n, bar) if is_all else realised[layer].means() for layer in layers}
-    tables: dict[str, dict[str, Any]] = {}
-    for layer in layers:
-        extra: dict[str, Any] = {}
-        if effective_dimension:
-            effective = dimensions[layer].effective(widths[layer])
-            extra = {"effective_dimension": effective, "chance": chance_abs_cosine(effective)}
-        for name, value in {**means[layer], **extra}.items():
-            tables.setdefault(name, {})[layer] = value
-    return tables, realised, n
+    tables: dict[str, Any] = {}
+    steps = len(layers) * u * (u + 1) // 2
+    with _progress.bar(steps, "all pairs of samples", "it", wanted=pairing == "all", delay=1) as bar:
+        for layer, part in sums.items():
+            found = part.means(bar)
+            if effective_dimension:
+                found["effective_dimension"] = dimensions[layer].effective()
+                found["chance"] = chance_abs_cosine(found["effective_dimension"])
+            for name, value in found.items():
+                tables.setdefault(name, {})[layer] = value
+    return tables | {"n_samples": n}, sums

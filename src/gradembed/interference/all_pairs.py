@@ -1,9 +1,10 @@
-"""Means over every ordered pair of samples, a sample with itself included."""
+"""Means over every ordered pair of samples, a sample with itself included; the dimension that gradients fill."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NoReturn
+import math
+from itertools import combinations_with_replacement
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from gradembed._validation import check_finite_result
 from gradembed.gradients import unit_rows
-from gradembed.interference.geometry import CONFLICT_TOLERANCE, norm_similarity
+from gradembed.interference.realised import CONFLICT_TOLERANCE, norm_similarity
 from gradembed.interference.result import MEASURES
 
 BLOCK = 512  # samples against four times as many others at a time
@@ -24,23 +25,23 @@ class AllPairs:
         self.layer, self.u = layer, u
         self.tolerance = CONFLICT_TOLERANCE[kind]
         self.parts: list[tuple[Tensor, Tensor]] = []
-        self.constant = False
+        self.n, self.constant = 0, False
 
-    def add(self, gradients: Tensor, *, constant: bool = False) -> None:
+    def add(self, gradients: Tensor, _weights: None, *, constant: bool = False) -> None:
         """Add a chunk, [u, n, c]; of gradients that are the same at every sample, one says it all."""
-        self.constant = constant
+        self.n, self.constant = self.n + gradients.shape[1], constant
         if not (constant and self.parts):
             check_finite_result("gradients", gradients, self.layer)
             self.parts.append(unit_rows(gradients[:, :1] if constant else gradients))
 
-    def means(self, n: int, bar: tqdm[NoReturn]) -> dict[str, Tensor]:
+    def means(self, bar: tqdm[Any]) -> dict[str, Any]:
         """Average over pairs: the cosine as the product of mean unit vectors, the rest block by block.
 
         Returns:
             The measures, ``norm``, ``undefined`` and ``count``.
         """
         vectors, length = (torch.cat(part, 1) for part in zip(*self.parts, strict=True))  # [u, n, c], [u, n]
-        weight = n if self.constant else 1
+        weight = self.n if self.constant else 1
         defined = (length > 0).double().sum(1)
         count = defined[:, None] * defined
         mean = vectors.sum(1, dtype=torch.float64) / defined.clamp_min(1)[:, None]
@@ -49,49 +50,29 @@ class AllPairs:
         return {
             **dict(zip(MEASURES, means, strict=True)),
             "norm": length.mean(1).cpu(),
-            "undefined": (n - defined * weight).long().cpu(),
+            "undefined": (self.n - defined * weight).long().cpu(),
             "count": (count * weight**2).long().cpu(),
         }
 
-    def _blocks(self, vectors: Tensor, length: Tensor, bar: tqdm[NoReturn]) -> Tensor:
-        """Sums of |cosine|, conflicts and norm similarity over all pairs.
-
-        Returns:
-            [3, u, u].
-        """
+    def _blocks(self, vectors: Tensor, length: Tensor, bar: tqdm[Any]) -> Tensor:
+        """Return sums of |cosine|, conflicts and norm similarity over all pairs, [3, u, u]."""
         sums = torch.zeros(3, self.u, self.u, dtype=torch.float64, device=vectors.device)
-        similarity = norm_similarity if _is_wide(length) else _scaled_norm_similarity
+        positive, n = length[length > 0], vectors.shape[1]
+        # whether lengths, divided by the largest, have squares that vanish in float64
+        is_wide = len(positive) > 0 and bool(positive.amin() < 1e-70 * positive.amax())
+        similarity = norm_similarity if is_wide else _scaled_norm_similarity
         length = length / length.amax().clamp_min(torch.finfo(length.dtype).tiny)
-        for i in range(self.u):
-            for j in range(i, self.u):
-                for rows, columns in _tiles(vectors.shape[1]):
-                    cosine = vectors[i, rows] @ vectors[j, columns].T
-                    sums[1, i, j] += torch.count_nonzero(cosine < -self.tolerance)
-                    sums[0, i, j] += cosine.abs_().sum()
-                    sums[2, i, j] += similarity(length[i, rows, None], length[j, columns]).sum()
-                bar.update()
+        # pieces of the square of all pairs whose numbers stay in the cache
+        starts = [(row, column) for row in range(0, n, BLOCK) for column in range(0, n, 4 * BLOCK)]
+        tiles = [(slice(row, row + BLOCK), slice(column, column + 4 * BLOCK)) for row, column in starts]
+        for i, j in combinations_with_replacement(range(self.u), 2):
+            for rows, columns in tiles:
+                cosine = vectors[i, rows] @ vectors[j, columns].T
+                sums[1, i, j] += torch.count_nonzero(cosine < -self.tolerance)
+                sums[0, i, j] += cosine.abs_().sum()
+                sums[2, i, j] += similarity(length[i, rows, None], length[j, columns]).sum()
+            bar.update()
         return sums.triu() + sums.triu(1).mT
-
-
-def _tiles(n: int) -> Iterator[tuple[slice, slice]]:
-    """Cut the square of all pairs into pieces whose numbers stay in the cache.
-
-    Yields:
-        Rows and columns of each.
-    """
-    for row in range(0, n, BLOCK):
-        for column in range(0, n, 4 * BLOCK):
-            yield slice(row, row + BLOCK), slice(column, column + 4 * BLOCK)
-
-
-def _is_wide(length: Tensor) -> bool:
-    """Whether lengths, divided by the largest, have squares that vanish in float64.
-
-    Returns:
-        True if so.
-    """
-    positive = length[length > 0]
-    return len(positive) > 0 and bool(positive.amin() < 1e-70 * positive.amax())
 
 
 def _scaled_norm_similarity(length: Tensor, other: Tensor) -> Tensor:
@@ -102,3 +83,55 @@ def _scaled_norm_similarity(length: Tensor, other: Tensor) -> Tensor:
     """
     squares = torch.add(length * length + 1e-300, other * other)  # no 0 / 0
     return torch.div(other, squares, out=squares).mul_(2 * length)
+
+
+class DimensionSample:
+    """Evenly spaced gradients, about 2,000, and the dimension that they span.
+
+    Of samples whose number ``n`` is known they are ceil(n · u / 2048) apart. Of a stream, ``None``, every sample is
+    kept until there are too many, then every second of them, and so on: they are a power of two apart.
+    """
+
+    def __init__(self, n: int | None, u: int) -> None:
+        self.most = max(1, 2048 // u)  # samples
+        self.step = -(-n // self.most) if n else 1
+        self.seen = self.n_kept = 0
+        self.kept = torch.empty(0)  # [u, most, c], made once: small blocks kept here and there fragment memory
+
+    def add(self, gradients: Tensor) -> None:
+        """Look at a chunk, [u, n, c]."""
+        if not self.seen:
+            self.kept = gradients.new_empty(len(gradients), self.most, gradients.shape[2])
+        chosen = gradients[:, -self.seen % self.step :: self.step]
+        self.seen += gradients.shape[1]
+        while self.n_kept + chosen.shape[1] > self.most:  # never if n is known
+            chosen = chosen[:, self.n_kept % 2 :: 2]
+            half = self.kept[:, : self.n_kept : 2].clone()
+            self.n_kept, self.step = half.shape[1], 2 * self.step
+            self.kept[:, : self.n_kept] = half
+        self.kept[:, self.n_kept : self.n_kept + chosen.shape[1]] = chosen
+        self.n_kept += chosen.shape[1]
+
+    def effective(self) -> float:
+        """Participation ratio: 1 / E[cos²] over pairs of different gradients.
+
+        Returns:
+            A number from 1 to the width; the width where there are not two gradients to compare.
+        """
+        vectors, length = unit_rows(self.kept[:, : self.n_kept])
+        v = vectors[length > 0].double().cpu()
+        n, width = v.shape
+        moment = v.T @ v if width < n else v @ v.T
+        mean_square = (float(moment.square().sum()) - n) / max(n * (n - 1), 1)  # a gradient with itself left out
+        return float(width) if n < 2 or mean_square * width <= 1 else min(1 / mean_square, float(width))
+
+
+def chance_abs_cosine(dimension: float) -> float:
+    """Mean |cosine| of independent directions, uniform on the sphere in a (possibly fractional) dimension d.
+
+    Gamma(d/2) / (sqrt(pi) Gamma((d+1)/2)), about sqrt(2 / (pi d)).
+
+    Returns:
+        A number in (0, 1].
+    """
+    return math.exp(math.lgamma(dimension / 2) - math.lgamma((dimension + 1) / 2)) / math.sqrt(math.pi)

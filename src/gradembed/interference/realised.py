@@ -1,15 +1,55 @@
-"""Means over samples: both gradients are taken at the same sample."""
+"""Means over samples: both gradients are taken at the same sample. Safe against overflow and underflow."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from gradembed.interference.geometry import CONFLICT_TOLERANCE, diagonals, gram, norm_similarity
+from gradembed._validation import check_finite_result
 from gradembed.interference.result import MEASURES
 
+# A cosine below minus this counts as negative: what rounding alone can reach between orthogonal gradients.
+CONFLICT_TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+
 WIDE = 4096  # pairs; from about there torch's norm over samples is many times slower than a sum
+
+
+def gram(gradients: Tensor, layer: str) -> tuple[Tensor, Tensor | float]:
+    """Inner products of each sample's gradients [u, n, c], safe against overflow and underflow.
+
+    Returns:
+        The Gram matrices [n, u, u] of the gradients divided by a scale, and that scale ([n, u], or 1.0).
+    """
+    by_sample = gradients.transpose(0, 1)
+    products = by_sample @ by_sample.mT
+    low, high = diagonals(products).aminmax()
+    kind = torch.finfo(products.dtype)
+    if kind.tiny / kind.eps < low and high < kind.max:  # false for NaN
+        return products, 1.0
+    check_finite_result("gradients", gradients, layer)
+    largest = by_sample.abs().amax(-1)
+    scaled = (by_sample / torch.where(largest > 0, largest, 1)[..., None]).double()
+    return scaled @ scaled.mT, largest.double()
+
+
+def diagonals(matrices: Tensor) -> Tensor:
+    """Return the diagonal of every matrix, [n, u] of [n, u, u], as a new tensor: faster to go on with than a view."""
+    u = matrices.shape[1]
+    return matrices.flatten(1).index_select(1, torch.arange(0, u * u, u + 1, device=matrices.device))
+
+
+def norm_similarity(length: Tensor, other: Tensor) -> Tensor:
+    """2|a||b| / (|a|² + |b|²) from the ratio of lengths, which neither overflows nor underflows; 0 where one is 0.
+
+    Returns:
+        Numbers in [0, 1], of the shape to which both broadcast.
+    """
+    ratio = length / other.clamp_min(torch.finfo(other.dtype).tiny)
+    if ratio.numel() and ratio.amax() < 1e15:
+        return 2 * ratio / (ratio * ratio + 1)
+    return 2 / (ratio + ratio.reciprocal())  # slower, and safe where the square is not
 
 
 class RealisedSums:
@@ -55,23 +95,15 @@ class RealisedSums:
         cosine.mul_(inverse.index_select(1, self.a)).mul_(inverse.index_select(1, self.b))
         length = length * scale
         similarity = norm_similarity(length.index_select(1, self.a), length.index_select(1, self.b))
-        everywhere = bool(exists.amin() > 0)
-        both = (
-            exists.index_select(1, self.a) * exists.index_select(1, self.b)
-            if weights is not None or not everywhere
-            else None
-        )
-        conflict = torch.lt(
-            cosine, -self.tolerance, out=torch.empty_like(cosine)
-        )  # ten times faster than by way of bool
+        everywhere, both = bool(exists.amin() > 0), None
+        if weights is not None or not everywhere:
+            both = exists.index_select(1, self.a) * exists.index_select(1, self.b)
+        # ten times faster than by way of bool
+        conflict = torch.lt(cosine, -self.tolerance, out=torch.empty_like(cosine))
         count = both.sum(0) if both is not None else torch.full_like(self.pairs[0], len(length))
-        sums = (
-            cosine.sum(0),
-            cosine.abs().sum(0) if cosine.shape[1] > WIDE else torch.linalg.vector_norm(cosine, ord=1, dim=0),
-            conflict.sum(0),
-            similarity.sum(0),
-            count,
-        )
+        is_wide = cosine.shape[1] > WIDE
+        absolute = cosine.abs().sum(0) if is_wide else torch.linalg.vector_norm(cosine, ord=1, dim=0)
+        sums = (cosine.sum(0), absolute, conflict.sum(0), similarity.sum(0), count)
         self.pairs += torch.stack([part.double() for part in sums]) * times
         self.norm += length.sum(0).double() * times
         self.defined += exists.sum(0).double() * times
@@ -79,33 +111,21 @@ class RealisedSums:
             columns = torch.cat([cosine, cosine.abs(), conflict, similarity, both], dim=1)  # type: ignore[list-item]
             self.replicates += (weights.to(columns).T @ columns).double()
 
-    def _settle(self) -> None:
-        """Add the gradients that are the same at every sample: once, with the weight of all samples."""
-        if self.constant is not None:
-            gradients, self.constant = self.constant, None
-            self._add(gradients, self.drawn, self.n)
-
-    def means(self) -> dict[str, Tensor]:
+    def means(self, _bar: object = None) -> dict[str, Any]:
         """Turn sums into means on the CPU.
 
         Returns:
             The measures, ``norm``, ``undefined`` and ``count``.
         """
-        self._settle()
+        if self.constant is not None:  # the same at every sample: once, with the weight of all samples
+            gradients, self.constant = self.constant, None
+            self._add(gradients, self.drawn, self.n)
         *sums, count = self.pairs
-        exists = (self.defined > 0).double()
-        own = {"cosine": exists, "abs_cosine": exists, "conflict": torch.zeros_like(exists), "norm_similarity": exists}
-        means = {
-            # rounding may pass the bounds
-            name: self._matrix((part / count.clamp_min(1)).clamp(-1, 1), own[name])
-            for name, part in zip(MEASURES, sums, strict=True)
-        }
-        return {
-            **means,
-            "norm": (self.norm / self.n).cpu(),
-            "undefined": (self.n - self.defined).long().cpu(),
-            "count": self._matrix(count, self.defined).long(),
-        }
+        means = {"norm": (self.norm / self.n).cpu(), "undefined": (self.n - self.defined).long().cpu()}
+        for name, part in zip(MEASURES, sums, strict=True):
+            own = (self.defined > 0).double() * (name != "conflict")
+            means[name] = self._matrix((part / count.clamp_min(1)).clamp(-1, 1), own)  # rounding may pass the bounds
+        return means | {"count": self._matrix(count, self.defined).long()}
 
     def _matrix(self, pairs: Tensor, own: Tensor) -> Tensor:
         """Put values of pairs, [..., pairs], into symmetric matrices, [..., u, u], with a diagonal of their own.
@@ -118,51 +138,19 @@ class RealisedSums:
         matrix[..., self.b, self.a] = pairs
         return matrix.cpu()
 
-    def intervals(self, confidence: float) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
-        """Percentiles of the bootstrap replicates.
+    def intervals(self, confidence: float) -> dict[str, tuple[Tensor, tuple[float, float]]]:
+        """Percentiles of the bootstrap replicates, after `means`.
 
         Returns:
             For each measure the interval of every pair, [2, u, u], and that of the mean over pairs.
         """
-        self._settle()
+        own, found = self.means(), {}
         ends = self.pairs.new_tensor([(1 - confidence) / 2, (1 + confidence) / 2])
         *sums, count = self.replicates.chunk(len(MEASURES) + 1, dim=1)
-        own = {name: mean.diagonal().to(self.pairs.device) for name, mean in self.means().items() if name in MEASURES}
-        pairs, summary = {}, {}
+        quantile = torch.nanquantile if bool((count == 0).any()) else torch.quantile
         for name, part in zip(MEASURES, sums, strict=True):
-            values = torch.where(
-                count > 0, part / count.clamp_min(1), torch.nan
-            )  # a replicate without the pair says nothing
-            bounds = (
-                torch.nanquantile(values, ends, dim=0)
-                if bool((count == 0).any())
-                else torch.quantile(values, ends, dim=0)
-            )
-            pairs[name] = self._matrix(bounds.nan_to_num(0), own[name])  # the diagonal is certain
+            values = torch.where(count > 0, part / count.clamp_min(1), torch.nan)  # one without the pair says nothing
+            certain = own[name].diagonal().to(ends.device)
             low, high = torch.nanquantile(values.nanmean(1), ends).nan_to_num(0).tolist()
-            summary[name] = (low, high)
-        return pairs, summary
-
-
-class PoissonWeights:
-    """How often each sample stands in each replicate of a Poisson bootstrap: independent Poisson(1) numbers.
-
-    They can be drawn sample by sample, so that a stream of chunks needs no memory of its samples, and do not
-    depend on how the samples are cut into chunks.
-
-    References:
-        J. A. Hanley, B. MacGibbon (2006), Creating non-parametric bootstrap samples using Poisson frequencies.
-    """
-
-    def __init__(self, n_bootstrap: int, seed: int) -> None:
-        self.n_bootstrap, self.generator = n_bootstrap, np.random.default_rng(seed)
-
-    def draw(self, n: int) -> Tensor | None:
-        """Draw for the next n samples.
-
-        Returns:
-            [n, n_bootstrap], or ``None`` if there are no replicates.
-        """
-        if not self.n_bootstrap:
-            return None
-        return torch.from_numpy(self.generator.poisson(1.0, (n, self.n_bootstrap)).astype(np.float32))
+            found[name] = self._matrix(quantile(values, ends, dim=0).nan_to_num(0), certain), (low, high)
+        return found

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float64, Int64
@@ -133,11 +132,8 @@ class Interference:
         for layer in self.layers:
             defined = across & (self.count[layer] > 0)
             if not bool(defined.any()):
-                rule, remedy = (
-                    f"have a defined cosine between them at {layer!r}",
-                    "Leave this layer out: `layers=` of interference",
-                )
-                refuse("groups", rule, "zero gradients only", remedy)
+                rule = f"have a defined cosine between them at {layer!r}"
+                refuse("groups", rule, "zero gradients only", "Leave this layer out: `layers=` of interference")
             result[layer] = 1 - float(self.abs_cosine[layer][defined].mean())
         return result
 
@@ -169,27 +165,18 @@ class Interference:
         """
         import pandas as pd
 
-        pairs = list(combinations(range(len(self.unit_labels)), 2))
-        a, b = ([pair[side] for pair in pairs] for side in (0, 1))
-        parts = []
+        u, parts = len(self.unit_labels), []
+        a, b = torch.triu_indices(u, u, 1).tolist()
         for layer in self.layers:
-            columns = {
-                "layer": [layer] * len(pairs),
-                "unit_a": [self.unit_labels[i] for i in a],
-                "unit_b": [self.unit_labels[i] for i in b],
-                **{name: getattr(self, name)[layer][a, b].numpy() for name in MEASURES},
-                **{
-                    f"{name}_{side}": getattr(self, name)[layer][units].numpy()
-                    for name in ("norm", "undefined")
-                    for side, units in (("a", a), ("b", b))
-                },
-                "n_pairs": self.count[layer][a, b].numpy(),
-            }
+            columns: dict[str, Any] = {"layer": [layer] * len(a)}
+            columns |= {f"unit_{side}": [self.unit_labels[i] for i in units] for side, units in (("a", a), ("b", b))}
+            columns |= {name: getattr(self, name)[layer][a, b].numpy() for name in MEASURES}
+            for name, values in (("norm", self.norm[layer]), ("undefined", self.undefined[layer])):
+                columns |= {f"{name}_a": values[a].numpy(), f"{name}_b": values[b].numpy()}
+            columns["n_pairs"] = self.count[layer][a, b].numpy()
             if self.chance:
-                columns |= {
-                    "effective_dimension": self.effective_dimension[layer],
-                    "chance_abs_cosine": self.chance[layer],
-                }
+                chance, dimension = self.chance[layer], self.effective_dimension[layer]
+                columns |= {"effective_dimension": dimension, "chance_abs_cosine": chance}
             for name, interval in self.intervals.items():
                 columns |= {f"{name}_{end}": interval[layer][i, a, b].numpy() for i, end in enumerate(("low", "high"))}
             if self.untrained:

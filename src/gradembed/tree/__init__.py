@@ -12,8 +12,7 @@ from gradembed._validation import as_integer, as_number, check_choice, refuse
 from gradembed.gradients import Session, Site
 from gradembed.gradients.chain import Chain
 from gradembed.gradients.patterns import is_smooth
-from gradembed.tree._exact import exact_levels
-from gradembed.tree._merge import merged_levels
+from gradembed.tree._levels import Level, exact_levels, merged_levels
 from gradembed.tree._result import GradientTree
 
 __all__ = ["GradientTree", "gradient_tree"]
@@ -79,22 +78,23 @@ def gradient_tree(
             refuse("x", "hold all samples at once: a tree sorts them", "batches", remedy)
         names = list(session.layers[::-1]) if layers is None else session.from_the_top()
         without = _without_patterns(session, names)
-        if without:
-            levels = merged_levels(session, names, _tolerance_for(without, mode, tolerance), max_nodes)
-        else:
+        if not without:
             if tolerance is not None:
                 remedy = "Leave it out: patterns tell gradients apart exactly"
                 refuse("tolerance", "be None for a piecewise-linear network", tolerance, remedy)
             levels = exact_levels(session, names, mode, max_nodes)
-    fields = ("directions", "norms", "parents", "roots", "counts", "nodes")
-    return GradientTree(
-        **{field: {layer: getattr(levels[layer], field) for layer in names} for field in fields},
-        samples=torch.arange(session.n_samples or 0),
-        root_labels=session.unit_labels,
-        unit_layer=str(session.unit_site),
-        mode=mode,
-        tolerance=tolerance,
-    )
+        else:
+            if mode == "product":
+                rule = "be 'realised' for a network without activation patterns"
+                refuse("mode", rule, without, "Pass mode='realised'")
+            if tolerance is None:
+                rule, remedy = "be given for a network without activation patterns", "Pass tolerance=0.01 to merge"
+                refuse("tolerance", rule, f"None for {without}", f"{remedy} gradients up to that cosine distance")
+            levels = merged_levels(session, names, tolerance, max_nodes)
+    tables: dict[str, Any] = {field: {n: getattr(levels[n], field) for n in names} for field in Level._fields}
+    asked = {"unit_layer": str(session.unit_site), "mode": mode, "tolerance": tolerance}
+    samples = torch.arange(session.n_samples or 0)
+    return GradientTree(**tables, samples=samples, root_labels=session.unit_labels, **asked)
 
 
 def _without_patterns(session: Session, names: Sequence[str]) -> str:
@@ -108,14 +108,3 @@ def _without_patterns(session: Session, names: Sequence[str]) -> str:
             ends = [name for name, position in chain.positions.items() if position == p + 1]
             return f"{type(step).__name__} at {ends[0]!r}"
     return ""
-
-
-def _tolerance_for(without: str, mode: str, tolerance: float | None) -> float:
-    """Refuse what a network without patterns cannot have."""
-    if mode == "product":
-        rule = "be 'realised' for a network without activation patterns"
-        refuse("mode", rule, without, "Pass mode='realised'")
-    if tolerance is None:
-        remedy = "Pass tolerance=0.01 to merge gradients up to that cosine distance"
-        refuse("tolerance", "be given for a network without activation patterns", f"None for {without}", remedy)
-    return tolerance

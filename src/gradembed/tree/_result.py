@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
@@ -105,34 +107,27 @@ class GradientTree:
             refuse("node", f"lie between 0 and {last}, the nodes of {layer!r}", node, "Look at largest(layer)")
         root = int(self.roots[layer][node])
         members = self.nodes[layer][root] == node
-        kept = torch.tensor([node])
-        upper = kept  # of the layer above: each node's place in the subtree, or -1
-        rows: dict[str, Tensor] = {}
-        parents: dict[str, Tensor] = {}
-        nodes: dict[str, Tensor] = {}
-        for name in self.layers[self.layers.index(layer) :]:
-            place = torch.full((len(self.norms[name]),), -1)
-            if name == layer:
-                parents[name] = torch.tensor([-1])
-            else:
-                above = upper[self.parents[name]]
-                kept = (above >= 0).nonzero()[:, 0]
-                parents[name] = above[kept]
-            place[kept] = torch.arange(len(kept))
-            rows[name], upper = kept, place
-            nodes[name] = place[self.nodes[name][root, members]][None]
-        return GradientTree(
-            directions={name: self.directions[name][kept] for name, kept in rows.items()},
-            norms={name: self.norms[name][kept] for name, kept in rows.items()},
+        parents = {layer: torch.tensor([-1])}
+        places = {layer: torch.full((last + 1,), -1).index_fill(0, torch.tensor([node]), 0)}  # in the subtree, or -1
+        path = self.layers[self.layers.index(layer) :]
+        for above, name in pairwise(path):
+            upper = places[above][self.parents[name]]
+            parents[name] = upper[upper >= 0]
+            places[name] = torch.where(upper >= 0, (upper >= 0).cumsum(0) - 1, -1)
+
+        def kept(table: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: table[name][place >= 0] for name, place in places.items()}
+
+        return replace(
+            self,
+            directions=kept(self.directions),
+            norms=kept(self.norms),
             parents=parents,
-            roots={name: torch.zeros_like(kept) for name, kept in rows.items()},
-            counts={name: self.counts[name][kept] for name, kept in rows.items()},
-            nodes=nodes,
+            roots={name: torch.zeros_like(above) for name, above in parents.items()},
+            counts=kept(self.counts),
+            nodes={name: place[self.nodes[name][root, members]][None] for name, place in places.items()},
             samples=self.samples[members],
             root_labels=(self.root_labels[root],),
-            unit_layer=self.unit_layer,
-            mode=self.mode,
-            tolerance=self.tolerance,
         )
 
     def similarity(self, layer: str) -> Float[Tensor, "c c"]:
@@ -188,23 +183,18 @@ class GradientTree:
             0     0    0      7           3         3
             1     1    0      7           2         2
         """
-        import pandas as pd
-
         check_layer("layer", layer, self.layers)
         k = as_integer("k", k, 1)
-        counts = self.counts[layer]
-        chosen = counts.argsort(descending=True, stable=True)[:k]
-        children, leaves = self._descendants(layer)
-        columns = {
-            "node": chosen.numpy(),
-            "root": [self.root_labels[root] for root in self.roots[layer][chosen].tolist()],
-            "count": counts[chosen].numpy(),
-            "share": (counts[chosen].double() / max(self.n_samples, 1)).numpy(),
-            "norm": self.norms[layer][chosen].numpy(),
-            "n_children": children[chosen].numpy(),
-            "n_leaves": leaves[chosen].numpy(),
-        }
-        return pd.DataFrame(columns)
+        path = self.layers[self.layers.index(layer) :]
+        leaves = torch.ones_like(self.counts[path[-1]])
+        children = torch.zeros_like(leaves)
+        for name, above in zip(path[:0:-1], path[-2::-1], strict=True):
+            children = self.parents[name].bincount(minlength=len(self.norms[above]))
+            leaves = torch.zeros_like(children).index_add_(0, self.parents[name], leaves)
+        frame = self._frame(layer).assign(n_children=children.numpy(), n_leaves=leaves.numpy())
+        frame["share"] = frame["count"] / max(self.n_samples, 1)
+        frame = frame.sort_values("count", ascending=False, kind="stable", ignore_index=True).head(k)
+        return frame[["node", "root", "count", "share", "norm", "n_children", "n_leaves"]]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per node.
@@ -212,36 +202,15 @@ class GradientTree:
         Returns:
             Columns ``layer``, ``node``, ``parent`` (-1 at the top), ``root`` (its label), ``count``, ``norm``.
         """
-        import numpy as np
         import pandas as pd
 
-        labels = np.array(self.root_labels, dtype=object)
-        parts = [
-            pd.DataFrame(
-                {
-                    "layer": [layer] * len(norms),
-                    "node": np.arange(len(norms)),
-                    "parent": self.parents[layer].numpy(),
-                    "root": labels[self.roots[layer].numpy()],
-                    "count": self.counts[layer].numpy(),
-                    "norm": norms.numpy(),
-                }
-            )
-            for layer, norms in self.norms.items()
-        ]
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat(map(self._frame, self.layers), ignore_index=True)
 
-    def _descendants(self, layer: str) -> tuple[Tensor, Tensor]:
-        """Count what hangs below each node of a layer.
+    def _frame(self, layer: str) -> pd.DataFrame:
+        """Return one row per node of a layer."""
+        import pandas as pd
 
-        Returns:
-            Children [c] and leaves [c].
-        """
-        path = self.layers[self.layers.index(layer) :]
-        leaves = torch.ones_like(self.counts[path[-1]])
-        children = torch.zeros_like(leaves)
-        for name, above in zip(path[:0:-1], path[-2::-1], strict=True):
-            parents = self.parents[name]
-            children = parents.bincount(minlength=len(self.norms[above]))
-            leaves = torch.zeros_like(children).index_add_(0, parents, leaves)
-        return children, leaves
+        tables = {"parent": self.parents, "root": self.roots, "count": self.counts, "norm": self.norms}
+        columns = {name: table[layer].numpy() for name, table in tables.items()}
+        columns["root"] = np.array(self.root_labels, dtype=object)[columns["root"]]
+        return pd.DataFrame({"layer": layer, "node": range(len(columns["root"]))} | columns)
