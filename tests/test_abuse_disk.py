@@ -18,7 +18,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 import gradembed as ge
-from gradembed.training._stack import Stack
+from gradembed.training._optimization import Stack
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 READ_ONLY = OSError(errno.EROFS, "Read-only file system")
