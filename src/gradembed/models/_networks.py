@@ -98,8 +98,7 @@ class MLP(_Chain):
 def _make(activation: Factory) -> nn.Module:
     """Return a new module of the activation's factory."""
     with suppress(TypeError):  # it is no function, or wants arguments
-        module = activation()
-        if isinstance(module, nn.Module):
+        if isinstance(module := activation(), nn.Module):
             return module
     rule = "be a class or function that makes a module when called without arguments"
     return refuse("activation", rule, describe(activation), "Pass torch.nn.Tanh, not torch.nn.Tanh()", TypeError)
@@ -320,8 +319,8 @@ class MLPEnsemble(_Chain):
         if isinstance(index, slice):
             index = range(e)[index]
         is_one = not isinstance(index, Iterable) or getattr(index, "ndim", 1) == 0
-        positions = [index] if is_one else as_list("index", index, "a list of positions")
-        chosen = [as_integer("index", i) for i in positions]
+        listed = [index] if is_one else as_list("index", index, "a list of positions")
+        chosen = [as_integer("index", i) for i in listed]
         for i in chosen:
             if not -e <= i < e:
                 refuse("index", f"lie between {-e} and {e - 1}", i, "Drop or correct it", IndexError)
@@ -373,13 +372,13 @@ def _stacked(members: Sequence[MLP], name: str) -> tuple[list[Tensor], list[nn.M
         if ACTIVATIONS.get(type(module).__name__) is not type(module):
             rule = f"be one of torch's elementwise activations without parameters ({', '.join(ACTIVATIONS)})"
             refuse(name, rule, describe(module), "Train such networks one by one")
-    kinds: dict[str, int] = {}
-    for i, member in enumerate(members):  # what has to be the same
-        weight = next(member.parameters())
-        kinds.setdefault(f"{member.widths}, {member.activation_modules()}, {weight.dtype} on {weight.device}", i)
-    if len(kinds) > 1:
-        (first, _), (other, i) = list(kinds.items())[:2]
-        got, remedy = f"{other} for member {i} after {first}", "Stack equal ones"
-        refuse(name, "give networks of equal widths, activations, precision and device", got, remedy)
+    firsts = (next(member.parameters()) for member in members)
+    kinds = [
+        f"{m.widths}, {m.activation_modules()}, {p.dtype} on {p.device}" for m, p in zip(members, firsts, strict=True)
+    ]
+    for i, kind in enumerate(kinds):
+        if kind != kinds[0]:
+            got = f"{kind} for member {i} after {kinds[0]}"
+            refuse(name, "give networks of equal widths, activations, precision and device", got, "Stack equal ones")
     same = zip(*(member.parameters() for member in members), strict=True)
     return [torch.stack(parameters) for parameters in same], activations, {}
