@@ -58,9 +58,9 @@ def untrained(model: nn.Module, seed: int = 0, reinitialize: Reinitialize | None
     seed = as_integer("seed", seed, 0)
     if reinitialize is not None and not callable(reinitialize):
         refuse("reinitialize", "be a function of a module", describe(reinitialize), "Pass a function", TypeError)
-    drawn, kept = _drawn(model, seed, reinitialize, lambda numbers: numbers)
+    drawn, kept = _drawn(model, seed, reinitialize, moved=False)
     # left as it was, or drawn as it was, say zeros? Out of other numbers one can tell
-    if kept and (kept := _drawn(model, seed, reinitialize, lambda numbers: numbers.nan_to_num(0, 0, 0) + 0.71)[1]):
+    if kept and (kept := _drawn(model, seed, reinitialize, moved=True)[1]):
         got = f"{kept[0]} as it was"
         if reinitialize is None:  # which pruned and normed modules do not
             refuse("model", "draw all its weights anew by its modules' reset_parameters", got, REMEDY)
@@ -74,22 +74,21 @@ def check_reinitializable(model: nn.Module, reinitialize: Reinitialize | None = 
     untrained(model, 0, reinitialize)
 
 
-def _drawn(
-    model: nn.Module, seed: int, reinitialize: Reinitialize | None, before: Callable[[Tensor], Tensor]
-) -> tuple[nn.Module, list[str]]:
-    """Return a copy drawn anew out of what ``before`` makes of its weights, and which of them are still as before."""
+def _drawn(model: nn.Module, seed: int, draw: Reinitialize | None, moved: bool) -> tuple[nn.Module, list[str]]:
+    """Return a copy drawn anew, if ``moved`` out of other weights, and which weights are still as before."""
     # pruned and normed weights have a graph, which torch does not copy: they go without it
     made = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     twin = copy.deepcopy(model, {id(value): value.detach().clone() for value in made if not value.is_leaf})
     both = zip(twin.parameters(), model.parameters(), strict=True)
     pairs = [(p, old) for p, old in both if p.is_floating_point() and not (is_lazy(p) or p.is_meta)]
     with torch.no_grad():
+        pairs = [(p, old.nan_to_num(0, 0, 0) + 0.71) for p, old in pairs] if moved else pairs
         for p, old in pairs:
-            p.copy_(before(old))
-        drawn = _draw(twin, seed, reinitialize)
-        same = {p for p, old in pairs if torch.equal(p.nan_to_num(0.5), before(old).nan_to_num(0.5))}
+            p.copy_(old)
+        drawn = _draw(twin, seed, draw)
+        same = {p for p, old in pairs if torch.equal(p.nan_to_num(0.5), old.nan_to_num(0.5))}
     named, same = [*drawn.named_parameters()], same | {*model.parameters()}
-    if reinitialize is not None:
+    if draw is not None:
         named = [(key, p) for key, p in named if p.requires_grad] or named
     kept = [key for key, p in named if p in same]
     return drawn, [f"{key!r} of {type(drawn.get_submodule(key.rpartition('.')[0])).__name__}" for key in kept]

@@ -372,10 +372,8 @@ def _stacked(members: Sequence[MLP], name: str) -> tuple[list[Tensor], list[nn.M
         if ACTIVATIONS.get(type(module).__name__) is not type(module):
             rule = f"be one of torch's elementwise activations without parameters ({', '.join(ACTIVATIONS)})"
             refuse(name, rule, describe(module), "Train such networks one by one")
-    firsts = (next(member.parameters()) for member in members)
-    kinds = [
-        f"{m.widths}, {m.activation_modules()}, {p.dtype} on {p.device}" for m, p in zip(members, firsts, strict=True)
-    ]
+    firsts = ((member, next(member.parameters())) for member in members)
+    kinds = [f"{m.widths}, {m.activation_modules()}, {p.dtype} on {p.device}" for m, p in firsts]
     for i, kind in enumerate(kinds):
         if kind != kinds[0]:
             got = f"{kind} for member {i} after {kinds[0]}"

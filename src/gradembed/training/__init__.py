@@ -104,9 +104,8 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
     check_kind("split", split, Split, "Build one with gradembed.datasets.Split")
     check_kind("config", config, TrainConfig)
     if config.max_shift and round((d := split.x_train.shape[1]) ** 0.5) ** 2 != d:
-        refuse(
-            "max_shift", "be 0 unless rows are square images", f"{config.max_shift} with {d} features", "Set it to 0"
-        )
+        got = f"{config.max_shift} with {d} features"
+        refuse("max_shift", "be 0 unless rows are square images", got, "Set it to 0")
     if not (trained := [p for p in model.parameters() if p.requires_grad]):
         refuse("model", "have parameters that require a gradient", "none", "Call model.requires_grad_()")
     device, start = resolve_device(config.device), time.perf_counter()
