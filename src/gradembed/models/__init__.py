@@ -79,7 +79,7 @@ def _drawn(model: nn.Module, seed: int, draw: Reinitialize | None, moved: bool) 
     # pruned and normed weights have a graph, which torch does not copy: they go without it
     made = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     twin = copy.deepcopy(model, {id(value): value.detach().clone() for value in made if not value.is_leaf})
-    both = zip(twin.parameters(), model.parameters(), strict=True)
+    both: Iterator[tuple[Tensor, Tensor]] = zip(twin.parameters(), model.parameters(), strict=True)
     pairs = [(p, old) for p, old in both if p.is_floating_point() and not (is_lazy(p) or p.is_meta)]
     with torch.no_grad():
         pairs = [(p, old.nan_to_num(0, 0, 0) + 0.71) for p, old in pairs] if moved else pairs
