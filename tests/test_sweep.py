@@ -136,10 +136,7 @@ def test_calls_cannot_change_settings():
 
 
 def test_partial_carries_what_calls_share(cache):
-    def power(base, exponent, offset=0):
-        return base**exponent + offset
-
-    function = functools.partial(functools.partial(power, 2), offset=1)
+    function = functools.partial(functools.partial(lambda a, exponent, offset=0: a**exponent + offset, 2), offset=1)
     for _ in range(2):
         assert sweep(function, {"exponent": [1, 2]}, cache=cache).results == (3, 5)
         assert sweep(function, {"exponent": [1], "offset": [7]}, cache=cache).results == (9,)
@@ -520,20 +517,18 @@ def test_table_shows_settings_by_short_texts():
     pd.testing.assert_frame_equal(frame, pd.DataFrame(shown, columns=["widths", "activation", "x", "result"]))
 
 
-def test_result_may_repeat_its_setting_but_not_contradict_it():
-    assert sweep(lambda i: {"i": i, "j": 1}, {"i": [5]}).to_frame().to_dict("records") == [{"i": 5, "j": 1}]
-    result = sweep(lambda i: {"i": i + 1}, {"i": [5]})
-    message = r"`function` should leave the settings' names their values. Got 'i': 6 at setting 0 \(i=5\). Name"
-    with pytest.raises(ValueError, match=message):
-        result.to_frame()
+OTHER = r"`function` should return numbers, .*, to make a table. Got .* at setting 0 \(i=1\). Take what you need"
 
 
-@pytest.mark.parametrize("value", [torch.zeros(2), [{"a": 1}, 2], object()])
-def test_table_of_other_results_is_refused(value):
-    result = dataclasses.replace(sweep(scaled, {"i": [1]}), results=(value,))
-    message = r"`function` should return numbers, .*, to make a table. Got .* at setting 0 \(i=1\). Take what you need"
-    with pytest.raises(TypeError, match=message):
-        result.to_frame()
+@pytest.mark.parametrize(("value", "error", "message"), [
+    *((value, TypeError, OTHER) for value in (torch.zeros(2), [{"a": 1}, 2], object())),
+    ({"i": 6}, ValueError, r"`function` should leave the settings' names their values. Got 'i': 6 at .*i=1\). Name")],
+)  # fmt: skip
+def test_table_of_other_results_or_of_contradicted_settings_is_refused(value, error, message):
+    result = sweep(lambda i: {"i": i, "j": 1}, {"i": [1]})
+    assert result.to_frame().to_dict("records") == [{"i": 1, "j": 1}]
+    with pytest.raises(error, match=message):
+        dataclasses.replace(result, results=(value,)).to_frame()
 
 
 def test_long_settings_are_cut_in_messages():
