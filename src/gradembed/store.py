@@ -16,7 +16,7 @@ from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from types import CodeType
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -175,38 +175,34 @@ def _encode(value: Any, name: str, tensors: dict[str, Tensor], modules: Sequence
             name += "_"
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
-    if isinstance(value, pd.DataFrame):
-        return {"frame": _columns(value)}
+    if isinstance(value, pd.DataFrame) and (columns := _columns(value)) is not None:
+        return {"frame": columns}
     head: dict[str, Any] = {"result": type(value).__name__}
     if isinstance(value, nn.Module) and (places := [i for i, given in enumerate(modules) if given is value]):
         head, parts = {"module": places[0]}, value.state_dict()
     elif type(value) is MLPEnsemble:
         parts = value.parts()
     elif isinstance(value, nn.Module):
-        rule, remedy = "return no network but those it was given", "Pass the network in"
-        refuse("function", rule, describe(value), remedy, TypeError)
+        rule = "return no network but those it was given"
+        refuse("function", rule, describe(value), "Pass the network in", TypeError)
     elif STORABLE.get(type(value).__name__) is type(value):
         parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif isinstance(value, dict) and all(isinstance(key, str) for key in value):
         head, parts = {"result": "dict"}, value
     else:
-        _refuse_to_store(value)
+        remedy = "Return numbers, tensors, plain data frames or results of this library"
+        refuse("function", "return what can be stored", describe(value), remedy, TypeError)
     return head | {"items": {key: _encode(item, f"{name}.{key}", tensors, modules) for key, item in parts.items()}}
 
 
-def _columns(frame: pd.DataFrame) -> dict[Any, Any]:
-    """Return the columns of a data frame for JSON, if that gives exactly this frame back."""
+def _columns(frame: pd.DataFrame) -> dict[Any, Any] | None:
+    """Return the columns of a data frame for JSON, if that gives exactly this frame back, else None."""
     columns = {key: {"dtype": str(column.dtype), "values": column.tolist()} for key, column in frame.items()}
     with suppress(TypeError, ValueError):  # dates, intervals, ... are no JSON
         again = _decode({"frame": json.loads(json.dumps(columns))}, {}, [])
         if again.equals(frame) and all(axis.name is None for axis in frame.axes):
             return columns
-    return _refuse_to_store(frame)
-
-
-def _refuse_to_store(value: object) -> NoReturn:
-    remedy = "Return numbers, tensors, plain data frames or results of this library"
-    refuse("function", "return what can be stored", describe(value), remedy, TypeError)
+    return None
 
 
 def _decode(tree: Any, tensors: Mapping[str, Tensor], modules: Sequence[nn.Module]) -> Any:
@@ -256,7 +252,8 @@ def fingerprint(value: object) -> str:
     try:
         _update(digest, value)
     except RecursionError:
-        _refuse_to_hash(f"{type(value).__name__}, which contains itself")
+        got = f"{type(value).__name__}, which contains itself"
+        refuse("args", "have a content to hash", got, "Pass numbers, tensors or modules", TypeError)
     return digest.hexdigest()
 
 
@@ -290,11 +287,7 @@ def _update(digest: Any, value: Any) -> None:
         code = value.__qualname__ + _code(value.__code__)
         _update(digest, [code, value.__defaults__, value.__kwdefaults__, cells])
     else:
-        _refuse_to_hash(describe(value))
-
-
-def _refuse_to_hash(got: str) -> NoReturn:
-    refuse("args", "have a content to hash", got, "Pass numbers, tensors or modules", TypeError)
+        refuse("args", "have a content to hash", describe(value), "Pass numbers, tensors or modules", TypeError)
 
 
 def _parts_of(module: nn.Module) -> list[object]:

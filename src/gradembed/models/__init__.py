@@ -22,7 +22,6 @@ from gradembed.models._networks import ACTIVATIONS, MLP, MLPEnsemble, StackedLin
 __all__ = ["ACTIVATIONS", "MLP", "MLPEnsemble", "StackedLinear", "check_reinitializable", "redrawn", "untrained"]
 
 Reinitialize = Callable[[nn.Module], object]
-RULE = "draw all its weights anew by its modules' reset_parameters"  # what pruned and normed ones do not
 REMEDY = (
     "Pass reinitialize, a function that draws the weights of the copy that it gets or returns a new network, "
     "say reinitialize=lambda m: [p.normal_(0, 0.1) for p in m.parameters()]"
@@ -59,13 +58,14 @@ def untrained(model: nn.Module, seed: int = 0, reinitialize: Reinitialize | None
     seed = as_integer("seed", seed, 0)
     if reinitialize is not None and not callable(reinitialize):
         refuse("reinitialize", "be a function of a module", describe(reinitialize), "Pass a function", TypeError)
-    drawn, kept = _drawn(model, seed, reinitialize, lambda numbers: numbers)
-    if kept:  # left as it was, or drawn as it was, say zeros? Out of other numbers one can tell
-        kept = _drawn(model, seed, reinitialize, lambda numbers: numbers.nan_to_num(0, 0, 0) + 0.71)[1]
-    if kept:
+    drawn, kept = _drawn(model, seed, reinitialize, moved=False)
+    # left as it was, or drawn as it was, say zeros? Out of other numbers one can tell
+    if kept and (kept := _drawn(model, seed, reinitialize, moved=True)[1]):
+        got = f"{kept[0]} as it was"
+        if reinitialize is None:  # which pruned and normed modules do not
+            refuse("model", "draw all its weights anew by its modules' reset_parameters", got, REMEDY)
         remedy = "Draw it too, return a new network, or mark what is fixed by requires_grad_(False)"
-        refusal = ("reinitialize", "draw all weights of the copy anew") if reinitialize else ("model", RULE)
-        refuse(*refusal, f"{kept[0]} as it was", remedy if reinitialize else REMEDY)
+        refuse("reinitialize", "draw all weights of the copy anew", got, remedy)
     return drawn
 
 
@@ -74,29 +74,24 @@ def check_reinitializable(model: nn.Module, reinitialize: Reinitialize | None = 
     untrained(model, 0, reinitialize)
 
 
-def _drawn(
-    model: nn.Module, seed: int, reinitialize: Reinitialize | None, before: Callable[[Tensor], Tensor]
-) -> tuple[nn.Module, list[str]]:
-    """Return a copy drawn anew out of what ``before`` makes of its weights, and which of them are still as before."""
-    twin = _copy(model)
-    both = zip(twin.parameters(), model.parameters(), strict=True)
+def _drawn(model: nn.Module, seed: int, draw: Reinitialize | None, moved: bool) -> tuple[nn.Module, list[str]]:
+    """Return a copy drawn anew, if ``moved`` out of other weights, and which weights are still as before."""
+    # pruned and normed weights have a graph, which torch does not copy: they go without it
+    made = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    twin = copy.deepcopy(model, {id(value): value.detach().clone() for value in made if not value.is_leaf})
+    both: Iterator[tuple[Tensor, Tensor]] = zip(twin.parameters(), model.parameters(), strict=True)
     pairs = [(p, old) for p, old in both if p.is_floating_point() and not (is_lazy(p) or p.is_meta)]
     with torch.no_grad():
+        pairs = [(p, old.nan_to_num(0, 0, 0) + 0.71) for p, old in pairs] if moved else pairs
         for p, old in pairs:
-            p.copy_(before(old))
-        drawn = _draw(twin, seed, reinitialize)
-        same = {p for p, old in pairs if torch.equal(p.nan_to_num(0.5), before(old).nan_to_num(0.5))}
+            p.copy_(old)
+        drawn = _draw(twin, seed, draw)
+        same = {p for p, old in pairs if torch.equal(p.nan_to_num(0.5), old.nan_to_num(0.5))}
     named, same = [*drawn.named_parameters()], same | {*model.parameters()}
-    if reinitialize is not None:
+    if draw is not None:
         named = [(key, p) for key, p in named if p.requires_grad] or named
     kept = [key for key, p in named if p in same]
     return drawn, [f"{key!r} of {type(drawn.get_submodule(key.rpartition('.')[0])).__name__}" for key in kept]
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    """Return a deep copy; pruned and normed weights, which have a graph that torch does not copy, without it."""
-    tensors = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
-    return copy.deepcopy(model, {id(value): value.detach().clone() for value in tensors if not value.is_leaf})
 
 
 def _weight_hooks(module: nn.Module) -> list[Callable[..., object]]:

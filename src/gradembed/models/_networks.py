@@ -24,13 +24,10 @@ KNOWN = ("scores", "labels", "losses")  # of a trained ensemble
 
 # Elementwise and without parameters, so that one module serves all members. Exact types only: a subclass may
 # compute something else.
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    name: getattr(nn, name)
-    for name in (
-        "ReLU", "LeakyReLU", "GELU", "SiLU", "Tanh", "Sigmoid", "Identity", "ELU", "SELU", "CELU", "Softplus",
-        "Softsign", "LogSigmoid", "Mish", "ReLU6", "Hardtanh", "Hardswish", "Hardsigmoid", "Tanhshrink",
-    )
-}  # fmt: skip
+ACTIVATIONS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (
+    nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.ELU, nn.SELU, nn.CELU, nn.Softplus,
+    nn.Softsign, nn.LogSigmoid, nn.Mish, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Tanhshrink,
+)}  # fmt: skip
 
 
 class _Chain(nn.Module):
@@ -101,8 +98,7 @@ class MLP(_Chain):
 def _make(activation: Factory) -> nn.Module:
     """Return a new module of the activation's factory."""
     with suppress(TypeError):  # it is no function, or wants arguments
-        module = activation()
-        if isinstance(module, nn.Module):
+        if isinstance(module := activation(), nn.Module):
             return module
     rule = "be a class or function that makes a module when called without arguments"
     return refuse("activation", rule, describe(activation), "Pass torch.nn.Tanh, not torch.nn.Tanh()", TypeError)
@@ -186,7 +182,7 @@ class MLPEnsemble(_Chain):
         super().__init__()
         e, first = as_integer("n_members", n_members, 1), MLP(widths, activation, seed)
         rest = [MLP(first.widths, activation, None if seed is None else seed + i) for i in range(1, e)]
-        self._build(_stacked([first, *rest], "activation"))
+        self._build(*_stacked([first, *rest], "activation"))
 
     @classmethod
     def from_members(cls, members: Iterable[MLP]) -> Self:
@@ -212,7 +208,7 @@ class MLPEnsemble(_Chain):
         for network in networks:
             if type(network) is not MLP:
                 refuse("members", "be gradembed.MLP", describe(network), "Stack its weights yourself", TypeError)
-        return cls.from_parts(_stacked(networks, "members"))
+        return cls._of(*_stacked(networks, "members"))
 
     @classmethod
     def from_parts(cls, parts: Mapping[str, Any]) -> Self:
@@ -229,10 +225,9 @@ class MLPEnsemble(_Chain):
             >>> ge.MLPEnsemble.from_parts(ge.MLPEnsemble([4, 8, 3], n_members=2).parts())
             MLPEnsemble(2 members, 4-8-3, ReLU)
         """
-        ensemble = cls.__new__(cls)
-        nn.Module.__init__(ensemble)
-        ensemble._build(parts)
-        return ensemble
+        activations = [ACTIVATIONS[name](**settings) for name, settings in parts["activations"]]
+        layers = zip(parts["weights"], parts["biases"], strict=True)
+        return cls._of([parameter for layer in layers for parameter in layer], activations, parts)
 
     def parts(self) -> dict[str, Any]:
         """Take the ensemble apart, into what can be written to disk.
@@ -247,8 +242,12 @@ class MLPEnsemble(_Chain):
             >>> [list(weight.shape) for weight in parts["weights"]], parts["activations"]
             ([[2, 8, 4], [2, 3, 8]], [['ReLU', {'inplace': False}]])
         """
+        parameters, recipes = [p.detach() for p in self.parameters()], []
+        for module in self.activation_modules():
+            names = [name for name in inspect.signature(type(module)).parameters if hasattr(module, name)]
+            recipes.append([type(module).__name__, {name: getattr(module, name) for name in names}])
         known = {name: getattr(self, name) for name in KNOWN}
-        return _parts([p.detach() for p in self.parameters()], self.activation_modules()) | known
+        return {"weights": parameters[::2], "biases": parameters[1::2], "activations": recipes, **known}
 
     @property
     def history(self) -> pd.DataFrame | None:
@@ -320,8 +319,8 @@ class MLPEnsemble(_Chain):
         if isinstance(index, slice):
             index = range(e)[index]
         is_one = not isinstance(index, Iterable) or getattr(index, "ndim", 1) == 0
-        positions = [index] if is_one else as_list("index", index, "a list of positions")
-        chosen = [as_integer("index", i) for i in positions]
+        listed = [index] if is_one else as_list("index", index, "a list of positions")
+        chosen = [as_integer("index", i) for i in listed]
         for i in chosen:
             if not -e <= i < e:
                 refuse("index", f"lie between {-e} and {e - 1}", i, "Drop or correct it", IndexError)
@@ -330,10 +329,9 @@ class MLPEnsemble(_Chain):
             member = MLP(self.widths, activations.__next__, seed=0).to(next(self.parameters()))
             member.load_state_dict({key: value[chosen[0]] for key, value in self.state_dict().items()})
             return member.train(self.training)
-        parts = self.parts()
-        parts |= {key: [value[chosen] for value in parts[key]] for key in ("weights", "biases")}
-        parts |= {name: parts[name][chosen] for name in KNOWN if parts[name] is not None}
-        return self.from_parts(parts).train(self.training)
+        known = {name: value[chosen] for name in KNOWN if (value := getattr(self, name)) is not None}
+        parameters = [parameter[chosen] for parameter in self.parameters()]
+        return self._of(parameters, self.activation_modules(), known).train(self.training)
 
     def __repr__(self) -> str:
         kinds = list(dict.fromkeys(type(module).__name__ for module in self.activation_modules()))
@@ -342,13 +340,20 @@ class MLPEnsemble(_Chain):
             parts.append(f"median score {float(self.scores.quantile(0.5)):.4f}")
         return f"MLPEnsemble({', '.join(parts)})"
 
-    def _build(self, parts: Mapping[str, Any]) -> None:
-        """Make the children out of copies of weights [e, out, in] and biases [e, out], and keep what is known."""
-        weights, biases = ([value.clone() for value in parts[key]] for key in ("weights", "biases"))
+    @classmethod
+    def _of(cls, *parts: Any) -> Self:
+        """Return an ensemble of what `_build` takes."""
+        ensemble = cls.__new__(cls)
+        nn.Module.__init__(ensemble)
+        ensemble._build(*parts)
+        return ensemble.train()
+
+    def _build(self, parameters: list[Tensor], activations: list[nn.Module], known: Mapping[str, Any]) -> None:
+        """Make the children out of copies of weights [e, out, in] and biases [e, out], which alternate."""
+        weights, biases = ([p.detach().clone() for p in parameters[i::2]] for i in (0, 1))
         self.widths = (weights[0].shape[2], *(weight.shape[1] for weight in weights))
-        activations = (ACTIVATIONS[name](**settings) for name, settings in parts["activations"])
-        self._add_layers(map(StackedLinear, weights, biases), activations)
-        self.scores, self.labels, self.losses = map(parts.get, KNOWN)
+        self._add_layers(map(StackedLinear, weights, biases), map(copy.deepcopy, activations))
+        self.scores, self.labels, self.losses = map(known.get, KNOWN)
 
     def _spread(self, x: object) -> Tensor:
         """Return samples for every member, [e, n, d]."""
@@ -360,30 +365,18 @@ class MLPEnsemble(_Chain):
         return x.expand(e, *x.shape[-2:])
 
 
-def _stacked(members: Sequence[MLP], name: str) -> dict[str, Any]:
-    """Return the parts of an ensemble of networks; ``name`` is the argument that is wrong where they do not fit."""
+def _stacked(members: Sequence[MLP], name: str) -> tuple[list[Tensor], list[nn.Module], dict[str, Any]]:
+    """Return what `_build` takes; ``name`` is the argument that is wrong where they do not fit."""
     activations = members[0].activation_modules()
     for module in activations:
         if ACTIVATIONS.get(type(module).__name__) is not type(module):
             rule = f"be one of torch's elementwise activations without parameters ({', '.join(ACTIVATIONS)})"
             refuse(name, rule, describe(module), "Train such networks one by one")
-    kinds: dict[str, int] = {}
-    for i, member in enumerate(members):  # what has to be the same
-        weight = next(member.parameters())
-        kinds.setdefault(f"{member.widths}, {member.activation_modules()}, {weight.dtype} on {weight.device}", i)
-    if len(kinds) > 1:
-        (first, _), (other, i) = list(kinds.items())[:2]
-        got, remedy = f"{other} for member {i} after {first}", "Stack equal ones"
-        refuse(name, "give networks of equal widths, activations, precision and device", got, remedy)
+    firsts = ((member, next(member.parameters())) for member in members)
+    kinds = [f"{m.widths}, {m.activation_modules()}, {p.dtype} on {p.device}" for m, p in firsts]
+    for i, kind in enumerate(kinds):
+        if kind != kinds[0]:
+            got = f"{kind} for member {i} after {kinds[0]}"
+            refuse(name, "give networks of equal widths, activations, precision and device", got, "Stack equal ones")
     same = zip(*(member.parameters() for member in members), strict=True)
-    return _parts([torch.stack([p.detach() for p in parameters]) for parameters in same], activations)
-
-
-def _parts(parameters: list[Tensor], activations: list[nn.Module]) -> dict[str, Any]:
-    """Return weights and biases, which alternate, and the names and settings of the activations."""
-    recipes = []
-    for module in activations:
-        names = inspect.signature(type(module)).parameters
-        settings = {name: getattr(module, name) for name in names if hasattr(module, name)}
-        recipes.append([type(module).__name__, settings])
-    return {"weights": parameters[::2], "biases": parameters[1::2], "activations": recipes}
+    return [torch.stack(parameters) for parameters in same], activations, {}

@@ -2,22 +2,116 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor
 from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+import numpy as np
+import pandas as pd
+from torch import Tensor
 
 from gradembed import _progress
-from gradembed._validation import as_bool, as_integer, check_choice, check_kind, describe, refuse
-from gradembed.store import Cache
-from gradembed.sweep._result import Function, Setting, SweepResult, expand, named, read_calls
+from gradembed._validation import as_bool, as_integer, as_list, check_choice, check_kind, describe, refuse
+from gradembed.store import Cache, fingerprint
 from gradembed.sweep._run import Job, Outcome, limited_threads, run, versions
 
 __all__ = ["SweepResult", "sweep"]
+
+Function = Callable[..., Any]
+Setting = dict[str, Any]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class SweepResult:
+    """One result per setting, in the order of the settings.
+
+    Attributes:
+        function: Name of the function.
+        settings: The arguments of each call.
+        results: What each call returned; None where it failed.
+        errors: What went wrong in each call; None where nothing did.
+        n_cached: How many results were found in the cache.
+
+    Example:
+        >>> import gradembed as ge
+        >>> def area(width, height):
+        ...     return {"area": width * height}
+        >>> result = ge.sweep(area, {"width": [1, 2], "height": [3, 4]}, progress=False)
+        >>> result
+        SweepResult(4 settings of 'area', 0 from the cache, 0 failed)
+        >>> result.to_frame()
+           width  height  area
+        0      1       3     3
+        1      1       4     4
+        2      2       3     6
+        3      2       4     8
+    """
+
+    function: str
+    settings: tuple[dict[str, Any], ...]
+    results: tuple[Any, ...]
+    errors: tuple[str | None, ...]
+    n_cached: int
+
+    @property
+    def failed(self) -> list[int]:
+        """Numbers of the settings whose call failed."""
+        return [i for i, error in enumerate(self.errors) if error is not None]
+
+    def __len__(self) -> int:
+        return len(self.settings)
+
+    def __repr__(self) -> str:
+        counts = f"{self.n_cached} from the cache, {len(self.failed)} failed"
+        return f"SweepResult({len(self)} settings of {self.function!r}, {counts})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A tidy table: the settings' values beside what each call returned.
+
+        Returns:
+            One row per setting; several where a call returned several rows, none where it returned an empty list.
+            Columns are the settings' names, then the results' (``result`` for bare numbers), then ``error`` if a
+            call failed. Values that are no numbers or strings are shown by a short text.
+
+        Raises:
+            TypeError: If a result is no number, string, dictionary, list of dictionaries, data frame, or object with
+                a ``to_frame``.
+            ValueError: If a result gives a setting's name another value.
+        """
+        names = dict.fromkeys(name for setting in self.settings for name in setting)
+        rows = [row for index in range(len(self)) for row in self._rows(index)]
+        found = dict.fromkeys(name for row in rows for name in row if name not in names)
+        if self.failed:
+            found["error"] = found.pop("error", None)
+        return pd.DataFrame(rows, columns=[*names, *found])
+
+    def _rows(self, index: int) -> list[dict[str, Any]]:
+        """Return the values of one setting beside each row of its result."""
+        setting, error, value = self.settings[index], self.errors[index], _plain(self.results[index])
+        if not isinstance(value, dict | list) and hasattr(value, "to_frame"):
+            value = value.to_frame()
+        if isinstance(value, pd.DataFrame):
+            value = value.to_dict("records")
+        elif error is not None or value is None or isinstance(value, bool | int | float | str):
+            value = {"result": value} if error is None else {"error": error}
+        records = [value] if isinstance(value, dict) else value
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            rule = "return numbers, dictionaries, lists of dictionaries or data frames, to make a table"
+            got = f"{describe(value)} at {_named(index, setting)}"
+            refuse("function", rule, got, "Take what you need from .results", TypeError)
+        left = {name: _label(value) for name, value in setting.items()}
+        rows = [left | {name: _label(_plain(value)) for name, value in record.items()} for record in records]
+        for name, row in ((name, row) for row in rows for name in left if row[name] != left[name]):
+            got = f"{name!r}: {row[name]!r} at {_named(index, setting)}"
+            refuse("function", "leave the settings' names their values", got, "Name it otherwise in the result")
+        return rows
 
 
 def sweep(
@@ -94,91 +188,141 @@ def sweep(
     n_threads = as_integer("n_threads", n_threads, 1)
     check_choice("on_error", on_error, ("raise", "keep"))
     progress = as_bool("progress", progress)
-    work = _Sweep(function, expand(settings), cache, n_threads)
-    with _progress.bar(len(work.settings), f"sweep {work.name}", "setting", wanted=progress) as bar:
-        bar.update(work.n_cached)
-        work.compute(n_jobs, bar, stops=cache is None and on_error == "raise")
-    if on_error == "raise":
-        work.refuse_failures()
-    return work.result()
-
-
-class _Sweep:
-    """A sweep on its way: what is known so far, by the first of equal settings."""
-
-    def __init__(self, function: Function, settings: list[Setting], cache: Cache | None, n_threads: int) -> None:
-        self.function, self.settings, self.cache, self.n_threads = function, settings, cache, n_threads
-        self.identities, calls = read_calls(function, settings)
-        self.name = getattr(calls[0][0], "__name__", type(function).__name__)
-        seen: dict[str, int] = {}
-        self.first = [seen.setdefault(identity, i) for i, identity in enumerate(self.identities)]
-        self.counts = Counter(self.first)
-        self.outcomes: dict[int, Outcome] = {}
-        self.paths: dict[int, Path] = {}  # where results are stored
-        if cache is not None:
-            try:
-                with limited_threads(n_threads):  # which count in the entry's name
-                    self.paths = {i: cache._path(*calls[i], "sweep") for i in self.counts}
-            except TypeError as error:
-                got, remedy = f"{self.name!r}: {error}", "Write it with def, or do without the cache"
-                refuse("function", "be known by its content, to be cached", got, remedy, TypeError)
-            for i, path in self.paths.items():
-                if (found := cache._find(path)) is not None:
-                    self.outcomes[i] = Outcome(i, found[0])
-        self.n_cached = sum(self.counts[i] for i in self.outcomes)
-
-    def compute(self, n_jobs: int | None, bar: tqdm[Any], *, stops: bool) -> None:
-        """Make the calls that are left, storing each result as it arrives; the first error may stop them."""
-        wanted = versions()
-        seeds = {i: int(self.identities[i][:8], 16) for i in self.counts if i not in self.outcomes}
-        jobs = [Job(index, self.settings[index], seed, self.n_threads, wanted) for index, seed in seeds.items()]
+    rows = _expand(settings)
+    identities, calls = _read_calls(function, rows)
+    seen: dict[str, int] = {}
+    first = [seen.setdefault(identity, i) for i, identity in enumerate(identities)]  # of equal settings
+    name, counts = getattr(calls[0][0], "__name__", type(function).__name__), Counter(first)
+    outcomes: dict[int, Outcome] = {}
+    paths = {} if cache is None else _paths(cache, {i: calls[i] for i in counts}, name, n_threads)
+    for i, path in paths.items():
+        if cache is not None and (found := cache._find(path)) is not None:
+            outcomes[i] = Outcome(i, found[0])
+    n_cached, wanted = sum(counts[i] for i in outcomes), versions()
+    jobs = [Job(i, rows[i], int(identities[i][:8], 16), n_threads, wanted) for i in counts if i not in outcomes]
+    with _progress.bar(len(rows), f"sweep {name}", "setting", wanted=progress) as bar:
+        bar.update(n_cached)
         try:
-            with closing(run(self.function, jobs, n_jobs)) as outcomes:
-                for outcome in outcomes:
-                    self.outcomes[outcome.index] = outcome
-                    self._keep(outcome)
-                    bar.update(self.counts[outcome.index])
-                    if stops:
-                        self.refuse_failures()
+            with closing(run(function, jobs, n_jobs)) as arriving:
+                for outcome in arriving:
+                    outcomes[i := outcome.index] = outcome
+                    if cache is not None and outcome.error is None:
+                        _keep(cache, paths[i], outcome, rows[i])
+                    bar.update(counts[i])
+                    if cache is None and on_error == "raise":
+                        _refuse_failures(outcomes, rows, cache)
         except BrokenExecutor as error:
-            n_done = sum(self.counts[i] for i, outcome in self.outcomes.items() if outcome.error is None)
+            n_done = sum(counts[i] for i, outcome in outcomes.items() if outcome.error is None)
             got = f"a worker that died ({' '.join(str(error).split())}) after {n_done} settings"
             remedy = "With fewer jobs each has more memory; what was done is in the cache, if there is one"
             refuse("function", "leave its worker alive", got, remedy, RuntimeError)
+    if on_error == "raise":
+        _refuse_failures(outcomes, rows, cache)
+    results, errors = (tuple(getattr(outcomes[i], key) for i in first) for key in ("value", "error"))
+    return SweepResult(name, tuple(rows), results, errors, n_cached)
 
-    def _keep(self, outcome: Outcome) -> None:
-        """Store a result."""
-        if self.cache is None or outcome.error is not None:
-            return
+
+def _paths(cache: Cache, calls: Mapping[int, tuple[Function, Any]], name: str, n_threads: int) -> dict[int, Path]:
+    """Return where results are stored."""
+    try:
+        with limited_threads(n_threads):  # which count in the entry's name
+            return {i: cache._path(*call, "sweep") for i, call in calls.items()}
+    except TypeError as error:
+        got, remedy = f"{name!r}: {error}", "Write it with def, or do without the cache"
+        refuse("function", "be known by its content, to be cached", got, remedy, TypeError)
+
+
+def _refuse_failures(outcomes: Mapping[int, Outcome], settings: list[Setting], cache: Cache | None) -> None:
+    """Name the first setting at which the function failed, and how many others."""
+    failed = [outcome for _, outcome in sorted(outcomes.items()) if outcome.error is not None]
+    if not failed:
+        return
+    remedy = "Mend it; with cache= other results would be kept, with on_error='keep' they would be returned"
+    if cache is not None:
+        remedy = "Mend it and sweep again: the results of the other settings are in the cache"
+    others = f", and {len(failed) - 1} more that failed" if len(failed) > 1 else ""
+    got = f"{failed[0].error} at {_named(failed[0].index, settings[failed[0].index])}{others}"
+    try:
+        refuse("function", "work at every setting", got, remedy, RuntimeError)
+    except RuntimeError as error:
+        error.add_note(failed[0].details)
+        raise
+
+
+def _keep(cache: Cache, path: Path, outcome: Outcome, setting: Setting) -> None:
+    """Store a result."""
+    try:
+        cache._keep(path, outcome.value)
+    except TypeError as error:
+        got = f"something else at {_named(outcome.index, setting)}: {error}"
+        remedy = "Return other things, or do without the cache"
+        refuse("function", "return what the cache can store", got, remedy, TypeError)
+
+
+def _expand(settings: Any) -> list[dict[str, Any]]:
+    """Return a dictionary of plain values per setting; of a grid, all combinations, the last name varying fastest."""
+    if isinstance(settings, Mapping):  # of tensors with several axes, rows are the values
+        lists = {name: list(v) if getattr(v, "ndim", 0) > 1 else v for name, v in settings.items()}
+        columns = [as_list(f"settings[{name!r}]", values, "a list of values") for name, values in lists.items()]
+        settings = [dict(zip(settings, row, strict=True)) for row in itertools.product(*columns) if row]
+    rows = as_list("settings", settings, "a list of dictionaries, or a dictionary of lists")
+    for row in rows:
+        if not isinstance(row, Mapping):
+            remedy = "Pass arguments by name, as in [{'seed': 0}, {'seed': 1}]"
+            refuse("settings", "hold dictionaries", describe(row), remedy, TypeError)
+        for name in row:
+            if not isinstance(name, str):
+                remedy = "Use the names of the function's arguments"
+                refuse("settings", "have strings as names", describe(name), remedy, TypeError)
+    return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy's numbers, and tensors without axes, as Python's; other values as they are."""
+    return value.item() if isinstance(value, np.generic | Tensor) and value.ndim == 0 else value
+
+
+def _label(value: Any) -> Any:
+    """Return what stands for a value in a table: numbers and strings as they are, short texts for the rest."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return repr(value)
+    return value.__name__ if isinstance(value, type) or inspect.isfunction(value) else describe(value)
+
+
+def _named(index: int, setting: Mapping[str, Any]) -> str:
+    """Return a setting's number and its values, for an error message."""
+    text = ", ".join(f"{name}={_label(value)!r}" for name, value in setting.items())
+    return f"setting {index} ({text if len(text) <= 200 else text[:197] + '...'})"
+
+
+def _taken_apart(function: Function, setting: Mapping[str, Any]) -> tuple[Function, Any]:
+    """Return the function behind partials, and all arguments of the call by name, which have to fit it."""
+    arguments: tuple[Any, ...] = ()
+    chosen = dict(setting)
+    while isinstance(function, partial):
+        arguments, chosen, function = (*function.args, *arguments), {**function.keywords, **chosen}, function.func
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions that are written in C
+        return function, [arguments, chosen]
+    return function, signature.bind(*arguments, **chosen).arguments
+
+
+def _read_calls(function: Function, settings: list[Setting]) -> tuple[list[str], list[tuple[Function, Any]]]:
+    """Return a hash of each setting, whatever the order of its names, and the calls, taken apart.
+
+    Equal settings are computed once, and each call's random numbers start from its hash.
+    """
+    identities, calls = [], []
+    for index, setting in enumerate(settings):
+        rule, remedy = "fit the function", "Name the function's arguments"
         try:
-            self.cache._keep(self.paths[outcome.index], outcome.value)
+            calls.append(_taken_apart(function, setting))
+            rule = "hold numbers, strings, tensors, networks, or lists and dictionaries of them"
+            remedy = "Make other things inside the function"
+            identities.append(fingerprint(dict(sorted(setting.items()))))
         except TypeError as error:
-            got = f"something else at {named(outcome.index, self.settings[outcome.index])}: {error}"
-            remedy = "Return other things, or do without the cache"
-            refuse("function", "return what the cache can store", got, remedy, TypeError)
-
-    def refuse_failures(self) -> None:
-        """Name the first setting at which the function failed, and how many others.
-
-        Raises:
-            RuntimeError: If there is one.
-        """
-        failed = [outcome for _, outcome in sorted(self.outcomes.items()) if outcome.error is not None]
-        if not failed:
-            return
-        remedy = "Mend it; with cache= other results would be kept, with on_error='keep' they would be returned"
-        if self.cache is not None:
-            remedy = "Mend it and sweep again: the results of the other settings are in the cache"
-        others = f", and {len(failed) - 1} more that failed" if len(failed) > 1 else ""
-        got = f"{failed[0].error} at {named(failed[0].index, self.settings[failed[0].index])}{others}"
-        try:
-            refuse("function", "work at every setting", got, remedy, RuntimeError)
-        except RuntimeError as error:
-            error.add_note(failed[0].details)
-            raise
-
-    def result(self) -> SweepResult:
-        """Return all outcomes in the order of the settings."""
-        outcomes = [self.outcomes[index] for index in self.first]
-        results, errors = tuple(o.value for o in outcomes), tuple(o.error for o in outcomes)
-        return SweepResult(self.name, tuple(self.settings), results, errors, self.n_cached)
+            refuse("settings", rule, f"{_named(index, setting)}: {error}", remedy, TypeError)
+    return identities, calls

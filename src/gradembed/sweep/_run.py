@@ -8,7 +8,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -25,6 +25,7 @@ from gradembed import _context
 from gradembed._validation import describe, refuse
 
 PATIENCE = 1.0  # seconds between two looks at a cluster from which nothing comes
+GONE = ("closing", "closed")  # what a client says that has no cluster any more
 # Thread counts and torch's random numbers belong to a process, so a process makes one call at a time.
 _ALONE = threading.RLock()
 _INSIDE = ContextVar("_INSIDE", default=False)  # whether a call of a sweep is being made
@@ -49,7 +50,6 @@ class Outcome:
     value: Any = None
     error: str | None = None  # what was raised, in one line
     details: str = ""  # where it was raised, in many
-    worker_died: bool = False  # whether all that is known is that workers died with the call
 
 
 def versions() -> str:
@@ -167,51 +167,45 @@ def _on_dask(backend: Any, function: bytes, jobs: Sequence[Job]) -> Iterator[Out
     Yields:
         Outcomes.
     """
-    again = set()
-    with closing(_tasks(backend, function, jobs)) as outcomes:
-        for outcome in outcomes:
-            if outcome.worker_died:
-                again.add(outcome.index)
-            else:
-                yield outcome
-    for job in jobs:
-        if job.index in again:
+    again: list[Job] = []
+    with _connected(backend.client):
+        yield from _tasks(backend, function, jobs, again)
+        for job in again:
             yield from _tasks(backend, function, [job])
 
 
-def _tasks(backend: Any, function: bytes, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
-    """Make every call a task.
+def _tasks(backend: Any, function: bytes, jobs: Sequence[Job], again: list[Job] | None = None) -> Iterator[Outcome]:
+    """Make every call a task, and set those aside, if they may be made again, with which a worker died.
 
     Yields:
-        Outcomes.
+        Outcomes; a failure where the cluster gave the task up.
     """
     client, name, ended = backend.client, f"sweep-{uuid4().hex[:12]}", queue.SimpleQueue[Any]()
     futures = {}
-    with _connected(client):
-        # The function is a task of its own: sent once, and computed again if the worker that has it dies.
-        shared = client.submit(bytes, function, key=f"{name}-function")
-        try:
-            for job in jobs:
-                future = client.submit(compute, shared, job, key=f"{name}-{job.index}", **backend.submit_kwargs)
-                futures[future.key] = future, job.index
-                future.add_done_callback(ended.put)
-            with backend.retrieval_context():  # lets other tasks run, should this be a task itself
-                while futures:
-                    future = _patiently(ended.get, client)
-                    yield _outcome(future, futures.pop(future.key)[1], client)
-        finally:
-            if client.status == "running":
-                client.cancel([shared, *(future for future, _ in futures.values())])
-
-
-def _outcome(future: Any, index: int, client: Any) -> Outcome:
-    """Return a task's outcome; a failure if the cluster gave it up, for instance because workers died with it."""
+    # The function is a task of its own: sent once, and computed again if the worker that has it dies.
+    shared = client.submit(bytes, function, key=f"{name}-function")
     try:
-        return _unpacked(_patiently(future.result, client))  # which is fetched, and the client may close meanwhile
-    except Exception as error:
-        _check_connected(client)
-        given_up = _failure(index, error, "a task that the cluster gave up: ")
-        return replace(given_up, worker_died=type(error).__name__ == "KilledWorker")
+        for job in jobs:
+            future = client.submit(compute, shared, job, key=f"{name}-{job.index}", **backend.submit_kwargs)
+            futures[future.key] = future, job
+            future.add_done_callback(ended.put)
+        with backend.retrieval_context():  # lets other tasks run, should this be a task itself
+            while futures:
+                future = _patiently(ended.get, client)
+                job = futures.pop(future.key)[1]
+                try:  # to fetch it; the client may close meanwhile
+                    outcome = _unpacked(_patiently(future.result, client))
+                except Exception as error:
+                    if client.status in GONE:
+                        raise
+                    if again is not None and type(error).__name__ == "KilledWorker":
+                        again.append(job)
+                        continue
+                    outcome = _failure(job.index, error, "a task that the cluster gave up: ")
+                yield outcome
+    finally:
+        if client.status == "running":
+            client.cancel([shared, *(future for future, _ in futures.values())])
 
 
 def _patiently(ask: Callable[..., Any], client: Any) -> Any:
@@ -220,7 +214,8 @@ def _patiently(ask: Callable[..., Any], client: Any) -> Any:
         try:
             return ask(timeout=PATIENCE)
         except (queue.Empty, TimeoutError):
-            _check_connected(client)
+            if client.status in GONE:
+                raise
 
 
 @contextmanager
@@ -233,12 +228,7 @@ def _connected(client: Any) -> Iterator[None]:
     try:
         yield
     except Exception:
-        _check_connected(client)
-        raise
-
-
-def _check_connected(client: Any) -> None:
-    """Refuse to wait for a cluster that is no longer there."""
-    if client.status in ("closing", "closed"):
+        if client.status not in GONE:
+            raise
         got, remedy = f"a client that is {client.status}", "Start a cluster and sweep again"
         refuse("backend", "stay connected to its cluster", got, remedy, RuntimeError)

@@ -18,9 +18,8 @@ from gradembed import _context, _progress
 from gradembed._validation import as_integer, check_kind, check_module, check_parameters, describe, refuse, try_forward
 from gradembed.datasets import RandomWaves, Split
 from gradembed.models import MLPEnsemble
-from gradembed.training._config import TrainConfig, optimizer_and_schedule, resolve_device
 from gradembed.training._data import Pool, Shift, Task, assign
-from gradembed.training._stack import Stack
+from gradembed.training._optimization import Stack, TrainConfig, optimizer_and_schedule, resolve_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,14 +122,13 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
 
         def step(rows: Tensor, when: str) -> Tensor:
             index = rows[0].to(device)
-            y, output = task.y_train[index], model(shift(index))
-            loss = task.loss(output, y)
+            loss, part = task.measure(model(shift(index)), task.y_train[index])
             _check_loss(float(loss.detach()), when, config)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            parts.append(task.score_parts(output.detach(), y))
+            parts.append(part)
             return loss.detach()
 
         with _progress.bar(config.epochs, f"train on {split.name}", "epoch", wanted=config.progress) as bar:
@@ -223,7 +221,8 @@ def _train_group(
     """Return mean losses by epoch, [e, epochs], and scores on the test part, [e], of members trained in place."""
     tasks = [pool.tasks[label] for label in pool.labels[members].tolist()]
     starts = (pool.labels[members] * pool.n)[:, None].to(pool.x.device)
-    stack, losses = Stack(ensemble[members], config, pool.n), []
+    group, losses = ensemble[members], []
+    stack = Stack(group, config, pool.n)
 
     def step(rows: Tensor, _: str) -> Tensor:
         return stack.step(*pool.batch(rows.to(starts.device), starts), is_classes=tasks[0].is_classes)
@@ -235,7 +234,6 @@ def _train_group(
             _check_loss(loss, f"for member {i} in epoch {epoch}", config)
         bar.set_postfix({"median loss": f"{float(losses[-1].median()):.4f}"}, refresh=False)
     with torch.no_grad():
-        group = stack.ensemble()
         for whole, part in zip(ensemble.parameters(), group.parameters(), strict=True):
             whole[members] = part
         x = tasks[0].x_test if pool.is_test_shared else torch.stack([task.x_test for task in tasks])
@@ -298,7 +296,6 @@ def _in_place_or_not_at_all(model: nn.Module, device: torch.device) -> Iterator[
         model.to(device)
         yield
     except BaseException:
-        model.to(home)
         model.load_state_dict(before)
         raise
     finally:

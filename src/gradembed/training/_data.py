@@ -36,26 +36,18 @@ class Task:
         elif width != self.n_tasks:
             refuse(name, f"give {self.n_tasks} outputs, one per target", got, "Change the last layer")
 
-    def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy over samples and tasks, or mean squared error over samples and outputs.
+    def measure(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare outputs of a batch with its targets.
 
         Returns:
-            A scalar.
+            Mean cross-entropy over samples and tasks, or mean squared error over samples and outputs; and what `score`
+            needs, to be summed over batches: right answers [1], or the squared errors of each output [u].
         """
         if self.is_classes:
-            return F.cross_entropy(*self._by_task(output, y))
-        return F.mse_loss(output, y.reshape(output.shape))
-
-    def score_parts(self, output: Tensor, y: Tensor) -> Tensor:
-        """What `score` needs of a batch, to be summed over batches.
-
-        Returns:
-            Right answers [1], or the squared errors of each output [u].
-        """
-        if self.is_classes:
-            logits, classes = self._by_task(output, y)
-            return (logits.argmax(1) == classes).sum(dim=0, keepdim=True)
-        return (output - y.reshape(output.shape)).square().sum(0)
+            logits, classes = output.reshape(len(output) * self.n_tasks, -1), y.reshape(-1)
+            return F.cross_entropy(logits, classes), (logits.argmax(1) == classes).sum(dim=0, keepdim=True)
+        y = y.reshape(output.shape)
+        return F.mse_loss(output, y), (output.detach() - y).square().sum(0)
 
     def score(self, parts: Iterable[Tensor], y: Tensor) -> float:
         """Accuracy over samples and tasks, or R² averaged over outputs (of a constant target: 1 if met, else 0).
@@ -80,13 +72,11 @@ class Task:
         total, parts, start = 0.0, [], 0
         for output in outputs:
             y = self.y_test[start : start + len(output)]
-            total += float(self.loss(output, y)) * len(output)
-            parts.append(self.score_parts(output, y))
+            loss, part = self.measure(output, y)
+            total += float(loss) * len(output)
+            parts.append(part)
             start += len(output)
         return total / start, self.score(parts, self.y_test)
-
-    def _by_task(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return output.reshape(len(output) * self.n_tasks, -1), y.reshape(-1)
 
 
 class Shift:
