@@ -270,9 +270,8 @@ def project_2d(z: Array, seed: int = 0, method: str = "auto") -> Projection:
         remedy = "Install umap-learn, or use method='pca'"
         refuse("method", "be installed", "'umap' without umap-learn", remedy, ImportError)
     points = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
-    if not np.ptp(points, axis=0).any():
-        layout = np.zeros((len(points), 2))
-    else:
+    layout = np.zeros((len(points), 2))
+    if np.ptp(points, axis=0).any():
         layout = _umap(points, seed) if method == "umap" else PCA(2, svd_solver="full").fit_transform(points)
     return Projection(torch.from_numpy(np.ascontiguousarray(layout, dtype=np.float64)), method)
 

@@ -103,14 +103,12 @@ def linear_probe(
         True
     """
     points = as_doubles("z", z)
-    _, classes = as_classes("y", y, len(points))
+    known, classes = as_classes("y", y, len(points))
     members = np.arange(len(points)) if groups is None else as_labels("groups", groups, len(points))
-    seed, confidence = as_integer("seed", seed, 0), as_number("confidence", confidence, 0.5, 0.9999)
+    seed, confidence = as_integer("seed", seed, 0), float(as_number("confidence", confidence, 0.5, 0.9999))
     n_folds = as_integer("n_folds", n_folds, 2, 10)
-    n_members = int(members.max()) + 1
-    if n_members < n_folds:
-        got = f"{n_members} for {n_folds} folds"
-        refuse("groups", "name as many networks as folds", got, "Add networks, or lower n_folds")
+    if (n := int(members.max()) + 1) < n_folds:
+        refuse("groups", "name as many networks as folds", f"{n} for {n_folds} folds", "Add networks, or lower n_folds")
     homes = np.bincount(np.unique(np.stack([classes, members]), axis=1)[0])  # networks that have a class
     remedy = "Leave rare classes out, add networks, or try another seed"
     if homes.min() < n_folds:
@@ -120,12 +118,12 @@ def linear_probe(
     splits = kind(n_folds, shuffle=True, random_state=seed).split(points, classes, None if groups is None else members)
     correct, folds = np.zeros(len(points), dtype=bool), []
     for train, test in splits:
-        if len(np.unique(classes[train])) <= classes.max():
+        if len(np.unique(classes[train])) < len(known):
             refuse("y", "leave every class in every training part", "a part without one", remedy)
         correct[test] = _probe(points[train], classes[train], points[test]) == classes[test]
         folds.append(float(correct[test].mean()))
-    n_classes = int(classes.max()) + 1
-    return _score(correct, classes, members, folds, n_classes, groups is not None, seed, confidence)
+    share = bootstrap_share(correct.astype(float), members, confidence, seed)
+    return _score(share, correct, classes, folds, len(known), grouped=groups is not None)
 
 
 def transfer_probe(
@@ -173,7 +171,7 @@ def transfer_probe(
     """
     points = as_doubles("z_train", z_train)
     tested = as_doubles("z_test", z_test, k=points.shape[1])
-    seed, confidence = as_integer("seed", seed, 0), as_number("confidence", confidence, 0.5, 0.9999)
+    seed, confidence = as_integer("seed", seed, 0), float(as_number("confidence", confidence, 0.5, 0.9999))
     known, trained = as_classes("y_train", y_train, len(points))
     asked = as_categories("y_test", y_test, len(tested))
     if foreign := sorted(set(asked.tolist()) - set(known.tolist()), key=repr):
@@ -186,8 +184,9 @@ def transfer_probe(
         refuse("groups_test", "share no network with groups_train", got, remedy)
     classes = np.searchsorted(known, asked)
     members = np.arange(len(tested)) if groups_test is None else as_labels("groups_test", groups_test, len(tested))
-    correct, grouped = _probe(points, trained, tested) == classes, groups_test is not None
-    return _score(correct, classes, members, [float(correct.mean())], len(known), grouped, seed, confidence)
+    correct = _probe(points, trained, tested) == classes
+    share = bootstrap_share(correct.astype(float), members, confidence, seed)
+    return _score(share, correct, classes, [share.mean], len(known), grouped=groups_test is not None)
 
 
 def as_classes(name: str, value: Any, n: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -205,11 +204,9 @@ def _probe(z: NDArray[np.float64], classes: NDArray[np.int64], tested: NDArray[n
 
 
 def _score(
-    correct: NDArray[np.bool_], classes: NDArray[np.int64], members: NDArray[np.int64], folds: list[float],
-    n_classes: int, grouped: bool, seed: int, confidence: float,
-) -> ProbeScore:  # fmt: skip
-    chance, n_groups = float(np.bincount(classes).max() / len(classes)), int(members.max()) + 1
-    interval, marks = bootstrap_share(correct.astype(float), members, confidence, seed), torch.from_numpy(correct)
-    return ProbeScore(
-        float(correct.mean()), chance, tuple(folds), interval, n_classes, n_groups, grouped, marks, float(confidence)
-    )
+    share: Estimate, correct: NDArray[np.bool_], y: NDArray[np.int64], folds: list[float], k: int, *, grouped: bool
+) -> ProbeScore:
+    """Return the score of a probe of k classes."""
+    chance, interval = float(np.bincount(y).max() / len(y)), (share.low, share.high)
+    marks, confidence = torch.from_numpy(correct), share.confidence
+    return ProbeScore(share.mean, chance, tuple(folds), interval, k, share.n, grouped, marks, confidence)

@@ -139,15 +139,11 @@ def retrieval(
         chances = (same & allowed).sum(1) / allowed.sum(1)
         blocks.append((_precision(squares, same, k), chances, columns[places], distances))
     hits, chances, neighbors, distances = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    homes = np.unique(members[rows], return_inverse=True)[1]
-    accuracy, chance, interval = (
-        float(hits.mean()),
-        float(chances.mean()),
-        bootstrap_share(hits, homes, confidence, seed),
+    share, chance = bootstrap_share(hits, members[rows], confidence, seed), float(chances.mean())
+    found = map(torch.from_numpy, (hits, rows, neighbors, distances))
+    return RetrievalScore(
+        share.mean, chance, (share.low, share.high), *found, share.n, groups is not None, share.confidence
     )
-    n_groups, grouped = int(homes.max()) + 1, groups is not None
-    right, asked, nearest, lengths = map(torch.from_numpy, (hits, rows, neighbors, distances))
-    return RetrievalScore(accuracy, chance, interval, right, asked, nearest, lengths, n_groups, grouped, confidence)
 
 
 def _positions(name: str, mask: Labels | None, n: int) -> NDArray[np.int64]:
