@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 
 import gradembed as ge
-from gradembed.metrics import _retrieval
+from gradembed.metrics import _scores
 
 N_NETWORKS, PER_NETWORK = 40, 6
 NETWORK = np.repeat(np.arange(N_NETWORKS), PER_NETWORK)
@@ -255,7 +255,7 @@ def test_neighbors_are_sorted_with_their_distances_in_any_blocks_and_far_from_th
     assert whole.neighbors.tolist() == far.neighbors.tolist() == places[:, :3].tolist()
     assert_close(whole.distances, expected[:, :3], rtol=1e-7)
     assert_close(1e3 * far.distances, expected[:, :3], rtol=1e-6)
-    monkeypatch.setattr(_retrieval, "BLOCK", 7 * 60)
+    monkeypatch.setattr(_scores, "BLOCK", 7 * 60)
     parts = ge.metrics.retrieval(z, CLASS[:60], k=3)
     assert parts.neighbors.tolist() == whole.neighbors.tolist()
     assert_close(parts.distances, whole.distances)
@@ -277,7 +277,7 @@ def test_copies_far_from_the_origin_tie_in_many_dimensions(monkeypatch):
     y, groups = np.repeat([0, 0, 1], 20), np.arange(60) // 4
     wide = ge.metrics.retrieval(z, y, groups, k=2)
     assert bool((wide.distances == 0).all())
-    monkeypatch.setattr(_retrieval, "WIDE", 1000)
+    monkeypatch.setattr(_scores, "WIDE", 1000)
     assert_close(wide.hits, ge.metrics.retrieval(z, y, groups, k=2).hits)
     assert_close(wide.hits, torch.tensor([9 / 14] * 40 + [4 / 14] * 20).double(), rtol=1e-6)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gradembed import _context
 from gradembed._validation import as_categories, as_doubles, as_integer, check_choice, refuse
-from gradembed.metrics._probes import as_classes
+from gradembed.metrics._scores import as_classes
 from gradembed.metrics._uncertainty import Array, Labels
 
 CONSTANT = 1e-12  # variation below this, relative to the squared length, is float32 rounding

@@ -104,9 +104,7 @@ def spread(values: Array, confidence: float = 0.95, bounds: tuple[float, float] 
     return Estimate(mean, max(mean - half, low), min(mean + half, high), n, confidence)
 
 
-def bootstrap_share(
-    scores: NDArray[np.float64], groups: NDArray[np.int64], confidence: float, seed: int
-) -> Estimate:
+def bootstrap_share(scores: NDArray[np.float64], groups: NDArray[np.int64], confidence: float, seed: int) -> Estimate:
     """Draw whole groups with replacement and take quantiles of the units' mean score.
 
     Returns:
