@@ -294,7 +294,8 @@ class FieldDescriptor(FieldEstimator):
             ValueError: If the fields do not fit those of `fit`, or a unit is constant.
             TypeError: If they are no `GradientFields`.
         """
-        return np.asarray(self.features_.transform(self._canonical(fields)).double())
+        canonical = self._canonical(fields)
+        return np.asarray(self.features_.transform(canonical).double())
 
     def fit_transform(self, fields: GradientFields, y: Any = None) -> NDArray[np.float64]:
         """Fit, and describe the same units.
