@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -45,11 +45,9 @@ def asked(monkeypatch):
 
 
 @pytest.fixture
-def as_users_see_it():
+def as_users_see_it(monkeypatch):
     """Without the shape checker of the tests, whose complaints would come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def equal(one, other, names=PARTS):
@@ -164,8 +162,7 @@ def test_each_copy_is_a_sample_with_its_own_target_once_and_parts_are_not_mixed(
 def test_more_or_fewer_rows_use_samples_equally_often_up_to_one(numbered, n_samples):
     stacked = ge.datasets.stack_tasks(numbered, 2, n_samples=n_samples)
     assert stacked.x_train.shape == (n_samples, 2 * D)
-    for copy in stacked.y_train.T:
-        counts = copy.bincount(minlength=N)
+    for counts in (copy.bincount(minlength=N) for copy in stacked.y_train.T):
         assert int(counts.max() - counts.min()) <= 1
     if n_samples == 400:  # further rows are new pairs: of 1,600, 354 are expected; the first 40 repeated would be 40
         assert 310 < len({tuple(row) for row in stacked.y_train.tolist()}) < 380
@@ -259,11 +256,10 @@ def test_targets_are_mixed_products_of_uniform_inputs_with_the_stated_moments(mi
     first, second = x[:, 0] * x[:, 1], x[:, 2] * x[:, 3]
     expected = torch.stack([first + mixing * (second - first), second + mixing * (first - second)], 1)
     assert_close(y, expected, rtol=0, atol=1e-6)
-    covariance = np.cov(y.T.numpy())
     limit = 5 / math.sqrt(n)  # five standard errors; twice that for products, whose fourth moment is 81/25
     variance, shared = (1 - mixing) ** 2 + mixing**2, 2 * mixing * (1 - mixing)
     assert y.mean(0).abs().max() < 2 * limit
-    assert np.abs(covariance - [[variance, shared], [shared, variance]]).max() < 2 * limit
+    assert np.abs(np.cov(y.T.numpy()) - [[variance, shared], [shared, variance]]).max() < 2 * limit
     assert (torch.histc(x, 10, -root, root) / x.numel() - 0.1).abs().max() < 0.005  # all of them lie there
     assert (x.mT @ x / n - torch.eye(4)).abs().max() < limit
     assert (x.mT @ y / n).abs().max() < 2 * limit  # nothing for a linear model
@@ -275,7 +271,7 @@ def test_targets_are_mixed_products_of_uniform_inputs_with_the_stated_moments(mi
 def test_four_fifths_are_for_training(n_samples, n_train):
     split = ge.datasets.soft_mixing(0.2, n_samples)
     assert (len(split.x_train), len(split.x_test)) == (n_train, n_samples - n_train)
-    assert {split.x_train.dtype, split.y_train.dtype, split.x_test.dtype, split.y_test.dtype} == {torch.float32}
+    assert {getattr(split, name).dtype for name in PARTS} == {torch.float32}
     assert (split.name, split.source) == ("soft mixing 0.2", "products of inputs, drawn with seed 0")
 
 
@@ -335,10 +331,9 @@ def test_wave_vectors_have_lengths_that_do_not_hang_on_the_dimension(dim, roughn
 @pytest.mark.parametrize("dim", [2, 8])
 def test_directions_are_uniform(dim):
     directions = torch.nn.functional.normalize(ge.datasets.random_waves(1000, dim).wave_vectors, dim=2).reshape(-1, dim)
-    n = len(directions)
+    n, fourth = len(directions), 3 / (dim * (dim + 2))  # E of a coordinate to the fourth; 1/dim if along the axes
     assert directions.mean(0).abs().max() < 5 / math.sqrt(n * dim)
     assert (directions.mT @ directions / n - torch.eye(dim) / dim).abs().max() < 5 / math.sqrt(n) / dim
-    fourth = 3 / (dim * (dim + 2))  # E of a coordinate to the fourth; 1/dim if waves ran along the axes
     assert (directions.pow(4).mean() - fourth).abs() < 0.05 * fourth
 
 
@@ -368,8 +363,7 @@ def test_indexing_gives_fewer_of_the_functions(pick):
 def test_subsets_know_which_functions_they_are():
     assert [function.indices for function in ge.datasets.random_waves(3, 2)] == [(0,), (1,), (2,)]
     some = ge.datasets.random_waves(10, 2).subset([7, 2, 5])
-    assert some.indices == (7, 2, 5)
-    assert some[1:].indices == (2, 5)
+    assert (some.indices, some[1:].indices) == ((7, 2, 5), (2, 5))
     assert equal(some[1:], ge.datasets.random_waves(10, 2).subset(torch.tensor([2, 5])), WAVES)
     assert (some.seed, some.roughness, some.dim, some.n_waves) == (0, 1.0, 2, 4)
 
@@ -542,9 +536,8 @@ def test_without_files_auto_warns_the_caller(tiny, stand_in, asked, tmp_path, mo
         put(root / "MNIST" / "raw", {name: content for name, content in tiny.files.items() if name not in missing})
     assert ge.datasets.load_mnist(root, source="sample") is stand_in
     assert asked == []
-    with pytest.warns(
-        UserWarning, match=f"not below '{root}' nor in GRADEMBED_DATA.*no mirror .*: USING THE SAMPLE OF 5"
-    ) as caught:
+    message = f"MNIST is not below '{root}' nor in GRADEMBED_DATA.*no mirror answered .*: USING THE SAMPLE OF 5,000"
+    with pytest.warns(UserWarning, match=message) as caught:
         assert ge.datasets.load_mnist(root) is stand_in
     assert [warning.filename for warning in caught] == [__file__]
     assert root.exists() == (missing != NAMES)
@@ -601,12 +594,11 @@ def offered(tiny, tmp_path, monkeypatch):
 
 def test_download_is_checked_and_kept_and_the_limit_for_stalls_taken_back(tiny, offered, tmp_path):
     root = tmp_path / "not" / "there" / "yet"
-    socket.setdefaulttimeout(77)
-    try:
+    with ExitStack() as stack:
+        stack.callback(socket.setdefaulttimeout, None)
+        socket.setdefaulttimeout(77)
         assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)
         assert socket.getdefaulttimeout() == 77
-    finally:
-        socket.setdefaulttimeout(None)
     assert contents(root) == {f"MNIST/raw/{name}": content for name, content in tiny.files.items()}
     offered.rename(tmp_path / "elsewhere")
     assert_is_tiny(ge.datasets.load_mnist(root, "full"), tiny)  # kept: nothing is asked again
@@ -665,11 +657,10 @@ def test_name_look_up_that_never_ends_is_given_up_in_time(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     start = time.perf_counter()
-    try:
-        assert REAL_REACHABLE("http://mirror.invalid/file", 0.2) is False
-        assert time.perf_counter() - start < 1.2
-    finally:
-        released.set()
+    found, seconds = REAL_REACHABLE("http://mirror.invalid/file", 0.2), time.perf_counter() - start
+    released.set()
+    assert found is False
+    assert seconds < 1.2
 
 
 @pytest.mark.parametrize(
