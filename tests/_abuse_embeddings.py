@@ -159,9 +159,8 @@ SUBJECTS = {
     "linear_probe": Subject(score(M.linear_probe), lambda: placed(n_folds=2, confidence=0.9)),
     "ProbeScore": Subject(score(M.linear_probe), partial(placed, groups=None)),
     "transfer_probe": Subject(score(M.transfer_probe), lambda: {
-        "z_train": PLACES[:12].clone(), "y_train": CLASSES[:12].clone(), "z_test": PLACES[12:].clone(),
-        "y_test": CLASSES[12:].clone(), "groups_train": NETWORK_OF[:12].clone(),
-        "groups_test": NETWORK_OF[12:].clone(), "seed": 0, "confidence": 0.9}),
+        f"{name}_{side}": placed()[name][part] for name in ("z", "y", "groups")
+        for side, part in {"train": slice(12), "test": slice(12, 24)}.items()} | {"seed": 0, "confidence": 0.9}),
     "retrieval": Subject(score(M.retrieval), lambda: placed(
         queries=CLASSES < 2, candidates=CLASSES > -1, exclude=(), k=1, confidence=0.9)),
     "RetrievalScore": Subject(score(M.retrieval), partial(placed, groups=None)),
@@ -324,8 +323,8 @@ TABLE: list[Row] = [
     ("unit_card", "names", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "too few": VALUE, "None in it": TYPE}),
     ("unit_card", "exclude", {"string": TYPE, "integer": TYPE}),
     *[("unit_card", name, COUNT | {"one": FINITE, "many": FINITE}) for name in ("n_neighbors", "n_top")],
-    ("UnitCard", "fields", {"constant units": FINITE, "one constant unit": FINITE, "equal points": FINITE,
-     "fields 1e30": FINITE, "points 1e30": FINITE, "one point": FINITE}),
+    ("UnitCard", "fields", dict.fromkeys(
+        ["constant units", "one constant unit", "equal points", "fields 1e30", "points 1e30", "one point"], FINITE)),
     ("UnitCard", "z", {"zeros": FINITE, "1e30": FINITE, "1e-30": FINITE, "expanded": FINITE}),
     # sweeps
     ("sweep", "function", {"string": TYPE, "none": TYPE, "integer": TYPE, "list": TYPE}),

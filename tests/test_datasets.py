@@ -81,17 +81,14 @@ def test_split_keeps_classes_and_values_of_any_kind_as_tensors(as_users_see_it, 
     assert (split.x_train.dtype, split.y_train.dtype) == (torch.float32, y.dtype)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"x_test": torch.zeros(2, 5)}, r"`x_test` should have the row shape and type of .*\[4, 3\]. Got .*\[2, 5\]"),
-        ({"y_test": torch.zeros(2)}, "`y_test` should have the row shape and type of .* Cut both from one data set"),
-        ({"x_train": torch.zeros(4, 3, 1)}, r"`x_train` should have shape \[n, d\]"),
-        ({"y_test": torch.zeros(3)}, r"`y_test` should have shape \[2\] or \[2, t\]"),
-        ({"y_train": torch.tensor([0, 1, 0, -3])}, "`y_train` should number the classes from 0. Got -3. Renumber"),
-        ({"x_test": torch.tensor([[0.0, torch.inf, -torch.inf]] * 2)}, "`x_test` should be finite. Got 4 NaN .* of 6"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"x_test": torch.zeros(2, 5)}, r"`x_test` should have the row shape and type of .*\[4, 3\]. Got .*\[2, 5\]"),
+    ({"y_test": torch.zeros(2)}, "`y_test` should have the row shape and type of .* Cut both from one data set"),
+    ({"x_train": torch.zeros(4, 3, 1)}, r"`x_train` should have shape \[n, d\]"),
+    ({"y_test": torch.zeros(3)}, r"`y_test` should have shape \[2\] or \[2, t\]"),
+    ({"y_train": torch.tensor([0, 1, 0, -3])}, "`y_train` should number the classes from 0. Got -3. Renumber"),
+    ({"x_test": torch.tensor([[0.0, torch.inf, -torch.inf]] * 2)}, "`x_test` should be finite. Got 4 NaN .* of 6"),
+])  # fmt: skip
 def test_split_refuses_parts_that_do_not_fit(as_users_see_it, changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         ge.datasets.Split(**parts(**changes))
@@ -212,15 +209,12 @@ def test_base_is_kept_and_left_alone_and_values_stack_like_classes(numbered):
     assert torch.equal(ge.datasets.stack_tasks(values).y_train, classes.float())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "name", "done"),
-    [
-        ({}, "iris x 2", "2 independently shuffled copies side by side (seed 0)"),
-        ({"n_tasks": 1, "seed": 3}, "iris x 1", "1 shuffled copy (seed 3)"),
-        ({"features": (3, 2), "n_samples": 1000}, "iris x 2", "2 independently shuffled copies side by side (seed 0), "
-         "features [3, 2] of each, 1,000 training rows out of 120 samples"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("arguments", "name", "done"), [
+    ({}, "iris x 2", "2 independently shuffled copies side by side (seed 0)"),
+    ({"n_tasks": 1, "seed": 3}, "iris x 1", "1 shuffled copy (seed 3)"),
+    ({"features": (3, 2), "n_samples": 1000}, "iris x 2", "2 independently shuffled copies side by side (seed 0), "
+     "features [3, 2] of each, 1,000 training rows out of 120 samples"),
+])  # fmt: skip
 def test_source_and_name_say_what_was_done(arguments, name, done):
     stacked = ge.datasets.stack_tasks(ge.datasets.load_iris(), **arguments)
     assert isinstance(stacked, ge.datasets.Split)
@@ -377,12 +371,11 @@ def test_precision_is_that_of_the_points_and_the_single_one_is_enough(dtype, rou
         assert_close(function(x.to(dtype)).double(), function(x.double()), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize(
-    ("waves", "text"),
-    [(ge.datasets.random_waves(1, 1, 7, 1, 0.5), "1 function of 1 input, 1 wave each, roughness 0.5, seed 7"),
-     (ge.datasets.random_waves(10, 2)[3], "function 3 of 2 inputs, 4 waves each, roughness 1, seed 0"),
-     (ge.datasets.random_waves(30, 2)[10:], "functions 10, 11, 12, 13, 14, 15, 16, 17, ... of 2 inputs, 4 waves")],
-)  # fmt: skip
+@pytest.mark.parametrize(("waves", "text"), [
+    (ge.datasets.random_waves(1, 1, 7, 1, 0.5), "1 function of 1 input, 1 wave each, roughness 0.5, seed 7"),
+    (ge.datasets.random_waves(10, 2)[3], "function 3 of 2 inputs, 4 waves each, roughness 1, seed 0"),
+    (ge.datasets.random_waves(30, 2)[10:], "functions 10, 11, 12, 13, 14, 15, 16, 17, ... of 2 inputs, 4 waves"),
+])  # fmt: skip
 def test_waves_say_what_they_are(waves, text):
     assert repr(waves).startswith(f"RandomWaves({text}")
 
@@ -499,14 +492,13 @@ def flip(content):
 
 
 @pytest.mark.parametrize("place", ["root", "given"])
-@pytest.mark.parametrize(
-    ("packed", "damage", "message"),
-    [(False, flip, "truncated or corrupt: [0-9,]+ bytes with another SHA-256"),
-     (True, lambda raw: gzip.compress(raw)[:-20], "which cannot be read"),
-     (True, lambda raw: gzip.compress(flip(raw)), "truncated or corrupt"),
-     (True, lambda raw: gzip.compress(raw)[:12] + b"\xff" * 40, "which cannot be read"),
-     (True, lambda _: b"", "truncated or corrupt: 0 bytes")],
-)  # fmt: skip
+@pytest.mark.parametrize(("packed", "damage", "message"), [
+    (False, flip, "truncated or corrupt: [0-9,]+ bytes with another SHA-256"),
+    (True, lambda raw: gzip.compress(raw)[:-20], "which cannot be read"),
+    (True, lambda raw: gzip.compress(flip(raw)), "truncated or corrupt"),
+    (True, lambda raw: gzip.compress(raw)[:12] + b"\xff" * 40, "which cannot be read"),
+    (True, lambda _: b"", "truncated or corrupt: 0 bytes"),
+])  # fmt: skip
 def test_damaged_file_is_named_and_not_written(tiny, tmp_path, monkeypatch, place, packed, damage, message):
     root, given, name = tmp_path / "root", tmp_path / "given", NAMES[3]
     folder = root / "MNIST" / "raw" if place == "root" else given
@@ -663,15 +655,13 @@ def test_name_look_up_that_never_ends_is_given_up_in_time(monkeypatch):
     assert seconds < 1.2
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"), [(b"HTTP/1.1 200 OK", True), (b"HTTP/1.1 404 Not Found", False), (b"no HTTP", False)]
-)
-def test_reachable_is_what_has_the_file(monkeypatch, answer, expected):
+@pytest.mark.parametrize(("answer", "found"), [(b"HTTP/1.1 200 OK", True), (b"HTTP/1.1 404 No", False), (b"no", False)])
+def test_reachable_is_what_has_the_file(monkeypatch, answer, found):
     monkeypatch.setenv("no_proxy", "*")
     unhandled = []
     monkeypatch.setattr(threading, "excepthook", lambda args: unhandled.append(args.exc_type))
     with answering(answer + b"\r\n\r\n") as (url, requests):
-        assert REAL_REACHABLE(url + "file", 5) is expected
+        assert REAL_REACHABLE(url + "file", 5) is found
         assert requests == [b"HEAD"]
     assert REAL_REACHABLE(url, 5) is False  # now closed
     assert unhandled == []

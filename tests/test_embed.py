@@ -312,10 +312,10 @@ def test_rows_of_the_same_kind_lie_together():
     assert fitted.loss_curve_[-1] < 0.7 * fitted.loss_curve_[0]
 
 
-@pytest.mark.parametrize(
-    ("estimator", "given"),
-    [(ge.RowEmbedder(2, max_steps=5), np.eye(6)), (embedder(max_steps=5), wave_fields(2, 2, m=20))],
-)
+TRAINED = [(ge.RowEmbedder(2, max_steps=5), np.eye(6)), (embedder(max_steps=5), wave_fields(2, 2, m=20))]
+
+
+@pytest.mark.parametrize(("estimator", "given"), TRAINED)
 def test_diverging_training_is_refused_and_leaves_the_estimator_as_it_was(estimator, given):
     message = r"`learning_rate` should be small enough to converge. Got 1e\+30, with which .* Pass a smaller one."
     for _ in range(2):  # not yet fitted, and fitted

@@ -53,11 +53,10 @@ def test_sizes_and_repr():
 
 
 @pytest.mark.parametrize("own", [True, False])
-@pytest.mark.parametrize(
-    ("index", "chosen"),
-    [(-1, [4]), (slice(None, None, -2), [4, 2, 0]), ([3, 0, 3], [3, 0, 3]), (range(2), [0, 1]), (np.int64(2), [2]),
-     (torch.tensor([4, 1]), [4, 1]), ([True, False, False, True, False], [0, 3]), (torch.arange(5) > 2, [3, 4])],
-)  # fmt: skip
+@pytest.mark.parametrize(("index", "chosen"), [
+    (-1, [4]), (slice(None, None, -2), [4, 2, 0]), ([3, 0, 3], [3, 0, 3]), (range(2), [0, 1]), (np.int64(2), [2]),
+    (torch.tensor([4, 1]), [4, 1]), ([True, False, False, True, False], [0, 3]), (torch.arange(5) > 2, [3, 4]),
+])  # fmt: skip
 def test_index_picks_units(own, index, chosen):
     fields = make_fields(u=5, own=own)
     part = fields[index]

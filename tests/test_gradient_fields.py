@@ -37,9 +37,10 @@ def test_fields_of_a_network_equal_the_loop(activation):
     assert (fields.regions is None) == (activation in (nn.Tanh, nn.GELU))
 
 
-@pytest.mark.parametrize(
-    ("make", "shape"), [(Residual, (4,)), (Convolutional, (1, 4, 4)), (lambda: ge.MLP([4, 5, 3], seed=0), (2, 4))]
-)
+NETWORKS = [(Residual, (4,)), (Convolutional, (1, 4, 4)), (lambda: ge.MLP([4, 5, 3], seed=0), (2, 4))]
+
+
+@pytest.mark.parametrize(("make", "shape"), NETWORKS)
 def test_general_networks_equal_the_loop_axes_after_the_first_in_line(make, shape):
     model, x = make().double().eval(), torch.randn(9, *shape).double()
     with unchanged(model):
@@ -163,10 +164,10 @@ def test_gradient_fields_are_refused(model, points, arguments, message):
         ge.gradient_fields(model(), points, **arguments)
 
 
-@pytest.mark.parametrize(
-    ("factor", "bias", "scale", "message"),
-    [(1e200, 0, 1e200, "finite values at 'output'"), (1e308, -1, 0, "finite gradients at '(hidden1|0)'")],
-)
+OVERFLOWS = [(1e200, 0, 1e200, "finite values at 'output'"), (1e308, -1, 0, "finite gradients at '(hidden1|0)'")]
+
+
+@pytest.mark.parametrize(("factor", "bias", "scale", "message"), OVERFLOWS)
 def test_overflow_and_weights_that_are_not_finite_are_refused(factor, bias, scale, message):
     """At the second of them the hidden units are off: the values are finite, the gradients are not."""
     ensemble = ensemble_of([4, 7, 3])

@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 import gradembed as ge
 from gradembed.metrics import _scores
 
-N_NETWORKS, PER_NETWORK = 40, 6
+M, N_NETWORKS, PER_NETWORK = ge.metrics, 40, 6
 NETWORK = np.repeat(np.arange(N_NETWORKS), PER_NETWORK)
 CLASS = np.tile([0, 1, 2, 0, 1, 2], N_NETWORKS)
 TASK = np.tile([0, 0, 0, 1, 1, 1], N_NETWORKS)
@@ -366,10 +366,10 @@ def test_null_is_summed_up_by_hand():
     assert "p = 0.81, 20 permutations" in repr(result)
 
 
-@pytest.mark.parametrize(
-    ("observed", "null", "effect", "p", "ratio"),
-    [(0.3, 0.3, 0, 1, 1), (0.0, 0.0, 0, 1, 1), (1.0, 0.0, math.inf, 0.05, math.inf), (0.0, 1.0, -math.inf, 1, 0)],
-)
+NULLS = [(0.3, 0.3, 0, 1, 1), (0.0, 0.0, 0, 1, 1), (1.0, 0.0, math.inf, 0.05, math.inf), (0.0, 1.0, -math.inf, 1, 0)]
+
+
+@pytest.mark.parametrize(("observed", "null", "effect", "p", "ratio"), NULLS)
 def test_null_without_spread_gives_no_nan(observed, null, effect, p, ratio):
     values = iter([observed, *[null] * 19])
     result = ge.metrics.permutation_null(lambda _: next(values), [0, 1], n_permutations=19)
@@ -456,14 +456,9 @@ def test_umap_is_asked_for_a_layout_by_the_seed_and_torch_keeps_its_threads(monk
 
 def test_results_are_stored_and_read_again(tmp_path):
     cache, z = ge.Cache(tmp_path), noise((60, 3))
-    for function, arguments in (
-        (ge.metrics.linear_probe, (z, CLASS[:60], NETWORK[:60])),
-        (ge.metrics.retrieval, (z, CLASS[:60], NETWORK[:60])),
-        (ge.metrics.match_units, (z[:20], z[20:])),
-        (ge.metrics.enrichment, (z, CLASS[:60], NETWORK[:60], 19)),
-        (ge.metrics.spread, ([0.5],)),
-        (ge.metrics.project_2d, (z, 0, "pca")),
-    ):
+    known = z, CLASS[:60], NETWORK[:60]
+    scores = {M.linear_probe: known, M.retrieval: known, M.enrichment: (*known, 19), M.spread: ([0.5],)}
+    for function, arguments in (scores | {M.match_units: (z[:20], z[20:]), M.project_2d: (z, 0, "pca")}).items():
         fresh, read = cache.call(function, *arguments), cache.call(function, *arguments)
         assert (type(read), repr(read)) == (type(fresh), repr(fresh))
         for name, value in vars(fresh).items():
@@ -473,7 +468,7 @@ def test_results_are_stored_and_read_again(tmp_path):
 # Refusals of a special kind; for the others see the abuse tables
 
 Z, Y, G = noise((12, 2)), np.arange(12) % 3, np.arange(12) // 3
-M, RARE = ge.metrics, np.where(G == 0, 3, Y)
+RARE = np.where(G == 0, 3, Y)
 REFUSALS = [
     (M.retrieval, (Z * 1e150, Y), {}, "`z` should be finite, below 1e.* Got 2.*e.150. Scale it down"),
     (M.linear_probe, (Z, ["a", 1] * 6), {}, "`y` should hold integers, booleans or strings. Got list"),
