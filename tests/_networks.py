@@ -58,8 +58,8 @@ class Net(nn.Module):
         for name, child in children.items():
             self.add_module(name, child)
 
-    def forward(self, *args: Any) -> Any:
-        return self.run(self, *args)
+    def forward(self, *args: Any, **named: Any) -> Any:
+        return self.run(self, *args, **named)
 
 
 class Residual(nn.Module):

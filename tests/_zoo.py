@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from _networks import Net, randn
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.utils._pytree import tree_leaves, tree_map
@@ -214,20 +215,6 @@ def passes_through(model: nn.Module, x: Any, forward: Forward | None) -> set[str
 # Pieces
 
 
-class Net(nn.Module):
-    """Children by name, and a forward pass in a line."""
-
-    def __init__(self, run: Callable[..., Any], **children: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, child in children.items():
-            self.add_module(name, child)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Whatever was given."""
-        return self.run(self, *args, **kwargs)
-
-
 def drop_path() -> nn.Module:
     """Stochastic depth: nothing at all in eval mode."""
     return Net(lambda m, x: x * (torch.rand(len(x), 1, 1) > 0.1) if m.training else x)
@@ -315,11 +302,6 @@ def norm(width: int) -> nn.BatchNorm2d:
     layer = nn.BatchNorm2d(width)
     layer.running_mean, layer.running_var = torch.randn(width) / 4, torch.rand(width) + 0.5
     return layer
-
-
-def randn(*shape: int) -> Tensor:
-    """Samples."""
-    return torch.randn(shape, dtype=torch.float64)
 
 
 def looped(model: Any, x: Tensor) -> Tensor:

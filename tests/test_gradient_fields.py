@@ -9,7 +9,7 @@ from _oracle import gradient_loop
 from torch import nn
 
 import gradembed as ge
-from gradembed.gradients import session
+from gradembed.gradients import chain
 from gradembed.gradients.patterns import distinct, packed
 
 # taken of networks
@@ -74,7 +74,7 @@ CASES = [
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(case))
 def test_ensemble_equals_its_members(case, activation, group_bytes, monkeypatch):
-    monkeypatch.setattr(session, "GROUP_BYTES", group_bytes)  # one member at a time, all at once
+    monkeypatch.setattr(chain, "GROUP_BYTES", group_bytes)  # one member at a time, all at once
     ensemble = ensemble_of(activation=activation)
     for points in (torch.randn(20, 4).double(), torch.randn(5, 20, 4).double()):
         fields = ge.gradient_fields(ensemble, points, **case)

@@ -13,10 +13,12 @@ from gradembed._validation import describe, refuse
 from gradembed.gradients.batches import HALF_TYPES, Batch, chosen, joined, size_of, tensors_in
 from gradembed.gradients.layers import Recorder, default_sites
 from gradembed.gradients.lowrank import Capture, LowRank
-from gradembed.gradients.sites import OUTPUT, Site
+from gradembed.gradients.sites import OUTPUT, Site, refuse_independent
 from gradembed.gradients.tape import Place, Tape, frozen, heads_of, place_of
 
 GRADIENT_BYTES = 2**30  # of gradients at all sites, at a time
+SITE_BYTES = 8 * 2**20  # of activations at all sites: about what stays in the caches
+PAIR_NUMBERS = 8  # that are held for each sample and pair of units while means are taken
 PROBED_UNITS = 8  # of which it is asked whether a layer feeds them
 
 
@@ -30,7 +32,6 @@ class Autograd:
     """
 
     n_members = None
-    width = None  # only the model knows what it takes
 
     def __init__(
         self,
@@ -62,12 +63,11 @@ class Autograd:
 
     # ------------------------------------------------------------------ asking
 
-    def capture(self, batch: Batch, sites: Sequence[Site], readout: Tensor, *, is_first: bool = False) -> Capture:
+    def capture(self, batch: Batch, readout: Tensor, *, is_first: bool = False, **_: Any) -> Capture:
         """Run forward once and back once per unit.
 
         Args:
             batch: n samples.
-            sites: Where gradients are wanted.
             readout: How units read the unit layer: their indices [u], or directions [u, D].
             is_first: Whether the batch begins with the samples that the model was tried on: they have to give the same.
 
@@ -75,7 +75,7 @@ class Autograd:
             Values, activations and gradients.
         """
         n = size_of(batch)
-        run = self._run(joined([batch, batch]) if n == 1 and self.pads else batch, sites)
+        run = self._run(joined([batch, batch]) if n == 1 and self.pads else batch, self.sites)
         heads = list(run.units.values())
         flat = torch.cat([head.detach() for head in heads], 1)[:n]
         for row, i in enumerate(self.probed if is_first else ()):
@@ -83,7 +83,7 @@ class Autograd:
                 self._refuse_mixing("an output that changed with the other samples")
         values = flat[:, readout].T if readout.ndim == 1 else readout.to(flat) @ flat.T
         kind = torch.float32 if flat.dtype in HALF_TYPES else flat.dtype
-        activations = {str(site): site.part(run.values[place_of(site)])[:n].to(kind) for site in sites}
+        activations = {str(site): site.part(run.values[place_of(site)])[:n].to(kind) for site in self.sites}
 
         def differentiate(group: Sequence[Site]) -> dict[str, LowRank]:
             """One backward pass per unit, to some of the sites."""
@@ -98,15 +98,15 @@ class Autograd:
                     rows[str(site)][k] = 0 if gradient is None else site.part(gradient, pool=torch.sum)[:n]
             return {layer: LowRank(part, n) for layer, part in rows.items()}
 
-        groups = self._groups(sites, len(readout) * n * flat.element_size())
+        groups = self._groups(len(readout) * n * flat.element_size())
         gradients = differentiate(groups[0]) if len(groups) == 1 else _ByGroup(groups, differentiate)
         return Capture(values.to(kind), activations, gradients)
 
-    def _groups(self, sites: Sequence[Site], bytes_each: int) -> list[list[Site]]:
+    def _groups(self, bytes_each: int) -> list[list[Site]]:
         """Cut the sites into groups whose gradients fit into the memory budget, ``bytes_each`` for each width."""
         groups: list[list[Site]] = []
         room = 0
-        for site in sites:
+        for site in self.sites:
             need = self.widths[str(site)] * bytes_each
             if not groups or need > room:
                 groups.append([])
@@ -114,6 +114,12 @@ class Autograd:
             groups[-1].append(site)
             room -= need
         return groups
+
+    def chunk(self, item: int, u: int) -> int:
+        """The number of samples at a time, for numbers of ``item`` bytes and u units."""
+        item, width = max(4, item), sum(self.widths.values())
+        size = min(max(SITE_BYTES // (width * item), 16), 512)
+        return max(1, min(size, GRADIENT_BYTES // (u * max(width, PAIR_NUMBERS * u) * item)))
 
     def _backward(
         self, run: Tape, outputs: Any, weights: Any, places: Sequence[Place] | None = None, *, keep: bool = True
@@ -297,12 +303,6 @@ def _read_out(heads: Sequence[Tensor], row: Tensor) -> tuple[list[Tensor], list[
     weights = torch.zeros_like(heads[k])
     weights[:, unit] = 1
     return [heads[k]], [weights]
-
-
-def refuse_independent(site: Site, unit_site: Site) -> NoReturn:
-    """Refuse a layer that the units do not depend on."""
-    remedy = "Choose a later unit layer, or an earlier layer to differentiate by"
-    refuse("unit_layer", f"come after {str(site)!r}, and depend on it", repr(str(unit_site)), remedy)
 
 
 def _let_pass(error: Exception) -> None:

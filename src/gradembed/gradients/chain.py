@@ -7,7 +7,6 @@ has an axis [e] before all others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,15 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradembed._validation import FLOAT_TYPES
+from gradembed._validation import FLOAT_TYPES, describe, refuse
+from gradembed.gradients.layers import default_names
 from gradembed.gradients.lowrank import Basis, Capture, LowRank, product
 from gradembed.gradients.patterns import SKIPPED, is_smooth, pattern_words, splits
-from gradembed.gradients.sites import OUTPUT, Site
+from gradembed.gradients.sites import OUTPUT, Site, refuse_independent
 from gradembed.models import ACTIVATIONS, MLP, MLPEnsemble, StackedLinear
 
 # Exact types only: a subclass may compute something else.
 ELEMENTWISE = (*ACTIVATIONS.values(), nn.PReLU, nn.Dropout, nn.BatchNorm1d)
 _CONTAINER_FORWARDS = (nn.Sequential.forward, MLP.forward)
+CHUNK_BYTES = 10 * 2**20  # of gradients at a time: fewer calls than smaller chunks, and still kept by the allocator
+GROUP_BYTES = 8 * 2**20  # of what one group of an ensemble computes: about what a processor keeps in its cache
+FEW = 8  # samples; of fewer at a time, running sums over many pairs of units cost more than the samples
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,16 @@ class Chain:
         positions: Layer name → number of steps before that layer's activations; "input" is 0.
         width: Features that the first linear layer takes, or ``None`` without one.
         n_members: Networks of an ensemble, or ``None``.
+        time: When each of them is there: the same.
+        sites: Where gradients are wanted, once `ask` has been called.
+        widths: Of each site.
+        heads: The number of units, as of a single head.
     """
 
     def __init__(self, model: nn.Module, steps: list[Step], positions: dict[str, int], n_members: int | None) -> None:
         self.model, self.steps, self.positions, self.n_members = model, steps, positions, n_members
         self.width = next((step.weight.shape[-1] for step in steps if isinstance(step, Linear)), None)
+        self.time = positions
         self._bases = {p: Basis(step.weight) for p, step in enumerate(steps) if isinstance(step, Linear)}
 
     @classmethod
@@ -90,43 +98,85 @@ class Chain:
         """All layer names."""
         return list(self.positions)
 
+    def ask(self, x: Tensor, unit_site: Site, sites: list[Site] | None, x_name: str = "x") -> None:
+        """Say what the chain is asked for, refusing samples and layers that do not fit it.
+
+        Args:
+            x: Samples, [n, ...], or [e, n, d].
+            unit_site: What the units are of.
+            sites: Where gradients are wanted; ``None`` for the default layers.
+            x_name: What the caller's users call ``x``.
+        """
+        e, takes = self.n_members, self.width
+        if e is None and takes is not None and x[0].numel() != takes:
+            rule = f"have {takes} features, the width of the model's first layer"
+            refuse(x_name, rule, describe(x), "Pass samples shaped as in training")
+        if e is not None and (x.shape[-1] != takes or x.ndim not in (2, 3) or (x.ndim == 3 and len(x) != e)):
+            rule = f"have shape [m, {takes}] for all members, or [{e}, m, {takes}]"
+            refuse(x_name, rule, describe(x), "Match them to the ensemble")
+        self.unit_site = unit_site
+        for site in sites or [Site("input")]:
+            if not self.top(unit_site) > self.positions[site.name]:
+                refuse_independent(site, unit_site)
+        self.sites = self._default_sites() if sites is None else sites
+        width = [x[0].numel() if e is None else x.shape[-1]]  # at each position
+        for step in self.steps:
+            width.append(step.weight.shape[-2] if isinstance(step, Linear) else width[-1])
+        self.heads = {"": width[self.top(unit_site)]}
+        self.widths = {str(site): width[self.positions[site.name]] for site in self.sites}
+        linear = [step.weight.shape[-2] for step in self.steps[: self.top(unit_site)] if isinstance(step, Linear)]
+        self.widest = max(linear, default=1)
+
+    def _default_sites(self) -> list[Site]:
+        """The input, and the layers before the units, each once: a pass-through is the layer before it."""
+        work = [0]  # steps that do anything, before each position
+        for step in self.steps:
+            work.append(work[-1] + (not isinstance(step, SKIPPED)))
+        done = {name: work[self.positions[name]] for name in reversed(default_names(self.model))}
+        first = {at: name for name, at in done.items() if 0 < at < work[self.top(self.unit_site)]}
+        return [Site("input"), *(Site(first[at]) for at in sorted(first))]
+
     def top(self, unit_site: Site) -> int:
         """The number of steps before the units."""
         return len(self.steps) if unit_site is OUTPUT else self.positions[unit_site.name]
 
-    def width_of(self, unit_site: Site, x: Tensor) -> int:
-        """The number of units in a layer."""
-        widths = [step.weight.shape[-2] for step in self.steps[: self.top(unit_site)] if isinstance(step, Linear)]
-        return widths[-1] if widths else x[0].numel() if self.n_members is None else x.shape[-1]
+    def chunk(self, item: int, u: int) -> int:
+        """The number of samples at a time, for numbers of ``item`` bytes and u units."""
+        each = u * max(self.widest, u, 64) * item
+        return max(1, CHUNK_BYTES // each, min(FEW, 4 * CHUNK_BYTES // each))
+
+    def members_at_a_time(self, x: Tensor, u: int) -> int:
+        """The number of an ensemble's networks whose numbers, at samples [e, n, d], stay in the caches."""
+        m, d = x.shape[-2:]
+        widths = [d, *(step.weight.shape[-2] for step in self.steps if isinstance(step, Linear))]
+        return max(1, GROUP_BYTES // (m * (sum(widths) + u * max(widths)) * x.element_size()))
 
     def members(self, chosen: slice) -> Chain:
         """Some members of an ensemble."""
         steps = [step.of(chosen) if isinstance(step, Linear) else step for step in self.steps]
-        return Chain(self.model, steps, self.positions, len(range(self.n_members or 0)[chosen]))
+        chain = Chain(self.model, steps, self.positions, len(range(self.n_members or 0)[chosen]))
+        chain.unit_site, chain.sites, chain.heads, chain.widest = self.unit_site, self.sites, self.heads, self.widest
+        return chain
 
     @torch.no_grad()
-    def capture(
-        self, x: Tensor, sites: Sequence[Site], unit_site: Site, readout: Tensor, *, patterns: bool = False
-    ) -> Capture:
+    def capture(self, x: Tensor, readout: Tensor, *, patterns: bool = False, **_: Any) -> Capture:
         """Run forward to the unit layer and back to the lowest of the sites.
 
         Args:
             x: Samples, [n, ...], or [e, n, d].
-            sites: Where gradients are wanted.
-            unit_site: The layer that the units read.
-            readout: How they read it: their indices [u], or directions [*e, u, D].
-            patterns: Whether to note the states of the units that gradients pass through.
+            readout: How units read the unit layer: their indices [u], or directions [*e, u, D].
+            patterns: Whether to note the states of the units that gradients pass through, if all steps have such.
 
         Returns:
             Values, activations and gradients.
         """
-        stops = {str(site): self.positions[site.name] for site in sites}
-        bottom, top = min(stops.values()), self.top(unit_site)
+        stops = {str(site): self.positions[site.name] for site in self.sites}
+        bottom, top = min(stops.values()), self.top(self.unit_site)
         x = x.flatten(1) if self.n_members is None else x
         activations, slopes, states = self._forward(x, set(stops.values()), bottom, top)
         a = activations[top]
         patterns = patterns and not any(map(is_smooth, self.steps[bottom:top]))
-        rows, start = self.read_out(readout, unit_site, x)
+        rows, start = self.read_out(readout, x)
         gradients, words = self._backward(
             rows, start, set(stops.values()), slopes, states if patterns else {}, a.shape[-2]
         )
@@ -139,15 +189,15 @@ class Chain:
             words,
         )
 
-    def read_out(self, readout: Tensor, unit_site: Site, x: Tensor) -> tuple[Tensor, int]:
+    def read_out(self, readout: Tensor, x: Tensor) -> tuple[Tensor, int]:
         """Begin the way back: rows [*e, u, 1, r], common to all samples, and the number of steps below them."""
-        top = self.top(unit_site)
+        top = self.top(self.unit_site)
         if readout.ndim > 1:
             return readout[..., None, :].to(x), top
         step = self.steps[top - 1]
         if isinstance(step, Linear):  # its weights are the gradients of its units; no matrix as wide as the layer
             return step.weight[..., readout.to(x.device), :][..., None, :], top - 1
-        rows = nn.functional.one_hot(readout, self.width_of(unit_site, x)).to(x)[:, None]
+        rows = nn.functional.one_hot(readout, self.heads[""]).to(x)[:, None]
         return rows if self.n_members is None else rows.expand(self.n_members, *rows.shape), top
 
     def _forward(self, a: Tensor, wanted: set[int], bottom: int, top: int) -> tuple[dict[int, Tensor], ...]:

@@ -25,22 +25,12 @@ from gradembed._validation import (
     describe,
     refuse,
 )
-from gradembed.gradients.autograd import GRADIENT_BYTES, Autograd, refuse_independent
+from gradembed.gradients.autograd import Autograd
 from gradembed.gradients.batches import Batch, Stream, call, check_fits, float_kind, part, read, size_of, tensors_in
-from gradembed.gradients.chain import Chain, Linear
-from gradembed.gradients.layers import default_names
+from gradembed.gradients.chain import Chain
 from gradembed.gradients.lowrank import Capture
-from gradembed.gradients.patterns import SKIPPED
 from gradembed.gradients.sites import OUTPUT, Site, find_sites
 from gradembed.models import MLPEnsemble
-
-CHUNK_BYTES = (
-    10 * 2**20
-)  # of a chain's gradients at a time: fewer calls than smaller chunks, and still kept by the allocator
-GROUP_BYTES = 8 * 2**20  # of what one group of an ensemble computes: about what a processor keeps in its cache
-SITE_BYTES = 8 * 2**20  # of activations at all sites, on the general path: about what stays in the caches
-PAIR_NUMBERS = 8  # that are held for each sample and pair of units while means are taken
-FEW = 8  # samples; of fewer at a time, running sums over many pairs of units cost more than the samples
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,6 @@ class Session:
 
     Attributes:
         batch: All samples, or the first batch of a stream.
-        sites: Where gradients are wanted, in the caller's order.
         readout: Of the unit layer: indices [u], or directions [*e, u, D].
         unit_labels: One label per unit: its index, "direction i", or "head[i]".
         heads: The head that each unit is of; empty if there is but one.
@@ -62,7 +51,6 @@ class Session:
 
     network: Chain | Autograd
     batch: Batch
-    sites: tuple[Site, ...]
     unit_site: Site
     readout: Tensor
     unit_labels: tuple[str, ...]
@@ -136,22 +124,24 @@ class Session:
             if partial_site and isinstance(model, MLPEnsemble):
                 refuse(argument, "be whole layers for an ensemble", repr(partial_site), member)
             if chain and not partial_site:
-                _check_chain(chain, batch, sites or [Site("input")], unit_site, x_name)
+                chain.ask(batch, unit_site, sites, x_name)
                 network: Chain | Autograd = chain
-                sites = _default_sites(chain, unit_site) if sites is None else sites
-                widths = {"": chain.width_of(unit_site, batch)}
             else:
                 protect = partial(_context.preserved, model)
                 opening.enter_context(protect())
                 network = Autograd(model, batch, forward or call, unit_site, sites, argument, x_name)
-                sites, widths = network.sites, network.heads
-            read_out = resolve_units(widths, unit_site, units, directions, units_argument, network.n_members)
-            asked = (network, batch, tuple(sites), unit_site, *read_out, float_kind(model, batch), x_name)
+            read_out = resolve_units(network.heads, unit_site, units, directions, units_argument, network.n_members)
+            asked = (network, batch, unit_site, *read_out, float_kind(model, batch), x_name)
             if isinstance(samples, Stream):
                 opening.close()
                 yield cls(*asked, samples, protect)
             else:
                 yield cls(*asked)
+
+    @property
+    def sites(self) -> list[Site]:
+        """Where gradients are taken, in the caller's order."""
+        return self.network.sites
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -172,12 +162,8 @@ class Session:
 
     def from_the_top(self) -> list[str]:
         """The layers, each before those that it depends on."""
-        if isinstance(self.network, Chain):
-            place = {str(site): self.network.positions[site.name] for site in self.sites}
-        else:
-            place = self.network.time
         named_last_first = self.layers[::-1]
-        return sorted(named_last_first, key=lambda layer: -place[layer])
+        return sorted(named_last_first, key=lambda layer: -self.network.time[layer])
 
     def captures(self, chunk_size: int | None = None, *, patterns: bool = False) -> Iterator[Capture]:
         """Answer chunk by chunk: of samples, or for an ensemble of its networks.
@@ -189,10 +175,8 @@ class Session:
         Yields:
             Captures with finite values, in order.
         """
-        if self.network.n_members is not None:
-            parts: Iterator[Capture] = self._of_groups(self.network.n_members, patterns)
-        else:
-            parts = self._of_chunks(self.samples_at_a_time(chunk_size), patterns)
+        size = self.samples_at_a_time(chunk_size)
+        parts = self._of_groups(patterns) if self.network.n_members else self._of_chunks(size, patterns)
         with _progress.bar(self.n_samples, "gradients", " samples", wanted=True, delay=1) as bar:
             for capture in parts:
                 check_finite_result("values", capture.values, str(self.unit_site), self.x_name)
@@ -201,46 +185,28 @@ class Session:
 
     def _of_chunks(self, size: int, patterns: bool) -> Iterator[Capture]:
         """Go through the samples of one network."""
-        n = self.n_samples or 0
-        whole = (part(self.batch, i, i + size) for i in range(0, n, size))
+        whole = (part(self.batch, i, i + size) for i in range(0, self.n_samples or 0, size))
         for i, batch in enumerate(self.stream.chunks(size) if self.stream else whole):
             with self.protect():
-                if isinstance(self.network, Chain):
-                    capture = self.network.capture(batch, self.sites, self.unit_site, self.readout, patterns=patterns)
-                else:
-                    capture = self.network.capture(batch, self.sites, self.readout, is_first=i == 0)
+                capture = self.network.capture(batch, self.readout, patterns=patterns, is_first=i == 0)
             yield capture
 
-    def _of_groups(self, e: int, patterns: bool) -> Iterator[Capture]:
+    def _of_groups(self, patterns: bool) -> Iterator[Capture]:
         """Go through an ensemble in groups of networks whose numbers fit into the caches."""
         chain: Chain = self.network  # type: ignore[assignment]
+        e = chain.n_members or 1
         x = self.batch.expand(e, *self.batch.shape[-2:])
-        m, d = x.shape[-2:]
-        u = self.n_units
-        widths = [d, *(step.weight.shape[-2] for step in chain.steps if isinstance(step, Linear))]
-        size = max(1, GROUP_BYTES // (m * (sum(widths) + u * max(widths)) * x.element_size()))
-        shared = self.readout if self.readout.ndim == 1 else self.readout.expand(e, -1, -1)
-        for start in range(0, e, size):
-            group = slice(start, start + size)
-            readout = shared if shared.ndim == 1 else shared[group]
-            chosen = chain.members(group)
-            yield chosen.capture(x[group], self.sites, self.unit_site, readout, patterns=patterns)
+        readout = self.readout if self.readout.ndim == 1 else self.readout.expand(e, -1, -1)
+        size = chain.members_at_a_time(x, self.n_units)
+        for members in (slice(start, start + size) for start in range(0, e, size)):
+            own = readout if readout.ndim == 1 else readout[members]
+            yield chain.members(members).capture(x[members], own, patterns=patterns)
 
     def samples_at_a_time(self, chunk_size: int | None = None) -> int:
         """Choose the size of chunks; see `captures`."""
         if chunk_size is not None:
             return as_integer("chunk_size", chunk_size, 1)
-        item, u = max(4, tensors_in(self.batch)[0].element_size()), len(self.unit_labels)
-        if isinstance(self.network, Chain):
-            steps = self.network.steps[: self.network.top(self.unit_site)]
-            width = max((step.weight.shape[-2] for step in steps if isinstance(step, Linear)), default=1)
-            each = u * max(width, u, self.readout.shape[-1], 64) * item
-            size = max(1, CHUNK_BYTES // each, min(FEW, 4 * CHUNK_BYTES // each))
-        else:
-            width = sum(self.network.widths[layer] for layer in self.layers)
-            size = min(max(SITE_BYTES // (width * item), 16), 512)
-            size = max(1, min(size, GRADIENT_BYTES // (u * max(width, PAIR_NUMBERS * u) * item)))
-        n = self.n_samples
+        n, size = self.n_samples, self.network.chunk(tensors_in(self.batch)[0].element_size(), len(self.unit_labels))
         return size if n is None else -(-n // -(-n // size))  # equal chunks: a small last one costs as many calls
 
 
@@ -277,30 +243,6 @@ def _unit_site(unit_layer: Any, model: nn.Module, names: Sequence[str]) -> Site:
     (site,) = find_sites("unit_layer", unit_layer, names, several=False)
     is_module = site.name in dict(model.named_modules(remove_duplicate=False))
     return site if is_module or site.name == "input" else OUTPUT
-
-
-def _check_chain(chain: Chain, x: Tensor, sites: Sequence[Site], unit_site: Site, x_name: str) -> None:
-    """Refuse samples and layers that do not fit a chain."""
-    e = chain.n_members
-    if e is None and chain.width is not None and x[0].numel() != chain.width:
-        rule = f"have {chain.width} features, the width of the model's first layer"
-        refuse(x_name, rule, describe(x), "Pass samples shaped as in training")
-    if e is not None and (x.shape[-1] != chain.width or x.ndim not in (2, 3) or (x.ndim == 3 and len(x) != e)):
-        rule = f"have shape [m, {chain.width}] for all members, or [{e}, m, {chain.width}]"
-        refuse(x_name, rule, describe(x), "Match them to the ensemble")
-    for site in sites:
-        if not chain.top(unit_site) > chain.positions[site.name]:
-            refuse_independent(site, unit_site)
-
-
-def _default_sites(chain: Chain, unit_site: Site) -> list[Site]:
-    """The input, and the layers of a chain before the units, each once: a pass-through is the layer before it."""
-    work = [0]  # steps that do anything, before each position
-    for step in chain.steps:
-        work.append(work[-1] + (not isinstance(step, SKIPPED)))
-    done = {name: work[chain.positions[name]] for name in reversed(default_names(chain.model))}
-    first = {at: name for name, at in done.items() if 0 < at < work[chain.top(unit_site)]}
-    return [Site("input"), *(Site(first[at]) for at in sorted(first))]
 
 
 def resolve_units(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import EllipsisType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -238,3 +238,9 @@ def replace_element(value: Any, place: int | str | None, new: Tensor) -> Any:
     else:
         setattr(other, str(place), new)
     return other
+
+
+def refuse_independent(site: Site, unit_site: Site) -> NoReturn:
+    """Refuse a layer that the units do not depend on."""
+    remedy = "Choose a later unit layer, or an earlier layer to differentiate by"
+    refuse("unit_layer", f"come after {str(site)!r}, and depend on it", repr(str(unit_site)), remedy)

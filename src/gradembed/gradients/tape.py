@@ -6,7 +6,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -47,17 +47,39 @@ class Tape:
 
     @contextmanager
     def tapping(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-        """Register the hooks for the duration of a block."""
-        read = [] if self.unit_site is OUTPUT else [self.unit_site]
+        """Register hooks at the sites, and where the units are, for the duration of a block."""
+        there = [*self.places.values(), *([] if self.unit_site is OUTPUT else [self.unit_site])]
         with ExitStack() as handles:
-            names = dict.fromkeys(site.name for site in (*self.places.values(), *read) if site.name in modules)
-            for name in names:
-                if isinstance(modules[name], torch.jit.ScriptModule):
+            for name in dict.fromkeys(site.name for site in there if site.name in modules):
+                module = modules[name]
+                if isinstance(module, torch.jit.ScriptModule):
                     continue  # it takes no hooks
-                tap = _Tap(self, name)
-                handles.callback(modules[name].register_forward_pre_hook(tap.before, with_kwargs=True).remove)
-                handles.callback(modules[name].register_forward_hook(tap.after).remove)
+                if any(site.input for site in there if site.name == name):
+                    before = partial(self._before, name)
+                    handles.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+                handles.callback(module.register_forward_hook(partial(self._after, name)).remove)
             yield
+
+    def _before(self, name: str, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+        """Look at what a module takes."""
+        return changed_arguments(module, args, named, lambda held: self._pass(name, held, is_input=True))
+
+    def _after(self, name: str, _module: nn.Module, _args: Any, output: Any) -> Any:
+        """Look at what a module returns."""
+        output = self._pass(name, output, is_input=False)
+        self.runs[name] += 1
+        return output
+
+    def _pass(self, name: str, held: Any, *, is_input: bool) -> Any:
+        """Cut at the sites that are here in this run of a module, and read the units if they are."""
+        here = (name, is_input), (None, self.runs[name])
+        for site in self.places.values():
+            if (site.name, site.input) == here[0] and site.call in here[1]:
+                held = self.cut(held, site)
+        unit = self.unit_site
+        if unit is not OUTPUT and (unit.name, unit.input) == here[0] and unit.call in here[1]:
+            self.read_units(held)
+        return held
 
     def cut_input(self, batch: Batch) -> Batch:
         """Make fresh nodes of the model's inputs; every other tensor is copied, for the model may work in place."""
@@ -113,7 +135,7 @@ class Tape:
         remedy = "Choose another layer, or one of the elements by gradembed.Site(name, element=...)"
         if site.name == "input":
             remedy = (
-                "Start at the first layer that makes floats of it (an embedding), or pass Site('input', element=...)"
+                "Start at the first layer that makes floats of it (an embedding), or say Site('input', element=...)"
             )
         refuse(argument, "name a place with one float tensor that has a row per sample", got, remedy)
 
@@ -123,36 +145,6 @@ class Tape:
             refuse(argument, f"name one of the {runs} runs of {site.name!r}, from 0", site.call, "Lower `call`")
         rule, remedy = "name a layer that the forward pass runs", "Choose one that it calls as a module"
         refuse(argument, rule, repr(site.name), f"{remedy} (compiled, scripted and exported modules call none)")
-
-
-@dataclass(frozen=True)
-class _Tap:
-    """The hooks of one module."""
-
-    tape: Tape
-    name: str
-
-    def before(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
-        """Look at what the module takes."""
-        return changed_arguments(module, args, named, lambda held: self._pass(held, is_input=True))
-
-    def after(self, _module: nn.Module, _args: Any, output: Any) -> Any:
-        """Look at what the module returns."""
-        output = self._pass(output, is_input=False)
-        self.tape.runs[self.name] += 1
-        return output
-
-    def _pass(self, held: Any, *, is_input: bool) -> Any:
-        run = self.tape.runs[self.name]
-        for site in self.tape.places.values():
-            if self._is_here(site, run, is_input):
-                held = self.tape.cut(held, site)
-        if self._is_here(self.tape.unit_site, run, is_input) and self.tape.unit_site is not OUTPUT:
-            self.tape.read_units(held)
-        return held
-
-    def _is_here(self, site: Site, run: int, is_input: bool) -> bool:
-        return site.name == self.name and site.input == is_input and site.call in (None, run)
 
 
 def changed_arguments(

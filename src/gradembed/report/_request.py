@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from gradembed._context import preserved
 from gradembed._validation import as_integer, as_list, as_names, as_number, as_tensor, check_module, describe, refuse
 from gradembed.gradients import Session, Site, batches
-from gradembed.gradients.chain import Chain
 from gradembed.gradients.session import resolve_units
 from gradembed.gradients.sites import OUTPUT, find_sites
 from gradembed.gradients.tape import heads_of
@@ -85,9 +84,12 @@ def read_request(options: dict[str, Any]) -> Request:
         refuse("others", "be a list of torch.nn.Module", describe(others), "Pass [network, ...]", TypeError)
     forward, layer, batch = options["forward"], options["unit_layer"], _read_samples(model, x, options["forward"])
     with Session.open(model, batch, options["layers"], forward=forward) as session:
-        sites, labels, asked, width = session.sites, session.unit_labels, session.network, len(session.unit_labels)
-    heads = {"": width} if isinstance(asked, Chain) else asked.heads
-    sizes = [asked.width_of(site, batch) if isinstance(asked, Chain) else asked.widths[str(site)] for site in sites]
+        sites, labels, asked, width = (
+            tuple(session.sites),
+            session.unit_labels,
+            session.network,
+            len(session.unit_labels),
+        )
     for network in beside:
         missing = {site.name for site in sites} - {"input", *(name for name, _ in network.named_modules())}
         if missing:
@@ -99,11 +101,15 @@ def read_request(options: dict[str, Any]) -> Request:
                 refuse("others", f"give {width} outputs, as the model does", len(session.unit_labels), remedy)
     known = [name for name, _ in model.named_modules() if name]
     (hidden,) = sites[-1:] if layer is None else find_sites("unit_layer", layer, known, several=False)
-    targets, blocks = (None, []) if y is None else _read_targets(y, batches.size_of(batch), heads)
+    targets, blocks = (None, []) if y is None else _read_targets(y, batches.size_of(batch), asked.heads)
     all_names = list(labels) if names is None else as_names("names", names, width, "outputs")
-    chosen = torch.arange(min(width, MOST_OUTPUTS)) if units is None else resolve_units(heads, OUTPUT, units, None)[0]
+    chosen = (
+        torch.arange(min(width, MOST_OUTPUTS)) if units is None else resolve_units(asked.heads, OUTPUT, units, None)[0]
+    )
     embedded, options["units"] = None if hidden.name == "input" else hidden, chosen.tolist()
-    return Request((model, *beside), batch, targets, blocks, sites, sum(sizes), embedded, all_names, options)
+    return Request(
+        (model, *beside), batch, targets, blocks, sites, sum(asked.widths.values()), embedded, all_names, options
+    )
 
 
 def _read_settings(options: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def exact_levels(session: Session, layers: Sequence[str], mode: str, max_nodes: 
     stops = {layer: chain.positions[layer] for layer in layers}
     bottom, lowest = min(stops.values()), layers[-1]
     patterns = _patterns(session, chain.steps[: chain.top(session.unit_site)], bottom)
-    rows, start = chain.read_out(session.readout, session.unit_site, session.batch)
+    rows, start = chain.read_out(session.readout, session.batch)
     check_size(len(rows), max_nodes, layers[0])
     if mode == "product":
         _check_product(patterns, session, max_nodes, lowest)
