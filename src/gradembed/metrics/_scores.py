@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from gradembed._validation import as_categories, as_doubles, as_integer, as_labels, as_number, describe, refuse
-from gradembed.metrics._uncertainty import Array, Enrichment, Estimate, Labels, bootstrap_share, permutation_null
+from gradembed.metrics._uncertainty import Array, Estimate, Labels, bootstrap_share
 
 BLOCK = 4_000_000  # distances at a time: 32 MB
 WIDE = 64  # dimensions from which distances by matrix product are much faster
@@ -338,10 +338,9 @@ def retrieval(
         blocks.append((_precision(squares, same, k), chances, columns[places], distances))
     hits, chances, neighbors, distances = (np.concatenate(column) for column in zip(*blocks, strict=True))
     share, chance = bootstrap_share(hits, members[rows], confidence, seed), float(chances.mean())
-    found = map(torch.from_numpy, (hits, rows, neighbors, distances))
-    return RetrievalScore(
-        share.mean, chance, (share.low, share.high), *found, share.n, groups is not None, share.confidence
-    )
+    right, asked, nearest, lengths = map(torch.from_numpy, (hits, rows, neighbors, distances))
+    interval, grouped = (share.low, share.high), groups is not None
+    return RetrievalScore(share.mean, chance, interval, right, asked, nearest, lengths, share.n, grouped, confidence)
 
 
 def _positions(name: str, mask: Labels | None, n: int) -> NDArray[np.int64]:
@@ -378,54 +377,3 @@ def _nearest(squares: NDArray[np.float64], k: int) -> tuple[NDArray[np.int64], N
     found = np.take_along_axis(squares, some, 1)
     order = found.argsort(kind="stable")
     return np.take_along_axis(some, order, 1), np.sqrt(np.take_along_axis(found, order, 1))
-
-
-def enrichment(
-    z: Array,
-    y: Labels,
-    groups: Labels,
-    n_permutations: int = 1000,
-    seed: int = 0,
-    *,
-    exclude: Sequence[Labels] = (),
-    within: Labels | None = None,
-    k: int = 1,
-) -> Enrichment:
-    """Test whether nearest neighbors in other networks share a label more often than permuted labels would.
-
-    The neighbors stay what they are; the labels of each network are dealt to its units anew. So the null keeps
-    how many units of each label a network has, and which networks lie close to each other.
-
-    Args:
-        z: Embeddings, [u, k].
-        y: Labels, [u].
-        groups: The network that each unit is from, [u].
-        n_permutations: Permutations to draw, at least 19.
-        seed: Of the permutations.
-        exclude: Further labels, each [u], that a neighbor must not share with the unit, as in `retrieval`.
-        within: Permute labels among units that share this, [u], say network and task together; ``None`` for the
-            network.
-        k: Neighbors of each unit.
-
-    Returns:
-        The share of pairs (unit, neighbor) with equal labels, beside the permuted ones.
-
-    Raises:
-        ValueError: As `retrieval` and `permutation_null`.
-        TypeError: If an argument has the wrong type.
-
-    Example:
-        >>> import torch, gradembed as ge
-        >>> y, network = torch.arange(60) % 3, torch.arange(60) // 6
-        >>> z = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
-        >>> ge.metrics.enrichment(z, y, network, n_permutations=99).p_value > 0.05
-        True
-    """
-    found = retrieval(z, y, groups, exclude=exclude, k=k)
-    units, neighbors = found.queries.numpy()[:, None], found.neighbors.numpy()
-    labels = as_labels("y", y, len(units))
-    places = groups if within is None else as_labels("within", within, len(units))
-    return permutation_null(
-        lambda dealt: float((dealt[units] == dealt[neighbors]).mean()), labels, places,
-        n_permutations=n_permutations, seed=seed,
-    )  # fmt: skip
