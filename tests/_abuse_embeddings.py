@@ -33,12 +33,11 @@ KINDS = ("none", "permutation", "orthogonal", "linear")
 SMALL = {"n_components": 2, "max_steps": 2, "width": 8, "n_features": 32, "n_views": 2, "progress": False}
 
 
-def given_fields() -> dict[str, Any]:
-    return {"fields": make_fields()}
+def given_fields(*, own: bool = True) -> dict[str, Any]:
+    return {"fields": make_fields(own=own)}
 
 
-def given_shared() -> dict[str, Any]:
-    return {"fields": make_fields(own=False)}
+given_shared = partial(given_fields, own=False)
 
 
 def embedder(**settings: Any) -> ge.GradientFieldEmbedder:
@@ -52,10 +51,6 @@ def fitted(fields: Any, **settings: Any) -> list[np.ndarray]:
 
 def described(invariance: str, fields: Any) -> np.ndarray:
     return ge.FieldDescriptor(invariance, n_features=64).fit_transform(fields)
-
-
-def described_like(fields: Any) -> np.ndarray:
-    return ge.FieldDescriptor(n_features=64).fit(make_fields()).transform(fields)
 
 
 def rows_embedded(X: Any, **settings: Any) -> list[np.ndarray]:  # noqa: N803
@@ -146,7 +141,8 @@ SUBJECTS = {
     **{f"FieldDescriptor, {kind}": Subject(partial(described, kind), given_fields, 1e-5, kind == "none")
        for kind in KINDS},
     "FieldDescriptor, shared": Subject(partial(described, "none"), given_shared, 1e-5, is_ragged=True),
-    "FieldDescriptor.transform": Subject(described_like, given_fields, 1e-5),
+    "FieldDescriptor.transform": Subject(
+        lambda fields: ge.FieldDescriptor(n_features=64).fit(make_fields()).transform(fields), given_fields, 1e-5),
     "FieldDescriptor": Subject(lambda **settings: ge.FieldDescriptor(**settings).fit_transform(make_fields()), lambda: {
         "invariance": "linear", "n_features": 64, "random_state": 0}, is_ragged=True),
     **{f"GradientFieldEmbedder, {kind}": Subject(partial(fitted, invariance=kind), given_fields, 1e-3)
@@ -163,9 +159,8 @@ SUBJECTS = {
     "linear_probe": Subject(score(M.linear_probe), lambda: placed(n_folds=2, confidence=0.9)),
     "ProbeScore": Subject(score(M.linear_probe), partial(placed, groups=None)),
     "transfer_probe": Subject(score(M.transfer_probe), lambda: {
-        "z_train": PLACES[:12].clone(), "y_train": CLASSES[:12].clone(), "z_test": PLACES[12:].clone(),
-        "y_test": CLASSES[12:].clone(), "groups_train": NETWORK_OF[:12].clone(),
-        "groups_test": NETWORK_OF[12:].clone(), "seed": 0, "confidence": 0.9}),
+        f"{name}_{side}": placed()[name][part] for name in ("z", "y", "groups")
+        for side, part in {"train": slice(12), "test": slice(12, 24)}.items()} | {"seed": 0, "confidence": 0.9}),
     "retrieval": Subject(score(M.retrieval), lambda: placed(
         queries=CLASSES < 2, candidates=CLASSES > -1, exclude=(), k=1, confidence=0.9)),
     "RetrievalScore": Subject(score(M.retrieval), partial(placed, groups=None)),
@@ -224,159 +219,120 @@ TABLE: list[Row] = [
     ("GradientFields", "points", FLOATS | {"list": SAME, "one row": VALUE, "1e30": FINITE}),
     ("GradientFields", "gradients", FLOATS | dict.fromkeys(["list", "one row"], "ValueError: points")),
     ("GradientFields", "values", {"string": TYPE, "list": SAME, "numpy": SAME, "NaN": VALUE, "half": VALUE,
-                                  "one row": VALUE, "meta": VALUE, "requires grad": SAME}),
+     "one row": VALUE, "meta": VALUE, "requires grad": SAME}),
     *[("GradientFields", name, INTEGERS) for name in ("labels", "groups", "regions")],
-    ("GradientFields.concatenate", "parts",
-     {"string": TYPE, "none": TYPE, "integer": TYPE, "nothing": VALUE, "strings in it": TYPE, "None in it": TYPE,
-      "one item": FINITE, "as a tuple": SAME}),
-    ("GradientFields.getitem", "index",
-     {"string": TYPE, "none": TYPE, "float": TYPE, "nothing": INDEX, "far away": INDEX, "floats in it": TYPE,
-      "strings in it": TYPE, "as a tensor": SAME, "as an array": SAME, "as a tuple": SAME, "twice the same": FINITE,
-      "bools in it": INDEX, "nested": SAME}),
+    ("GradientFields.concatenate", "parts", {"string": TYPE, "none": TYPE, "integer": TYPE, "nothing": VALUE,
+     "strings in it": TYPE, "None in it": TYPE, "one item": FINITE, "as a tuple": SAME}),
+    ("GradientFields.getitem", "index", {"string": TYPE, "none": TYPE, "float": TYPE, "nothing": INDEX,
+     "far away": INDEX, "floats in it": TYPE, "strings in it": TYPE, "as a tensor": SAME, "as an array": SAME,
+     "as a tuple": SAME, "twice the same": FINITE, "bools in it": INDEX, "nested": SAME}),
     *[(f"GradientFields.{name}", "fields", {"strided fields": SAME, "single precision": FINITE})
       for name in ("normalized", "amplitudes")],
     ("GradientFields.normalized", "fields", EQUAL | {"constant units": VALUE, "without values": FINITE}),
     ("GradientFields.amplitudes", "fields", {"fields 1e30": FINITE, "constant units": FINITE, "one point": FINITE}),
     ("GradientFields.subsample", "m", COUNT | {"many": VALUE, "one": FINITE}),
-    ("GradientFields.subsample", "seed", INTEGER),
-    *[(f"GradientFields.{method}", name,
-       FLOATS | {"list": FINITE, "zeros": VALUE, "one column": VALUE, "half": VALUE})
+    *[(f"GradientFields.{method}", name, FLOATS | {"list": FINITE, "zeros": VALUE, "one column": VALUE, "half": VALUE})
       for method, name in (("rotated", "rotations"), ("transformed", "matrices"))],
     ("GradientFields.transformed", "matrices", {"1e30": FINITE, "1e-30": FINITE}),
     ("field_mask", "fields", FIELDS | {"one unit": FINITE, "one point": VALUE}),
-    ("field_mask", "fraction", SHARE | {"tiny": FINITE}),
-    ("field_mask", "seed", INTEGER),
-    ("field_mask", "kind", CHOICE),
+    ("field_mask", "fraction", SHARE | {"tiny": FINITE}), ("field_mask", "kind", CHOICE),
     *[(f"gradient_fields{path}", "points", SAMPLES | LISTED | {"one column": "ValueError: points|x"})
       for path in ("", ", general", ", ensemble")],
-    *[(f"gradient_fields{path}", "model",
-       NETWORKS | {"half network": "ValueError: points", "other precision": "ValueError: points",
-                   "meta network": "ValueError: points|model"}) for path in ("", ", general")],
-    ("gradient_fields, ensemble", "model",
-     {"NaN weights": VALUE, "infinite weights": VALUE, "half network": "ValueError: points", "eval": SAME,
-      "meta network": "ValueError: model|points", "other precision": "ValueError: points", "dead": FINITE,
-      "frozen": SAME, "weights 1e-30": FINITE}),
+    *[(f"gradient_fields{path}", "model", NETWORKS | {"half network": "ValueError: points",
+      "other precision": "ValueError: points", "meta network": "ValueError: points|model"})
+      for path in ("", ", general")],
+    ("gradient_fields, ensemble", "model", {"NaN weights": VALUE, "infinite weights": VALUE,
+     "half network": "ValueError: points", "eval": SAME, "meta network": "ValueError: model|points",
+     "other precision": "ValueError: points", "dead": FINITE, "frozen": SAME, "weights 1e-30": FINITE}),
     *[("gradient_fields", name, LAYER) for name in ("wrt", "unit_layer")],
-    ("gradient_fields", "units", UNITS | {"one item": FINITE}),
-    ("gradient_fields", "forward", FORWARD),
+    ("gradient_fields", "units", UNITS | {"one item": FINITE}), ("gradient_fields", "forward", FORWARD),
     ("gradient_fields, ensemble", "units", UNITS),
     ("gradient_fields of directions", "directions", {key: kind for key, kind in DIRECTED.items() if key != "one row"}),
-    ("gradient_fields of all", "labels", {"string": TYPE, "list": SAME, "half": VALUE, "shorter": VALUE,
-     "meta": VALUE}),
+    ("gradient_fields of all", "labels", {key: INTEGERS[key] for key in ("string", "list", "half", "shorter", "meta")}),
     *[("grid_points", name, COUNT | {"many": VALUE if name == "dim" else FINITE}) for name in ("m", "dim")],
     *[("sobol_points", name, COUNT | {"one": FINITE}) for name in ("m", "dim")],
     ("sobol_points", "dim", {"many": VALUE}),
-    ("sobol_points", "seed", INTEGER),
-    ("sample_points", "x", SAMPLES | ARRAYS),
-    ("sample_points", "m", COUNT | {"many": VALUE}),
-    ("sample_points", "seed", INTEGER),
+    ("sample_points", "x", SAMPLES | ARRAYS), ("sample_points", "m", COUNT | {"many": VALUE}),
+    *[(name, "seed", INTEGER) for name in ("GradientFields.subsample", "field_mask", "sobol_points", "sample_points",
+      "linear_probe", "transfer_probe", "retrieval", "enrichment", "permutation_null", "cluster_agreement",
+      "project_2d")],
+    *[(name, "random_state", INTEGER) for name in ("FieldDescriptor", "GradientFieldEmbedder")],
     # embeddings
     *[(f"FieldDescriptor, {kind}", "fields", DESCRIBED) for kind in (*KINDS, "shared")],
     ("FieldDescriptor, linear", "fields", {"points 1e30": VALUE, "single precision": FINITE}),
     *[(f"{name}.transform", "fields", FIELDS | EQUAL | {"one unit": FINITE, "without values": VALUE,
-       "constant units": VALUE, "one point": VALUE}) for name in ("FieldDescriptor", "GradientFieldEmbedder")],
-    ("FieldDescriptor", "invariance", CHOICE),
-    ("FieldDescriptor", "n_features", COUNT | {"one": VALUE, "two": FINITE}),
-    ("FieldDescriptor", "random_state", INTEGER),
+      "constant units": VALUE, "one point": VALUE}) for name in ("FieldDescriptor", "GradientFieldEmbedder")],
+    ("FieldDescriptor", "invariance", CHOICE), ("FieldDescriptor", "n_features", COUNT | {"one": VALUE, "two": FINITE}),
     *[(f"GradientFieldEmbedder, {kind}", "fields", EMBEDDED) for kind in (*KINDS, "shared")],
     ("GradientFieldEmbedder.predict_gradients", "fields", FIELDS | {"strided fields": SAME, "constant units": VALUE}),
     ("GradientFieldEmbedder.predict_gradients", "points", SAMPLES | ARRAYS | {"one column": VALUE}),
     *[("GradientFieldEmbedder", name, CHOICE) for name in ("invariance", "encoder", "mask_kind")],
     ("GradientFieldEmbedder", "mask_fraction", SHARE | {"tiny": FINITE}),
     ("GradientFieldEmbedder", "learning_rate", RATE),
-    ("GradientFieldEmbedder", "random_state", INTEGER),
     *[("GradientFieldEmbedder", name, COUNT | {"one": FINITE}) for name in ("n_components", "max_steps", "width")],
     *[("GradientFieldEmbedder", name, COUNT | {"one": VALUE}) for name in ("n_features", "n_views")],
     ("RowEmbedder", "X", dict.fromkeys(["string", "none", "empty", "one row", "one axis", "NaN", "inf", "objects"],
-                                       "scikit-learn") | {"strided": SAME, "as a list": SAME, "frame": SAME,
-                                                          "1e30": FINITE, "1e-30": FINITE, "zeros": FINITE,
-                                                          "expanded array": FINITE, "doubled": FINITE}),
+     "scikit-learn") | {"strided": SAME, "as a list": SAME, "frame": SAME, "1e30": FINITE, "1e-30": FINITE,
+     "zeros": FINITE, "expanded array": FINITE, "doubled": FINITE}),
     *[("RowEmbedder", name, COUNT | {"one": FINITE}) for name in ("n_components", "max_steps", "width")],
-    ("RowEmbedder", "mask_fraction", SHARE),
-    ("RowEmbedder", "learning_rate", RATE | {"huge": FINITE}),
+    ("RowEmbedder", "mask_fraction", SHARE), ("RowEmbedder", "learning_rate", RATE | {"huge": FINITE}),
     # evaluation
-    ("linear_probe", "z", Z),
-    ("linear_probe", "y", LABELS | {"zeros": VALUE}),
-    ("linear_probe", "groups", LABELS | {"none": FINITE, "zeros": VALUE}),
-    ("linear_probe", "seed", INTEGER),
+    *[(name, "z", Z) for name in ("linear_probe", "retrieval", "enrichment", "cluster_agreement")],
+    *[(name, "confidence", SHARE) for name in ("linear_probe", "transfer_probe", "retrieval", "spread")],
+    *[(name, "y", LABELS | {"zeros": VALUE}) for name in ("linear_probe", "enrichment", "cluster_agreement")],
+    *[(name, "groups", LABELS | {"none": FINITE, "zeros": VALUE})
+      for name in ("linear_probe", "retrieval", "enrichment")],
+    *[(name, "n_permutations", COUNT | {"one": VALUE}) for name in ("enrichment", "permutation_null")],
+    *[(name, "z", dict.fromkeys(["zeros", "1e30", "expanded", "half"], FINITE))
+      for name in ("ProbeScore", "Enrichment")],
+    *[(name, "exclude", {"string": TYPE, "integer": TYPE, "none": TYPE}) for name in ("retrieval", "enrichment")],
+    *[(name, "k", COUNT | {"many": "ValueError: groups", "two": FINITE}) for name in ("retrieval", "enrichment")],
     ("linear_probe", "n_folds", COUNT | {"one": VALUE, "many": VALUE}),
-    ("linear_probe", "confidence", SHARE),
-    ("ProbeScore", "z", {"zeros": FINITE, "1e30": FINITE, "expanded": FINITE, "half": FINITE}),
     ("transfer_probe", "z_train", Z),
     ("transfer_probe", "z_test", Z | {"one column": VALUE, "one row": "ValueError: y_test"}),
     ("transfer_probe", "y_train", LABELS | {"zeros": VALUE, "as strings": "ValueError: y_test"}),
-    ("transfer_probe", "y_test", LABELS | {"large first": VALUE, "zeros": FINITE}
-     | dict.fromkeys(["as strings"], "ValueError: y_test|y_train")),
-    ("transfer_probe", "groups_test", {"string": TYPE, "shorter": VALUE, "none": FINITE,
-     "zeros": "ValueError: groups_test"}),
-    ("retrieval", "z", Z),
+    ("transfer_probe", "y_test", LABELS | {
+     "large first": VALUE, "zeros": FINITE, "as strings": "ValueError: y_test|y_train"}),
+    ("transfer_probe", "groups_test", {"string": TYPE, "shorter": VALUE, "none": FINITE, "zeros": VALUE}),
     ("retrieval", "y", LABELS | {"zeros": FINITE}),
-    ("retrieval", "groups", LABELS | {"none": FINITE, "zeros": VALUE}),
     *[("retrieval", name, {"string": TYPE, "longs": TYPE, "shorter": VALUE, "numpy": SAME, "strided": SAME})
       for name in ("queries", "candidates")],
-    ("retrieval", "k", COUNT | {"many": "ValueError: groups", "two": FINITE}),
-    ("retrieval", "exclude", {"string": TYPE, "integer": TYPE, "none": TYPE}),
-    ("retrieval", "confidence", SHARE),
     ("RetrievalScore", "z", {"zeros": FINITE, "1e30": FINITE, "expanded": FINITE, "doubled": "ValueError: y"}),
-    ("enrichment", "z", Z),
-    ("enrichment", "y", LABELS | {"zeros": VALUE}),
-    ("enrichment", "groups", LABELS | {"zeros": VALUE, "none": FINITE}),
-    ("enrichment", "n_permutations", COUNT | {"one": VALUE}),
-    ("enrichment", "seed", INTEGER),
-    ("enrichment", "exclude", {"string": TYPE, "integer": TYPE, "none": TYPE}),
     ("enrichment", "within", {"string": TYPE, "shorter": VALUE, "floats": TYPE, "numpy": SAME}),
-    ("enrichment", "k", COUNT | {"many": "ValueError: groups", "two": FINITE}),
-    ("permutation_null", "seed", INTEGER),
-    ("retrieval", "seed", INTEGER),
     ("match_units", "z_b", Z | {"one row": FINITE, "one column": VALUE}),
     ("transfer_probe", "groups_train", {"string": TYPE, "shorter": VALUE, "none": SAME}),
-    ("transfer_probe", "seed", INTEGER),
-    ("transfer_probe", "confidence", SHARE),
-    ("Enrichment", "z", {"zeros": FINITE, "1e30": FINITE, "expanded": FINITE, "half": FINITE}),
     ("permutation_null", "statistic", {"string": TYPE, "none": TYPE, "function": VALUE}),
     ("permutation_null", "y", LABELS | {"zeros": VALUE, "shorter": "ValueError: groups",
-     "doubled": "ValueError: groups",
-                                        "as strings": FINITE}),
+     "doubled": "ValueError: groups", "as strings": FINITE}),
     ("permutation_null", "groups", LABELS | {"none": FINITE, "zeros": FINITE}),
-    ("permutation_null", "n_permutations", COUNT | {"one": VALUE}),
-    ("cluster_agreement", "z", Z),
-    ("cluster_agreement", "y", LABELS | {"zeros": VALUE}),
-    ("cluster_agreement", "seed", INTEGER),
     ("match_units", "z_a", Z | {"one row": FINITE, "one column": "ValueError: z_b"}),
     ("UnitMatching", "z_b", {"1e30": FINITE, "1e-30": FINITE, "zeros": FINITE, "expanded": FINITE, "one row": FINITE}),
     ("UnitMatching.accuracy", "labels_a", LABELS | {"as strings": "TypeError: labels_b"}),
     ("project_2d", "z", Z | {"one row": VALUE, "one column": FINITE, "doubled": FINITE}),
-    ("project_2d", "seed", INTEGER),
-    ("Projection", "method", CHOICE),
-    ("field_r2", "predicted", {k: v for k, v in Z.items() if k != "frame"} | {"one axis": VALUE,
-     "another axis": VALUE}),
+    ("field_r2", "predicted", {key: kind for key, kind in Z.items() if key != "frame"}),
     ("field_r2", "gradients", {"NaN": VALUE, "zeros": FINITE, "string": TYPE, "shorter": "ValueError: predicted"}),
-    ("field_r2", "baseline", CHOICE),
+    ("field_r2", "baseline", CHOICE), ("Projection", "method", CHOICE),
     ("spread", "values", {"string": TYPE, "none": TYPE, "empty": VALUE, "NaN": VALUE, "inf": VALUE, "scalar": VALUE,
-                          "another axis": VALUE, "as a list": SAME, "numpy": SAME, "strided": SAME, "zeros": FINITE,
-                          "half": FINITE, "meta": VALUE, "complex": TYPE, "requires grad": SAME}),
-    ("spread", "confidence", SHARE),
+     "another axis": VALUE, "as a list": SAME, "numpy": SAME, "strided": SAME, "zeros": FINITE, "half": FINITE,
+     "meta": VALUE, "complex": TYPE, "requires grad": SAME}),
     ("spread", "bounds", {"string": TYPE, "integer": TYPE, "none": FINITE, "nothing": VALUE}),
     ("Estimate", "values", {"twice the same": FINITE, "None in it": TYPE, "strings in it": TYPE}),
     ("unit_card", "fields", FIELDS | {"one unit": VALUE + ": fields|z|unit", "strided fields": SAME,
-     "without values": VALUE,
-                                      "one point": FINITE, "two points": FINITE, "fields 1e30": FINITE}),
-    ("unit_card", "unit", INTEGER | {"many": VALUE}),
-    ("unit_card", "z", Z | {"one row": VALUE}),
+     "without values": VALUE, "one point": FINITE, "two points": FINITE, "fields 1e30": FINITE}),
+    ("unit_card", "unit", INTEGER | {"many": VALUE}), ("unit_card", "z", Z | {"one row": VALUE}),
     ("unit_card", "names", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "too few": VALUE, "None in it": TYPE}),
     ("unit_card", "exclude", {"string": TYPE, "integer": TYPE}),
     *[("unit_card", name, COUNT | {"one": FINITE, "many": FINITE}) for name in ("n_neighbors", "n_top")],
-    ("UnitCard", "fields", {"constant units": FINITE, "one constant unit": FINITE, "equal points": FINITE,
-                            "fields 1e30": FINITE, "points 1e30": FINITE, "one point": FINITE}),
+    ("UnitCard", "fields", dict.fromkeys(
+        ["constant units", "one constant unit", "equal points", "fields 1e30", "points 1e30", "one point"], FINITE)),
     ("UnitCard", "z", {"zeros": FINITE, "1e30": FINITE, "1e-30": FINITE, "expanded": FINITE}),
     # sweeps
     ("sweep", "function", {"string": TYPE, "none": TYPE, "integer": TYPE, "list": TYPE}),
     ("sweep", "settings", {"string": TYPE, "none": TYPE, "integer": TYPE, "nothing": VALUE, "dictionary": VALUE,
-                           "strings in it": TYPE}),
+     "strings in it": TYPE}),
     ("sweep", "cache", {"string": TYPE, "integer": TYPE, "dictionary": TYPE}),
     ("sweep", "n_jobs", {"string": TYPE, "float": TYPE, "bool": TYPE, "zero": VALUE, "one": SAME}),
-    ("sweep", "n_threads", COUNT),
-    ("sweep", "on_error", CHOICE),
+    ("sweep", "n_threads", COUNT), ("sweep", "on_error", CHOICE),
     ("sweep", "progress", {"string": TYPE, "none": TYPE, "integer": TYPE}),
     ("SweepResult", "settings", {"one item": FINITE, "twice the same": FINITE, "None in it": TYPE, "as a tuple": SAME}),
     ("Cache", "folder", {"none": TYPE, "integer": TYPE, "list": TYPE, "closed file": TYPE, "object": TYPE,

@@ -33,15 +33,14 @@ def test_fields_of_a_network_equal_the_loop(activation):
     assert_close(fields.points, x, rtol=0, atol=0)
     assert_close(hidden.gradients.transpose(0, 1), gradient_loop(network.hidden2, network.hidden1, x))
     assert_close(hidden.points, network.hidden1(x).detach())
-    assert hidden.is_shared
-    assert fields.groups.tolist() == [0, 0, 0]
-    assert fields.labels is None
+    assert (hidden.is_shared, fields.groups.tolist(), fields.labels) == (True, [0, 0, 0], None)
     assert (fields.regions is None) == (activation in (nn.Tanh, nn.GELU))
 
 
-@pytest.mark.parametrize(
-    ("make", "shape"), [(Residual, (4,)), (Convolutional, (1, 4, 4)), (lambda: ge.MLP([4, 5, 3], seed=0), (2, 4))]
-)
+NETWORKS = [(Residual, (4,)), (Convolutional, (1, 4, 4)), (lambda: ge.MLP([4, 5, 3], seed=0), (2, 4))]
+
+
+@pytest.mark.parametrize(("make", "shape"), NETWORKS)
 def test_general_networks_equal_the_loop_axes_after_the_first_in_line(make, shape):
     model, x = make().double().eval(), torch.randn(9, *shape).double()
     with unchanged(model):
@@ -83,9 +82,7 @@ def test_ensemble_equals_its_members(case, activation, group_bytes, monkeypatch)
         u = len(fields) // 5
         assert fields.groups.tolist() == [i for i in range(5) for _ in range(u)]
         for i in range(5):
-            own = dict(case)
-            if case.get("directions", torch.eye(1)).ndim == 3:
-                own["directions"] = case["directions"][i]
+            own = {key: value[i] if key == "directions" and value.ndim == 3 else value for key, value in case.items()}
             x = points if points.ndim == 2 else points[i]
             expected = ge.unit_gradients(ensemble[i], x, **{"wrt": "input", **own})
             part = fields[i * u : (i + 1) * u]
@@ -153,21 +150,11 @@ REFUSED = [  # with a word of their own; the rest is in the table of abuses
     (ensemble_of, X, {"units": [0], "directions": torch.eye(3)}, "`directions` should be None when `units` is given"),
     (ensemble_of, X, {"directions": torch.ones(4, 1, 3)}, r"`directions` should have shape \[u, 3\] or \[5, u, 3\]"),
     (ensemble_of, X, {"directions": torch.zeros(5, 1, 3)}, "`directions` should be non-zero"),
-    (
-        ensemble_of,
-        X,
-        {"labels": torch.arange(5)},
-        r"`labels` should have shape \[3\] or \[15\]. Got \[5\]. Give one to",
-    ),
+    (ensemble_of, X, {"labels": torch.arange(5)}, r"`labels` should have shape \[3\] or \[15\]. Got \[5\]. Give"),
     (lambda: ensemble_of()[0], X, {"labels": torch.arange(4)}, r"`labels` should have shape \[3\]. Got \[4\]"),
     (lambda: ensemble_of()[0], X[:, :3], {}, "`points` should have 4 features"),
     (lambda: nn.Conv1d(2, 3, 2), torch.zeros(5, 3, 4), {}, "`points` should fit the model"),
-    (
-        lambda: nn.Conv1d(2, 3, 2),
-        torch.zeros(5, 2, 4).double(),
-        {},
-        "`points` should have the model's precision, torch",
-    ),
+    (lambda: nn.Conv1d(2, 3, 2), torch.zeros(5, 2, 4).double(), {}, "`points` should have the model's precision, t"),
 ]
 
 
@@ -177,10 +164,10 @@ def test_gradient_fields_are_refused(model, points, arguments, message):
         ge.gradient_fields(model(), points, **arguments)
 
 
-@pytest.mark.parametrize(
-    ("factor", "bias", "scale", "message"),
-    [(1e200, 0, 1e200, "finite values at 'output'"), (1e308, -1, 0, "finite gradients at '(hidden1|0)'")],
-)
+OVERFLOWS = [(1e200, 0, 1e200, "finite values at 'output'"), (1e308, -1, 0, "finite gradients at '(hidden1|0)'")]
+
+
+@pytest.mark.parametrize(("factor", "bias", "scale", "message"), OVERFLOWS)
 def test_overflow_and_weights_that_are_not_finite_are_refused(factor, bias, scale, message):
     """At the second of them the hidden units are off: the values are finite, the gradients are not."""
     ensemble = ensemble_of([4, 7, 3])
@@ -218,23 +205,20 @@ def patterns_by_hand(network, x, unit):
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU])
 @pytest.mark.parametrize("widths", [(2, 6, 3), (2, 70, 2), (2, 5, 4, 3)])
 def test_regions_are_the_patterns_that_a_unit_reads(widths, activation):
-    network = ge.MLP(widths, activation, seed=1).double()
+    network, x, counts = ge.MLP(widths, activation, seed=1).double(), torch.randn(80, 2).double(), []
     with torch.no_grad():
         network.output.weight[0, ::2] = 0  # unit 0 reads half of the last hidden layer
         if len(widths) == 4:
             network.hidden2.linear.bias -= 0.3  # at some samples all of it is off
-    x = torch.randn(80, 2).double()
     fields = ge.gradient_fields(network, x)
-    counts = []
     for unit in range(widths[-1]):
         patterns, regions = patterns_by_hand(network, x, unit), fields.regions[unit].tolist()
-        pairs = set(zip(patterns, regions, strict=True))
-        assert len(pairs) == len(set(patterns)) == len(set(regions))  # one number to each pattern
-        assert sorted(set(regions)) == list(range(len(set(regions))))
+        counts.append(len(set(regions)))
+        assert len(set(zip(patterns, regions, strict=True))) == len(set(patterns)) == counts[-1]  # one to each pattern
+        assert set(regions) == set(range(counts[-1]))
         for region in set(regions):
             gradients = fields.gradients[unit][fields.regions[unit] == region]
             assert_close(gradients, gradients[:1].expand_as(gradients))
-        counts.append(len(set(regions)))
     assert 1 < counts[0] < counts[1]
 
 
@@ -251,8 +235,7 @@ def test_colliding_numbers_do_not_merge_patterns():
     flags = torch.rand(2, 3, 40, 130) > 0.2
     flags[..., :100] = flags[:, :, :1, :100]  # of 30 units that differ
     flags[:, :, 20:] = flags[:, :, :20]  # every pattern twice
-    words = np.concatenate([packed(flags.numpy()), packed(flags.numpy()[..., 50:])], axis=-1)
-    words = words.reshape(6, 40, -1)
+    words = np.concatenate([packed(flags.numpy()), packed(flags.numpy()[..., 50:])], axis=-1).reshape(6, 40, -1)
     exact = torch.from_numpy(distinct(words))
     for mix in (lambda keys: keys[..., 0] * 0, lambda keys: keys[..., -1] % 3):
         for one, two in zip(exact, torch.from_numpy(distinct(words, mix)), strict=True):

@@ -58,10 +58,9 @@ def as_integer(name: str, value: Any, minimum: float = -math.inf, maximum: float
     Returns:
         A Python int.
     """
-    try:
+    number = None
+    with suppress(TypeError):
         number = operator.index(value)
-    except TypeError:
-        number = None
     if number is None or isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) == torch.bool:
         refuse(name, "be an integer", describe(value), "Pass an int", TypeError)
     if not minimum <= number <= maximum:
@@ -81,10 +80,9 @@ def as_number(name: str, value: Any, low: float, high: float = math.inf, *, open
     if isinstance(value, bool) or not isinstance(value, int | float):
         refuse(name, "be a number", describe(value), "Pass a float", TypeError)
     if not math.isfinite(value) or value < low or value > high or (open_low and value == low):
-        bounds = f"{'above' if open_low else 'at least'} {low:g}" + (
-            f" and at most {high:g}" if high < math.inf else ""
-        )
-        refuse(name, f"be finite, {bounds}", value, "Pass a number in that range")
+        upper = f" and at most {high:g}" if high < math.inf else ""
+        rule = f"be finite, {'above' if open_low else 'at least'} {low:g}{upper}"
+        refuse(name, rule, value, "Pass a number in that range")
     return value
 
 
@@ -110,29 +108,21 @@ def as_positions(name: str, value: Any, size: int, what: str) -> list[int]:
     Returns:
         Integers from 0 to size - 1.
     """
-    rule = f"lie between 0 and {size - 1}, the {what}"
     indices = [as_integer(name, item) for item in as_list(name, value, "a list of indices")]
     for index in indices:
         if not 0 <= index < size:
-            refuse(name, rule, index, "Drop or correct it")
+            refuse(name, f"lie between 0 and {size - 1}, the {what}", index, "Drop or correct it")
     return indices
 
 
 def as_tensor(
-    name: str,
-    value: Any,
-    axes: str,
-    *,
-    kind: str = "float",
-    like: Tensor | None = None,
-    gaps: bool = False,
-    **sizes: int,
+    name: str, got: Any, axes: str, *, kind: str = "float", like: Tensor | None = None, gaps: bool = False, **sizes: int
 ) -> Tensor:
     """Read a dense, finite, non-empty tensor of given axes; arrays and lists of numbers are taken too.
 
     Args:
         name: The argument, as the caller spells it.
-        value: What came.
+        got: What came.
         axes: Its axes, "u m d"; alternatives are separated by "|", "..." stands for any number of them.
         kind: "float": float32 or float64 (lists of numbers become torch's default type); "int": integers, which
             become int64; "any": either of them as it is.
@@ -143,14 +133,14 @@ def as_tensor(
     Returns:
         The tensor, without its graph; one of inference mode is copied.
     """
-    tensor = _tensor_of(name, value, kind, like)
+    tensor = _tensor_of(name, got, kind, like)
     check_dense(name, tensor)
     if kind == "float" and tensor.dtype not in FLOAT_TYPES:
         refuse(name, "be float32 or float64", describe(tensor), f"Convert it with {name}.float()")
     if tensor.is_complex():
         refuse(name, "hold real numbers", describe(tensor), f"Take {name}.real or {name}.abs()", TypeError)
     if kind == "int":
-        if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        if tensor.is_floating_point() or tensor.dtype == torch.bool:
             refuse(name, "hold integers", describe(tensor), f"Convert it with {name}.long()")
         tensor = tensor.long()
     if not any(_has_axes(tensor, form.split(), sizes) for form in axes.split("|")):
@@ -160,10 +150,8 @@ def as_tensor(
         refuse(name, rule, describe(tensor), remedy)
     if tensor.numel() == 0:
         refuse(name, "hold at least one number", describe(tensor), "Pass a non-empty one")
-    if tensor.is_floating_point() and not is_finite(tensor):
-        bad = int((tensor.isinf() if gaps else ~tensor.isfinite()).sum())
-        if bad:
-            refuse(name, "be finite", f"{bad} NaN or infinite values of {tensor.numel()}", "Clean or drop them")
+    if not is_finite(tensor) and (bad := int((tensor.isinf() if gaps else ~tensor.isfinite()).sum())):
+        refuse(name, "be finite", f"{bad} NaN or infinite values of {tensor.numel()}", "Clean or drop them")
     if like is not None and (tensor.device != like.device or (kind == "float" and tensor.dtype != like.dtype)):
         rule = f"have the precision and device of the rest, {str(like.dtype).removeprefix('torch.')} on {like.device}"
         refuse(name, rule, f"{describe(tensor)} on {tensor.device}", f"Convert it with {name}.to(...)")
@@ -212,8 +200,8 @@ def check_parameters(model: nn.Module) -> None:
             got = f"{key!r} without numbers (lazy, or on the meta device)"
             refuse("model", "have weights", got, "Load them, or run the network once")
         if parameter.is_inference():
-            remedy = "Pass copy.deepcopy(model)"
-            refuse("model", "be made outside torch.inference_mode()", f"{key!r} made inside", remedy)
+            rule, got = "be made outside torch.inference_mode()", f"{key!r} made inside"
+            refuse("model", rule, got, "Pass copy.deepcopy(model)")
         if parameter.is_floating_point() and not is_finite(parameter.detach()):
             refuse("model", "have finite parameters", f"NaN or infinity in {key!r}", "Train it again, or load it again")
 
@@ -226,18 +214,14 @@ def check_dense(name: str, value: Tensor) -> None:
         refuse(name, "hold numbers", f"{describe(value)} on the meta device", "Load the numbers first")
 
 
-def check_placement(model: nn.Module, x: Tensor, name: str = "x") -> None:
+def check_placement(model: nn.Module, x: Tensor, name: str = "x", *, any_precision: bool = False) -> None:
     """Refuse samples on another device, or of another precision, than the model's parameters."""
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if parameter is None:
-        return
-    if parameter.device != x.device:
-        remedy = f"Move it with {name}.to('{parameter.device}')"
-        refuse(name, f"be on the model's device, {parameter.device}", x.device, remedy)
-    if parameter.dtype != x.dtype:
-        kind = str(parameter.dtype)
-        remedy = f"Convert one of them, say {name}.to({kind})"
-        refuse(name, f"have the model's precision, {kind}", x.dtype, remedy)
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), x)
+    home, kind = parameter.device, parameter.dtype
+    if x.device != home:
+        refuse(name, f"be on the model's device, {home}", x.device, f"Move it with {name}.to('{home}')")
+    if x.dtype != kind and not any_precision:
+        refuse(name, f"have the model's precision, {kind}", x.dtype, f"Convert one of them, say {name}.to({kind})")
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> None:
@@ -271,29 +255,18 @@ def is_finite(value: Tensor) -> bool:
 def check_finite_result(name: str, value: Tensor, where: str, x_name: str = "x") -> None:
     """Refuse to hand on gradients or activations that overflowed."""
     if not is_finite(value):
-        remedy = f"Scale {x_name} down, or use float64"
-        refuse(x_name, f"give finite {name} at {where!r}", "an overflow", remedy)
-
-
-_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
-_DROPOUTS = (nn.modules.dropout._DropoutNd,)
+        refuse(x_name, f"give finite {name} at {where!r}", "an overflow", f"Scale {x_name} down, or use float64")
 
 
 def check_per_sample(model: nn.Module) -> None:
     """Refuse modules that mix samples or draw random numbers, named with the remedy."""
     for name, module in model.named_modules():
         label = f"{type(module).__name__} at {name!r}" if name else type(module).__name__
-        if isinstance(module, _BATCH_NORMS) and (module.training or module.running_mean is None):
-            remedy = "Call model.eval() first" if module.running_mean is not None else "Use track_running_stats=True"
-            refuse(
-                "model",
-                "treat every sample by itself",
-                f"{label} in train mode, which normalises over the batch"
-                if module.training
-                else f"{label} without running statistics",
-                remedy,
-            )
-        if isinstance(module, _DROPOUTS) and module.training and module.p > 0:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            why = "in train mode, which normalises over the batch" if module.training else "without running statistics"
+            remedy = "Use track_running_stats=True" if module.running_mean is None else "Call model.eval() first"
+            refuse("model", "treat every sample by itself", f"{label} {why}", remedy)
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
             refuse("model", "give the same output twice", f"{label} in train mode", "Call model.eval() first")
 
 
@@ -306,12 +279,8 @@ def try_forward(model: nn.Module, x: Tensor, name: str = "x") -> Tensor:
     try:
         output = model(x)
     except (RuntimeError, IndexError, TypeError) as error:
-        refuse(
-            name,
-            "fit the model",
-            f"{describe(x)}, on which {type(model).__name__} stopped with: {error}",
-            "Pass samples shaped as in training",
-        )
+        got = f"{describe(x)}, on which {type(model).__name__} stopped with: {error}"
+        refuse(name, "fit the model", got, "Pass samples shaped as in training")
     if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(x):
         refuse("model", "return one tensor with a row per sample", describe(output), "Wrap it in a module that does")
     return output
@@ -324,8 +293,7 @@ def as_names(name: str, value: Any, n: int | None = None, things: str = "units")
         The strings.
     """
     listed = as_list(name, value, "a list of names")
-    wrong = [item for item in listed if not isinstance(item, str)]
-    if wrong:
+    if wrong := [item for item in listed if not isinstance(item, str)]:
         refuse(name, "hold strings", describe(wrong[0]), f"Convert them with map(str, {name})", TypeError)
     if n is not None and len(listed) != n:
         refuse(name, f"name each of {n} {things}", len(listed), "Name them all")
@@ -343,16 +311,16 @@ def as_doubles(name: str, value: Any, axes: str = "u k", **sizes: Any) -> NDArra
     Returns:
         An array in float64.
     """
-    if not isinstance(value, Tensor | str | bytes | Mapping):
+    if not isinstance(value, Tensor):
         with suppress(TypeError, ValueError, RuntimeError):  # what is no array is refused below
             array = np.asarray(value)
             value = array.astype(np.float64) if array.dtype.kind in "fiu" else value
-    tensor = as_tensor(name, value, axes, kind="any", like=None, **sizes)
-    if tensor.is_complex() or tensor.dtype == torch.bool:
+    tensor = as_tensor(name, value, axes, kind="any", **sizes)
+    if tensor.dtype == torch.bool:
         refuse(name, "hold real numbers", describe(tensor), "Pass floats or integers", TypeError)
     numbers: NDArray[np.float64] = tensor.double().numpy(force=True)
-    if np.abs(numbers).max() >= LARGEST:
-        refuse(name, f"be finite, below {LARGEST:g}", f"{np.abs(numbers).max():.2g}", "Scale it down")
+    if (largest := np.abs(numbers).max()) >= LARGEST:
+        refuse(name, f"be finite, below {LARGEST:g}", f"{largest:.2g}", "Scale it down")
     return numbers
 
 
@@ -373,8 +341,7 @@ def as_categories(name: str, value: Any, n: int | None = None) -> NDArray[Any]:
     except ValueError:  # rows of different lengths
         labels = np.array(None)
     if labels.dtype.kind not in "biuU":
-        rule, remedy = "hold integers, booleans or strings", "Number the classes"
-        refuse(name, rule, describe(value), remedy, TypeError)
+        refuse(name, "hold integers, booleans or strings", describe(value), "Number the classes", TypeError)
     if labels.ndim != 1 or n not in (None, len(labels)):
         rule = f"hold one label for each of {'the' if n is None else n} units"
         refuse(name, rule, f"shape {list(labels.shape)}", "Pair them up")

@@ -164,11 +164,10 @@ def _read_checked(path: Path, name: str) -> bytes:
     """Return the unpacked content of a file whose SHA-256 is right."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
         trouble = f"truncated or corrupt: {len(content):,} bytes with another SHA-256 than the original"
     except (OSError, EOFError, zlib.error) as error:
-        content, sha256, trouble = b"", "", f"which cannot be read ({error})"
-    if sha256 != MNIST_SHA256[name]:
+        content, trouble = b"", f"which cannot be read ({error})"
+    if hashlib.sha256(content).hexdigest() != MNIST_SHA256[name]:
         refuse("root", "hold intact MNIST files", f"{path}, {trouble}", "Delete that file and load again")
     return content
 

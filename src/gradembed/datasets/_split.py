@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from gradembed._validation import as_integer, as_positions, as_tensor, describe, refuse
+from gradembed._validation import as_integer, as_positions, as_tensor, check_kind, describe, refuse
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -154,8 +154,7 @@ def stack_tasks(
         ('iris x 2', torch.Size([120, 6]), torch.Size([120, 2]))
         >>> network = ge.MLP([6, 64, 64, 2 * 3], seed=0)  # three classes per copy
     """
-    if not isinstance(split, Split):
-        refuse("split", "be a Split", describe(split), "Build one with ge.datasets.Split", TypeError)
+    check_kind("split", split, Split, "Build one with ge.datasets.Split")
     if split.y_train.ndim != 1:
         got = f"targets of shape {list(split.y_train.shape)}"
         refuse("split", "have one target per sample, [n]", got, "Choose one column, or stack the single task")

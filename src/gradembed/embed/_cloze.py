@@ -203,9 +203,8 @@ class Cloze:
         """Return the mean squared error at points drawn from those left out, in units of each unit's own spread."""
         points = torch.multinomial(self.hidden[seen, units].float(), POINTS_PER_STEP, replacement=True)
         a, g = self.fields.points[units[:, None], points], self.fields.gradients[units[:, None], points]
-        error = self.decoder(a, embedded, None if self.axes is None else self.axes[units]) - g
-        loss: Tensor = (error.square().sum(2).mean(1) * self.weights[units]).mean()
-        return loss
+        error: Tensor = self.decoder(a, embedded, None if self.axes is None else self.axes[units]) - g
+        return (error.square().sum(2).mean(1) * self.weights[units]).mean()
 
     @torch.no_grad()
     def _held_out_loss(self) -> float:

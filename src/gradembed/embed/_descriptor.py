@@ -83,17 +83,10 @@ def coordinate_block(waves: Waves, a: Tensor, g: Tensor, f: Tensor | None, w: Te
     """Return the mean over coordinates of waves of moments over points, which no other coordinate enters, [u, k]."""
     f, w = _heights(a, g, f)[..., None], w[..., None]  # [u, m, 1]
     strength = a.shape[2] ** 0.5  # so that one coordinate of d counts like a whole gradient
-    moments = [
-        (w * g).sum(1) * strength,
-        (w * g.square()).sum(1).sqrt() * strength,
-        (w * g * f).sum(1) * strength,
-        (w * g * (f.square() - 1)).sum(1) * strength,
-        (w * a * g).sum(1) * strength,
-        (w * a * f).sum(1),
-        (w * a * (f.square() - 1)).sum(1),
-        (w * a.square()).sum(1).sqrt(),
-        (w * a.pow(3)).sum(1) / 3,
-    ]
+    wg, wa, bend = w * g, w * a, f.square() - 1
+    slopes = [wg.sum(1), (w * g.square()).sum(1).sqrt(), (wg * f).sum(1), (wg * bend).sum(1), (wa * g).sum(1)]
+    places = [(wa * f).sum(1), (wa * bend).sum(1), (w * a.square()).sum(1).sqrt(), (w * a.pow(3)).sum(1) / 3]
+    moments = [*(slope * strength for slope in slopes), *places]  # each [u, d]
     return waves(torch.stack(moments, 2)).mean(1)  # tokens [u, d, 9]
 
 

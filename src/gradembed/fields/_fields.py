@@ -94,9 +94,8 @@ class GradientFields:
         """
         items: list[GradientFields] = [check_fields("parts", part) for part in as_list("parts", parts, "some fields")]
         kinds = [f"{p.n_points} points of {p.dim} dimensions, {p.points.dtype} on {p.points.device}" for p in items]
-        for kind in kinds:
-            if kind != kinds[0]:
-                refuse("parts", f"all have {kinds[0]}", kind, "Use `subsample` or convert them, or take them apart")
+        if other := [kind for kind in kinds if kind != kinds[0]]:
+            refuse("parts", f"all have {kinds[0]}", other[0], "Use `subsample` or convert them, or take them apart")
         optional: dict[str, Tensor | None] = {}
         for name in OPTIONAL:
             given = [value for part in items if (value := getattr(part, name)) is not None]
@@ -341,8 +340,7 @@ def check_fields(name: str, value: Any, least_units: int = 1, least_points: int 
 def varying_amplitudes(fields: GradientFields) -> Tensor:
     """Return the units' amplitudes, [u], refusing constant units: they have no scale to be divided by."""
     amplitudes = fields.amplitudes()
-    constant = (amplitudes == 0).nonzero().flatten().tolist()
-    if constant:
+    if constant := (amplitudes == 0).nonzero().flatten().tolist():
         remedy = "Drop them with fields[fields.amplitudes() > 0]"
         refuse("fields", "vary at the points of every unit", f"constant units {reprlib.repr(constant)}", remedy)
     return amplitudes

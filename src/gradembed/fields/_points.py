@@ -140,15 +140,10 @@ def _mask_regions(regions: Tensor, target: float, generator: torch.Generator) ->
     # [u, m], numbered from 0 on, whatever the fields call them
     numbers = torch.stack([row.unique(return_inverse=True)[1] for row in regions])
     counts = numbers.amax(1) + 1
-    single = (counts == 1).nonzero().flatten().tolist()
-    if single:
-        remedy = "Drop those units, or use kind='points'"
-        refuse(
-            "fields",
-            "have at least two regions in every unit",
-            f"one in {len(single)} of them, unit {single[0]} the first",
-            remedy,
-        )
+    if single := (counts == 1).nonzero().flatten().tolist():
+        got = f"one in {len(single)} of them, unit {single[0]} the first"
+        rule, remedy = "have at least two regions in every unit", "Drop those units, or use kind='points'"
+        refuse("fields", rule, got, remedy)
     sizes = torch.zeros_like(numbers).scatter_add_(1, numbers, torch.ones_like(numbers))
     lots = torch.rand(sizes.shape, generator=generator).masked_fill_(sizes == 0, 2)
     drawn = lots.argsort(1)  # the regions that there are come first

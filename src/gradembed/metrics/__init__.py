@@ -16,9 +16,16 @@ Example:
 
 from __future__ import annotations
 
-from gradembed.metrics._comparison import Projection, UnitMatching, cluster_agreement, field_r2, match_units, project_2d
-from gradembed.metrics._probes import ProbeScore, linear_probe, transfer_probe
-from gradembed.metrics._retrieval import RetrievalScore, enrichment, retrieval
+from gradembed.metrics._comparison import (
+    Projection,
+    UnitMatching,
+    cluster_agreement,
+    enrichment,
+    field_r2,
+    match_units,
+    project_2d,
+)
+from gradembed.metrics._scores import ProbeScore, RetrievalScore, linear_probe, retrieval, transfer_probe
 from gradembed.metrics._uncertainty import Enrichment, Estimate, permutation_null, spread
 
 __all__ = [

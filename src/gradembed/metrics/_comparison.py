@@ -1,8 +1,9 @@
-"""Which unit is which: one-to-one matching, clusters against classes, decoded fields, and pictures of all units."""
+"""Which unit is which: matching, clusters and neighbors against labels, decoded fields, and pictures of all units."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -19,9 +20,9 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from gradembed import _context
-from gradembed._validation import as_categories, as_doubles, as_integer, check_choice, refuse
-from gradembed.metrics._probes import as_classes
-from gradembed.metrics._uncertainty import Array, Labels
+from gradembed._validation import as_categories, as_doubles, as_integer, as_labels, check_choice, refuse
+from gradembed.metrics._scores import as_classes, retrieval
+from gradembed.metrics._uncertainty import Array, Enrichment, Labels, permutation_null
 
 CONSTANT = 1e-12  # variation below this, relative to the squared length, is float32 rounding
 FEWEST = 4  # units that UMAP can lay out
@@ -270,9 +271,8 @@ def project_2d(z: Array, seed: int = 0, method: str = "auto") -> Projection:
         remedy = "Install umap-learn, or use method='pca'"
         refuse("method", "be installed", "'umap' without umap-learn", remedy, ImportError)
     points = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
-    if not np.ptp(points, axis=0).any():
-        layout = np.zeros((len(points), 2))
-    else:
+    layout = np.zeros((len(points), 2))
+    if np.ptp(points, axis=0).any():
         layout = _umap(points, seed) if method == "umap" else PCA(2, svd_solver="full").fit_transform(points)
     return Projection(torch.from_numpy(np.ascontiguousarray(layout, dtype=np.float64)), method)
 
@@ -285,3 +285,54 @@ def _umap(points: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     reducer = UMAP(n_neighbors=min(15, len(points) - 1), init="pca", n_jobs=1, random_state=seed)
     with _context.kept_threads():
         return np.asarray(reducer.fit_transform(points))
+
+
+def enrichment(
+    z: Array,
+    y: Labels,
+    groups: Labels,
+    n_permutations: int = 1000,
+    seed: int = 0,
+    *,
+    exclude: Sequence[Labels] = (),
+    within: Labels | None = None,
+    k: int = 1,
+) -> Enrichment:
+    """Test whether nearest neighbors in other networks share a label more often than permuted labels would.
+
+    The neighbors stay what they are; the labels of each network are dealt to its units anew. So the null keeps
+    how many units of each label a network has, and which networks lie close to each other.
+
+    Args:
+        z: Embeddings, [u, k].
+        y: Labels, [u].
+        groups: The network that each unit is from, [u].
+        n_permutations: Permutations to draw, at least 19.
+        seed: Of the permutations.
+        exclude: Further labels, each [u], that a neighbor must not share with the unit, as in `retrieval`.
+        within: Permute labels among units that share this, [u], say network and task together; ``None`` for the
+            network.
+        k: Neighbors of each unit.
+
+    Returns:
+        The share of pairs (unit, neighbor) with equal labels, beside the permuted ones.
+
+    Raises:
+        ValueError: As `retrieval` and `permutation_null`.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> y, network = torch.arange(60) % 3, torch.arange(60) // 6
+        >>> z = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+        >>> ge.metrics.enrichment(z, y, network, n_permutations=99).p_value > 0.05
+        True
+    """
+    found = retrieval(z, y, groups, exclude=exclude, k=k)
+    units, neighbors = found.queries.numpy()[:, None], found.neighbors.numpy()
+    labels = as_labels("y", y, len(units))
+    places = groups if within is None else as_labels("within", within, len(units))
+    return permutation_null(
+        lambda dealt: float((dealt[units] == dealt[neighbors]).mean()), labels, places,
+        n_permutations=n_permutations, seed=seed,
+    )  # fmt: skip

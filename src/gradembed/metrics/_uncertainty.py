@@ -17,6 +17,7 @@ from gradembed._validation import as_categories, as_doubles, as_integer, as_labe
 
 Array = Tensor | NDArray[Any] | Sequence[Any]
 Labels = Tensor | NDArray[Any] | Sequence[Any]
+Statistic = Callable[[NDArray[Any]], float]
 BLOCK = 2_000_000  # draws at a time
 
 
@@ -88,12 +89,12 @@ def spread(values: Array, confidence: float = 0.95, bounds: tuple[float, float] 
     """
     confidence = float(as_number("confidence", confidence, 0.5, 0.9999))
     array = as_doubles("values", values, "n")
-    low, high = -math.inf, math.inf
+    pair = [-math.inf, math.inf]
     if bounds is not None:
-        pair = [as_number("bounds", bound, -math.inf) for bound in as_list("bounds", bounds, "a pair of numbers")]
-        if len(pair) != 2 or pair[0] >= pair[1]:
-            refuse("bounds", "be a lower and an upper bound", describe(bounds), "Pass (low, high)")
-        low, high = float(pair[0]), float(pair[1])
+        pair = [float(as_number("bounds", x, -math.inf)) for x in as_list("bounds", bounds, "a pair of numbers")]
+    if len(pair) != 2 or pair[0] >= pair[1]:
+        refuse("bounds", "be a lower and an upper bound", describe(bounds), "Pass (low, high)")
+    low, high = pair
     if array.min() < low or array.max() > high:
         got = f"values from {array.min():g} to {array.max():g}"
         refuse("bounds", "hold all values between them", got, "Widen them, or leave them out")
@@ -103,24 +104,22 @@ def spread(values: Array, confidence: float = 0.95, bounds: tuple[float, float] 
     return Estimate(mean, max(mean - half, low), min(mean + half, high), n, confidence)
 
 
-def bootstrap_share(
-    scores: NDArray[np.float64], groups: NDArray[np.int64], confidence: float, seed: int
-) -> tuple[float, float]:
+def bootstrap_share(scores: NDArray[np.float64], groups: NDArray[np.int64], confidence: float, seed: int) -> Estimate:
     """Draw whole groups with replacement and take quantiles of the units' mean score.
 
     Returns:
-        Lower and upper bound; 0 and 1 for a single group, which says nothing about others.
+        The mean and its bounds: 0 and 1 for a single group, which says nothing about others.
     """
     sums, counts = np.bincount(groups, scores), np.bincount(groups)
     sums, counts = sums[counts > 0], counts[counts > 0]
     if len(counts) == 1:
-        return 0.0, 1.0
+        return Estimate(float(scores.mean()), 0.0, 1.0, 1, confidence)
     drawn = bootstrap(
         (sums, counts), lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis), n_resamples=2000, paired=True,
         method="percentile", confidence_level=confidence, batch=max(1, BLOCK // len(counts)),
         rng=np.random.default_rng(seed),
     ).confidence_interval  # fmt: skip
-    return float(drawn.low), float(drawn.high)
+    return Estimate(float(scores.mean()), float(drawn.low), float(drawn.high), len(counts), confidence)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -154,9 +153,8 @@ class Enrichment:
     @property
     def ratio(self) -> float:
         """Observed over chance: 1 is no enrichment; infinite where chance is 0 and the observed value is not."""
-        if self.null_mean == 0:
-            return 1.0 if self.observed == 0 else math.inf
-        return self.observed / self.null_mean
+        at_zero = 1.0 if self.observed == 0 else math.inf
+        return self.observed / self.null_mean if self.null_mean else at_zero
 
     def __repr__(self) -> str:
         sign = "≤" if self.p_value <= (1 + 1e-9) / (self.n_permutations + 1) else "="  # its least value
@@ -166,12 +164,7 @@ class Enrichment:
 
 
 def permutation_null(
-    statistic: Callable[[NDArray[Any]], float],
-    y: Labels,
-    groups: Labels | None = None,
-    *,
-    n_permutations: int = 1000,
-    seed: int = 0,
+    statistic: Statistic, y: Labels, groups: Labels | None = None, *, n_permutations: int = 1000, seed: int = 0
 ) -> Enrichment:
     """Compare a statistic of labels with its values for labels permuted within each network.
 
