@@ -258,16 +258,15 @@ class Autograd:
 
     def _feeding(self, run: Tape, sites: list[Site], heads: list[Tensor], values: Tensor) -> list[Site]:
         """Keep the sites that feed all units (of some evenly spaced), and that are not the units under another name."""
-        total = values.shape[1]
-        asked = sorted({i * (total - 1) // (PROBED_UNITS - 1) for i in range(PROBED_UNITS)})
-        found = [self._backward(run, *_read_out(heads, torch.tensor(unit))) for unit in asked]
-        feeds = torch.tensor([[g is not None and bool(g.any()) for g in row.values()] for row in found]).reshape(
-            -1, len(run.edges)
-        )
+        there = {site: site.part(run.values[place_of(site)]) for site in sites}
+        sites = [site for site, a in there.items() if a.shape != values.shape or not torch.equal(a, values)]
+        places, last = list(dict.fromkeys(map(place_of, sites))), values.shape[1] - 1
+        asked = sorted({i * last // (PROBED_UNITS - 1) for i in range(PROBED_UNITS if places else 0)})
+        found = [self._backward(run, *_read_out(heads, torch.tensor(unit)), places).values() for unit in asked]
+        feeds = torch.tensor([[g is not None and bool(g.any()) for g in row] for row in found]).reshape(-1, len(places))
         feeds = feeds[feeds.any(1)]  # a unit that nothing moves at these samples says nothing
-        good = {place for place, column in zip(run.edges, feeds.T, strict=True) if column.all() or not column.any()}
-        there = {site: site.part(run.values[place_of(site)]) for site in sites if place_of(site) in good}
-        return [site for site, a in there.items() if a.shape != values.shape or not torch.equal(a, values)]
+        good = {place for place, column in zip(places, feeds.T, strict=True) if column.all() or not column.any()}
+        return [site for site in sites if place_of(site) in good]
 
 
 class _ByGroup(Mapping[str, LowRank]):
