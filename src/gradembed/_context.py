@@ -72,7 +72,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for owner, key, buffer, value in buffers:
             if buffer is not None and value is not None:
-                with torch.no_grad():
+                with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                     buffer.copy_(value)
             owner._buffers[key] = buffer
 

@@ -255,7 +255,10 @@ def is_finite(value: Tensor) -> bool:
 def check_finite_result(name: str, value: Tensor, where: str, x_name: str = "x") -> None:
     """Refuse to hand on gradients or activations that overflowed."""
     if not is_finite(value):
-        refuse(x_name, f"give finite {name} at {where!r}", "an overflow", f"Scale {x_name} down, or use float64")
+        got, remedy = "an overflow", f"Scale {x_name} down, or use float64"
+        if bool(value.isnan().any()) and not bool(value.isinf().any()):
+            got, remedy = "NaN", "Leave out the samples, or by `units=` the units, where the model is undefined"
+        refuse(x_name, f"give finite {name} at {where!r}", got, remedy)
 
 
 def check_per_sample(model: nn.Module) -> None:

@@ -183,7 +183,7 @@ def _effects(session: Session, layer: str, chunk_size: int | None) -> Tensor:
         gradients = capture.gradients[layer].dense()  # [u, n, d]
         check_finite_result("gradients", gradients, layer)
         squares = squares + gradients.double().square().sum(1).cpu()
-        moments.append((capture.activations[layer].double().cpu(), capture.values.T.double().cpu()))
+        moments.append((capture.activations[layer].double().cpu().clone(), capture.values.T.double().cpu()))
     columns = [torch.cat(parts) for parts in zip(*moments, strict=True)]
     inner, outer = (_spread(column, session.kind) for column in columns)
     effects = (squares / len(columns[0])).sqrt() * inner
@@ -198,7 +198,8 @@ def _spread(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     Returns:
         [d].
     """
-    rounding = 64 * torch.finfo(dtype).eps * numbers.abs().amax(0)
+    eps = torch.finfo(dtype).eps
+    rounding = min(64 * eps, max(2 * eps, 1e-4)) * numbers.abs().amax(0)
     return torch.where(numbers.amax(0) - numbers.amin(0) > rounding, numbers.std(0, correction=0), 0)
 
 
@@ -245,6 +246,8 @@ def ablated(
     check_module(model)
     if isinstance(model, MLPEnsemble):
         refuse("model", "be one network", describe(model), "Take a member out by ensemble[i]")
+    if hasattr(model, "_orig_mod"):
+        refuse("model", "be the module before torch.compile", describe(model), "Pass model._orig_mod, and call that")
     modules = dict(model.named_modules(remove_duplicate=False))
     names = ["input", *(name for name in modules if name not in ("", "input"))]
     (site,) = find_sites("layer", layer, names, several=False)
@@ -252,10 +255,13 @@ def ablated(
         refuse("layer", "name units, not their mean", repr(str(site)), "Leave out `mean`")
     indices = [as_integer("units", unit, 0) for unit in as_list("units", units, "a list of indices")]
     is_one = isinstance(at, int | float | np.number) or np.ndim(at) == 0
-    held = as_number("at", at, -3e38, 3e38) if is_one else as_tensor("at", at, "d", kind="any").double()
-    held = at if isinstance(at, Tensor) and at.requires_grad else held  # a constant can be learned
+    if isinstance(at, Tensor) and at.requires_grad:
+        held = at  # a constant can be learned
+    else:
+        held = as_number("at", at, -3e38, 3e38) if is_one else as_tensor("at", at, "d", kind="any").double()
     holder = _Holder(site, indices, held)
     module = model if site.name == "input" else modules[site.name]
+    reset = model.register_forward_pre_hook(lambda *_: setattr(holder, "runs", 0))  # runs are those of one pass
     if site.name == "input" or site.input:
         handle = module.register_forward_pre_hook(holder.before, with_kwargs=True)
     else:
@@ -264,6 +270,7 @@ def ablated(
         yield model
     finally:
         handle.remove()
+        reset.remove()
     if not holder.has_run:
         run = "did not run" if site.call is None else f"ran {holder.runs} times"
         got, remedy = f"{str(site)!r}, which {run}", "Call the model in the block, or choose another layer"
@@ -300,10 +307,10 @@ class _Holder:
         changed, flat = values.clone(), self.site.part(values).clone()
         index, width = self.site.index or (slice(None),), flat.shape[1]
         as_positions("units", self.units, width, f"units of {str(self.site)!r}")
-        if isinstance(self.at, Tensor) and self.at.shape != (width,):
+        if isinstance(self.at, Tensor) and self.at.ndim and self.at.shape != (width,):
             rule = f"be a number, or have shape [{width}], one for each unit of {str(self.site)!r}"
             refuse("at", rule, describe(self.at), "Pass activations.mean(0)")
-        flat[:, self.units] = self.at.to(flat)[self.units] if isinstance(self.at, Tensor) else self.at
+        flat[:, self.units] = self.at.to(flat).expand(width)[self.units] if isinstance(self.at, Tensor) else self.at
         changed[index] = flat.reshape(changed[index].shape)
         self.has_run = True
         return replace_element(holder, place, changed)

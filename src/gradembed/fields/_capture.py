@@ -70,7 +70,9 @@ def gradient_fields(
         patterns: list[np.ndarray] = []
         for capture in session.captures(patterns=True):
             gradients = capture.gradients[layer].dense()  # [*e, u, m, d]
-            parts.append((gradients, capture.activations[layer], capture.values))
+            parts.append(
+                (gradients, capture.activations[layer].clone(), capture.values)
+            )  # a source may reuse its batch
             patterns += [capture.patterns] if capture.patterns is not None else []
     along = 0 if e else -2  # groups of networks, or chunks of points
     gradients, activations, values = (

@@ -127,13 +127,20 @@ class Autograd:
         """Differentiate weighted outputs by what stands at (all) places; ``None`` where nothing flows."""
         places = list(run.edges) if places is None else places
         edges = [run.edges[place] for place in places]
+        live = [(output, weight) for output, weight in zip(outputs, weights, strict=True) if output.requires_grad]
+        if not live or not edges:
+            return dict.fromkeys(places)
+        outputs, weights = zip(*live, strict=True)
         try:
-            found = torch.autograd.grad(outputs, edges, weights, retain_graph=keep, allow_unused=True)
+            with frozen(self.model):  # as in the forward pass, which a checkpoint repeats
+                found = torch.autograd.grad(outputs, edges, weights, retain_graph=keep, allow_unused=True)
         except RuntimeError as error:
             _let_pass(error)
             if "heckpoint" in str(error):
-                remedy = "Call checkpoint(..., use_reentrant=False), or switch checkpointing off"
-                refuse("model", "let gradients be taken at its layers", "reentrant activation checkpointing", remedy)
+                remedy = (
+                    "Switch checkpointing off, or use checkpoint(..., use_reentrant=False) and layers outside of it"
+                )
+                refuse("model", "let gradients be taken at its layers", "activation checkpointing", remedy)
             got = f"{type(self.model).__name__}, which stopped with: {_first_line(error)}"
             remedy = "Take gradients at a later layer, or pass the module that it was made from"
             refuse("model", "be differentiable", got, remedy)
@@ -146,6 +153,8 @@ class Autograd:
             result = self._call(tape.cut_input(batch))
         if self.unit_site is OUTPUT:
             tape.units = heads_of(result, tape.n, type(self.model).__name__)
+        elif self.unit_site.name == "output" and "output" not in self.modules:  # a part of what is returned
+            tape.read_units(result)
         tape.check_complete()
         return tape
 
@@ -208,19 +217,24 @@ class Autograd:
         values = torch.cat([head.detach() for head in heads], 1)
         if not self._is_same(values.flip(0)[: len(self.probed)]):
             self._explain_change(swapped)
-        live = [head for head in heads if head.requires_grad]
-        weights = [torch.zeros_like(head).index_fill_(0, torch.tensor([0], device=head.device), 1) for head in live]
+        weights = [torch.zeros_like(head).index_fill_(0, torch.tensor([0], device=head.device), 1) for head in heads]
         weights = [w * torch.linspace(1, 2, w.shape[1]).to(w) for w in weights]  # of the first sample's units
-        found = self._backward(run, live, weights) if live and run.edges else dict.fromkeys(run.edges)
+        found = self._backward(run, heads, weights)
         for place, gradient in found.items():
             if gradient is not None:
-                bound = 8 * torch.finfo(gradient.dtype).eps * gradient.abs().amax()
-                if not gradient[1:].abs().amax() <= bound:
+                bound = min(8 * torch.finfo(gradient.dtype).eps, 1e-3) * gradient.abs().amax()
+                if gradient[1:].abs().amax() > bound:  # NaN is told of where it is measured
                     self._refuse_mixing(f"a gradient that flows from one sample to others at {place[0]!r}")
         reached = [site for site in self.sites if found[place_of(site)] is not None]
         if is_default:
-            self.sites = self._feeding(run, reached, live, values)
+            self.sites = self._feeding(run, reached, heads, values)
             self.sites = self.sites or [site for site in reached if site.name == "input"]
+            if not self.sites:
+                rule, remedy = (
+                    "name a layer, since none by itself feeds all units",
+                    "Pass layers=, or fewer units' heads in forward=",
+                )
+                refuse(self.argument, rule, "None", remedy)
         elif len(reached) < len(self.sites):
             refuse_independent(next(site for site in self.sites if site not in reached), self.unit_site)
         order = list(run.edges)
@@ -253,7 +267,7 @@ class Autograd:
             return False
         # each unit is measured by its spread over the samples, so that a large offset hides nothing but rounding
         spread = reference.amax(0) - reference.amin(0) if len(reference) > 1 else reference.abs().amax(0)
-        bound = eps**0.5 * spread + 256 * eps * reference.abs().amax()
+        bound = eps**0.5 * spread + min(256 * eps, 0.02) * reference.abs().amax()
         return bool(((values.double() - expected).abs().nan_to_num(0) <= bound.nan_to_num(0)).all())
 
     def _feeding(self, run: Tape, sites: list[Site], heads: list[Tensor], values: Tensor) -> list[Site]:
@@ -262,8 +276,9 @@ class Autograd:
         sites = [site for site, a in there.items() if a.shape != values.shape or not torch.equal(a, values)]
         places, last = list(dict.fromkeys(map(place_of, sites))), values.shape[1] - 1
         asked = sorted({i * last // (PROBED_UNITS - 1) for i in range(PROBED_UNITS if places else 0)})
-        found = [self._backward(run, *_read_out(heads, torch.tensor(unit)), places).values() for unit in asked]
-        feeds = torch.tensor([[g is not None and bool(g.any()) for g in row] for row in found]).reshape(-1, len(places))
+        found = [self._backward(run, *_read_out(heads, torch.tensor(unit)), places) for unit in asked]
+        places = [place for place in places if all(row[place] is not None for row in found)]
+        feeds = torch.tensor([[bool(row[place].any()) for place in places] for row in found]).reshape(-1, len(places))  # type: ignore[union-attr]
         feeds = feeds[feeds.any(1)]  # a unit that nothing moves at these samples says nothing
         good = {place for place, column in zip(places, feeds.T, strict=True) if column.all() or not column.any()}
         return [site for site in sites if place_of(site) in good]

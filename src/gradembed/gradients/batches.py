@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradembed._validation import FLOAT_TYPES, as_tensor, check_dense, describe, is_finite, refuse
+from gradembed._validation import FLOAT_TYPES, as_tensor, check_dense, check_placement, describe, is_finite, refuse
 
 Batch = Any  # a tensor [n, ...], or a mapping, tuple or list of them and of what is no tensor
 HALF_TYPES = (torch.float16, torch.bfloat16)
@@ -34,7 +34,7 @@ def each(batch: Batch, change: Callable[[Any], Any]) -> Batch:
     Returns:
         A batch of the same structure.
     """
-    if isinstance(batch, Tensor | np.ndarray):
+    if isinstance(batch, Tensor | np.ndarray) or (isinstance(batch, list) and _is_numbers(batch)):
         return change(batch)
     if isinstance(batch, Mapping):
         return {key: each(item, change) for key, item in batch.items()}
@@ -79,7 +79,7 @@ def read_batch(batch: Any, name: str, kind: torch.dtype | None = None) -> Batch:
     if not isinstance(batch, Tensor | Mapping | tuple | list) or _is_numbers(batch):
         like = None if kind is None else torch.empty(0, dtype=kind)  # Python's numbers have no precision of their own
         batch = as_tensor(name, batch, "...", kind="any", like=like)
-    batch = each(batch, lambda item: as_tensor(name, item, "...", kind="any") if isinstance(item, np.ndarray) else item)
+    batch = each(batch, lambda item: item if isinstance(item, Tensor) else as_tensor(name, item, "...", kind="any"))
     batch = each(batch, lambda tensor: tensor.detach().clone() if tensor.is_inference() else tensor.detach())
     found = tensors_in(batch)
     if isinstance(batch, Tensor) and batch.ndim == 1 and batch.is_floating_point():
@@ -122,8 +122,8 @@ class Stream:
         first: The first batch.
     """
 
-    def __init__(self, source: Iterable[Any], takes_one: bool) -> None:
-        self.source, self.takes_one = source, takes_one
+    def __init__(self, source: Iterable[Any], takes_one: bool, unpacks: bool = True) -> None:
+        self.source, self.takes_one, self.unpacks = source, takes_one, unpacks
         self._items = enumerate(source)
         begin = next(self._items, None)
         if begin is None:
@@ -160,7 +160,7 @@ class Stream:
 
     def _read(self, item: Any, name: str, first: Batch = None) -> Batch:
         """Take the samples out of what the source gave, which may have labels behind them."""
-        if isinstance(item, tuple | list) and (len(item) == 1 or (self.takes_one and item)):
+        if isinstance(item, tuple | list) and self.unpacks and (len(item) == 1 or (self.takes_one and item)):
             item = item[0]
         if not isinstance(item, Tensor | np.ndarray | Mapping | tuple | list) or _is_numbers(item):
             rule = "be a batch: a tensor of samples, or a mapping or tuple of tensors"
@@ -232,7 +232,7 @@ def read(x: Any, model: nn.Module, forward: Callable[..., Any] | None, name: str
     if isinstance(x, str | bytes) or hasattr(x, "__array__"):
         return read_batch(np.asarray(x) if hasattr(x, "__array__") else x, name)
     takes_one = forward is None and not may_take_more(model)
-    stream = Stream(x, takes_one)
+    stream = Stream(x, takes_one, forward is None)
     if forward is None and not takes_one and isinstance(stream.first, tuple | list):
         rule = f"say what of a batch {type(model).__name__} takes, since it may take more than one input"
         remedy = "Pass forward=lambda model, batch: model(batch[0]), or which elements it takes"
@@ -267,16 +267,9 @@ def call(model: nn.Module, batch: Batch) -> Any:
 
 def check_fits(model: nn.Module, batch: Batch, name: str) -> None:
     """Refuse samples on another device than the model's parameters, or a float tensor of another precision."""
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if parameter is None:
-        return
     for tensor in tensors_in(batch):
-        if tensor.device != parameter.device:
-            remedy = f"Move it with {name}.to('{parameter.device}')"
-            refuse(name, f"be on the model's device, {parameter.device}", tensor.device, remedy)
-    if isinstance(batch, Tensor) and batch.is_floating_point() and batch.dtype != parameter.dtype:
-        kind = str(parameter.dtype)
-        refuse(name, f"have the model's precision, {kind}", batch.dtype, f"Convert one of them, say {name}.to({kind})")
+        alone = isinstance(batch, Tensor) and tensor.is_floating_point()  # of several, only the model knows
+        check_placement(model, tensor, name, any_precision=not alone)
 
 
 def float_kind(model: nn.Module, batch: Batch) -> torch.dtype:

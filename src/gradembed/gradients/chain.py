@@ -280,7 +280,7 @@ def _flatten(module: nn.Module, name: str, steps: list[Step], positions: dict[st
         for key, child in module._modules.items():
             if child is None or not _flatten(child, f"{name}.{key}" if name else key, steps, positions):
                 return False
-    elif type(module) in (nn.Linear, StackedLinear):
+    elif type(module) in (nn.Linear, StackedLinear) and module._parameters.keys() >= {"weight", "bias"}:
         owned: dict[str, Any] = {name: p if p is None else p.detach() for name, p in module._parameters.items()}
         steps.append(Linear(owned["weight"], owned["bias"]))
     elif type(module) in ELEMENTWISE or (type(module) is nn.Flatten and module.start_dim == 1 and module.end_dim == -1):

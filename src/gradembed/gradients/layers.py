@@ -44,16 +44,17 @@ class Recorder:
 
     def _before(self, _module: nn.Module, args: Any, named: Any) -> None:
         tensors = (a for a in (*args, *named.values()) if isinstance(a, Tensor))
-        self._entered.append({a.data_ptr(): a._version for a in tensors})
+        self._entered.append(dict(map(_state, tensors)))
 
     def _after(self, module: nn.Module, _args: Any, output: Any) -> None:
         entered = self._entered.pop()
         out, _ = read_element(output, None)
         is_new = (
             isinstance(out, Tensor)
+            and not out.is_nested
             and out.ndim >= 2
             and len(out) == self._n
-            and entered.get(out.data_ptr(), -1) != out._version  # the very memory that came in, not written to
+            and entered.get(_state(out)[0], -1) != _state(out)[1]  # the very memory that came in, not written to
         )
         for name in self._names[module]:
             counts = self.runs[-1].setdefault(name, [0, 0])
@@ -63,6 +64,14 @@ class Recorder:
     def times(self, name: str) -> list[tuple[int, int]]:
         """How often a module ran, and made something new, in each run."""
         return [tuple(run.get(name, (0, 0))) for run in self.runs]  # type: ignore[misc]
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor lies, and its version; its own name and 0 where it has no memory of its own to speak of."""
+    try:
+        return tensor.data_ptr(), tensor._version
+    except RuntimeError:  # vmapped, sparse, or of inference mode
+        return id(tensor), 0
 
 
 def default_names(model: nn.Module, ran: Iterable[str] | None = None) -> list[str]:
@@ -86,7 +95,7 @@ def default_names(model: nn.Module, ran: Iterable[str] | None = None) -> list[st
 
 def _items_of(module: nn.Module, prefix: str, used: set[str] | None, *, is_trunk: bool) -> list[str]:
     """Names of the layers within a module; of a trunk, also within modules that hold a list of blocks."""
-    children = list(module.named_children())
+    children = [(key, child) for key, child in module._modules.items() if child is not None]  # shared ones too
     if used is not None and not _is_list(module):  # metrics and losses are no layers; experts that did not run are
         children = [(key, child) for key, child in children if prefix + key in used]
     names: list[str] = []
@@ -131,14 +140,18 @@ def default_sites(model: nn.Module, recorder: Recorder, batch: Batch) -> list[Si
     """
     tensor, _ = read_element(batch, None)
     inputs = [Site("input")] if tensor is not None and tensor.is_floating_point() else []
-    names = default_names(model, recorder.runs[0])
+    names = [name for name in default_names(model, recorder.runs[0]) if name != "input"]
     times = {name: [count for count, _ in recorder.times(name)] for name in names}  # runs, in each run of the model
-    # lists whose items do not run alike, whatever the samples, are a choice of experts, not layers
-    lists = {name: name.rpartition(".")[0] for name in names}
-    alike = {
-        parent: {tuple(times[name]) for name in names if lists[name] == parent} for parent in {*lists.values()} - {""}
+    # lists of which some items run for some samples only, or most never, are a choice of experts, not layers
+    items: dict[str, list[list[int]]] = {}
+    for name in names:
+        items.setdefault(name.rpartition(".")[0], []).append(times[name])
+    choices = {
+        parent
+        for parent, runs in items.items()
+        if parent and (any(len(set(run)) > 1 for run in runs) or sum(map(any, runs)) <= len(runs) / 2)
     }
-    usable = [n for n in names if len(set(times[n])) == 1 and len(alike.get(lists[n], [0])) == 1]
+    usable = [name for name in names if name.rpartition(".")[0] not in choices and len(set(times[name])) == 1]
     once = [Site(name) for name in usable if set(recorder.times(name)) == {(1, 1)}]
     if once or inputs:
         return inputs + once

@@ -242,7 +242,7 @@ def _unit_site(unit_layer: Any, model: nn.Module, names: Sequence[str]) -> Site:
         return OUTPUT
     (site,) = find_sites("unit_layer", unit_layer, names, several=False)
     is_module = site.name in dict(model.named_modules(remove_duplicate=False))
-    return site if is_module or site.name == "input" else OUTPUT
+    return OUTPUT if site.is_plain and site.name == "output" and not is_module else site
 
 
 def resolve_units(

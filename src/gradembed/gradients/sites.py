@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from types import EllipsisType
 from typing import Any, NoReturn
 
@@ -93,7 +93,11 @@ class Site:
         parts = [self.name]
         parts += ["input"] * self.input
         parts += [] if self.call is None else [f"run {self.call}"]
-        parts += [] if self.element is None else [f"element {self.element}"]
+        parts += (
+            []
+            if self.element is None
+            else [f"element {self.element!r}" if str(self.element).isdigit() else f"element {self.element}"]
+        )
         parts += [] if self.index is None else [f"[{', '.join(map(_shown, self.index))}]"]  # type: ignore[arg-type]
         parts += [] if self.mean is None else [f"mean {self.mean}"]
         return " ".join(parts)
@@ -122,8 +126,17 @@ class Site:
             axes = [lead + axis if axis > 0 else part.ndim + axis for axis in self.mean or ()]  # type: ignore[union-attr]
             part = pool(part, dim=axes) if axes else part
             keeps = all(axis > lead for axis in axes) and part.shape[: lead + 1] == a.shape[: lead + 1] and part.numel()
+            if lead == 0 and any(isinstance(item, list) for item in self.index or ()):  # type: ignore[union-attr]
+                rows = (
+                    torch.arange(len(a), device=a.device).reshape(-1, *[1] * (a.ndim - 1)).expand(a.shape)[self.index]
+                )  # type: ignore[index]
+                keeps = (
+                    keeps
+                    and torch.equal(rows.flatten(1).amax(1), rows.flatten(1).amin(1))
+                    and bool((rows.flatten(1)[:, 0].diff() == 1).all())
+                )
             fault = "" if keeps else "it leaves out samples, or everything"
-        except (IndexError, RuntimeError) as error:
+        except (IndexError, RuntimeError, ValueError) as error:
             fault = str(error).splitlines()[0].rstrip(".")
         if fault:
             shape = ", ".join(["n", *map(str, a.shape[lead + 1 :])])
@@ -182,7 +195,7 @@ def find_sites(argument: str, given: Any, known: Sequence[str], *, several: bool
 
 def _matches(pattern: str, known: Sequence[str]) -> list[str]:
     """Names that a name or pattern stands for; wrappers' prefixes may be there or not."""
-    for name in (pattern, re.sub(r"^(_orig_mod|module)\.", "", pattern)):
+    for name in (pattern, re.sub(r"^(_orig_mod|module)\.", "", pattern), f"module.{pattern}"):
         if name in known:
             return [name]
     if "*" not in pattern:
@@ -207,6 +220,8 @@ def read_element(value: Any, key: int | str | None) -> tuple[Any, int | str | No
     if key is None:
         floats = ((item, place) for place, item in items if isinstance(item, Tensor) and item.is_floating_point())
         return next(floats, (None, None))
+    if isinstance(value, Mapping) and key in value:
+        return value[key], key
     if isinstance(key, int):
         place, item = items[key] if -len(items) <= key < len(items) else (key, None)
         return item, place
@@ -232,6 +247,8 @@ def replace_element(value: Any, place: int | str | None, new: Tensor) -> Any:
     if isinstance(value, tuple):
         items = [new if i == place else item for i, item in enumerate(value)]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if is_dataclass(value) and not isinstance(value, Mapping):
+        return replace(value, **{str(place): new})  # type: ignore[type-var]  # an instance
     other = copy.copy(value)
     if isinstance(value, Mapping | list):
         other[place] = new

@@ -44,13 +44,14 @@ class Tape:
         self.values: dict[Place, Tensor] = {}
         self.units: dict[str, Tensor] = {}
         self.runs: Counter[str] = Counter()
+        self._given: tuple[Any, ...] = ()
 
     @contextmanager
     def tapping(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
         """Register hooks at the sites, and where the units are, for the duration of a block."""
         there = [*self.places.values(), *([] if self.unit_site is OUTPUT else [self.unit_site])]
         with ExitStack() as handles:
-            for name in dict.fromkeys(site.name for site in there if site.name in modules):
+            for name in dict.fromkeys(site.name for site in there if site.name in modules and site.name != "input"):
                 module = modules[name]
                 if isinstance(module, torch.jit.ScriptModule):
                     continue  # it takes no hooks
@@ -64,8 +65,9 @@ class Tape:
         """Look at what a module takes."""
         return changed_arguments(module, args, named, lambda held: self._pass(name, held, is_input=True))
 
-    def _after(self, name: str, _module: nn.Module, _args: Any, output: Any) -> Any:
+    def _after(self, name: str, _module: nn.Module, args: Any, output: Any) -> Any:
         """Look at what a module returns."""
+        self._given = args
         output = self._pass(name, output, is_input=False)
         self.runs[name] += 1
         return output
@@ -106,9 +108,11 @@ class Tape:
             _refuse_runs(self.argument, site)
         site.part(tensor, argument=self.argument)
         base = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
-        node = base.clone()
+        with torch.enable_grad():  # also in a part of the model that keeps no graph
+            node = base.clone()
         self.edges[key] = torch.autograd.graph.get_gradient_edge(node)  # stays where it is if the node is overwritten
-        self.values[key] = tensor.detach()
+        passed = any(tensor is given for given in self._given)  # and so may be written to by whoever else holds it
+        self.values[key] = tensor.detach().clone() if passed else tensor.detach()
         return replace_element(held, place, node)
 
     def read_units(self, held: Any) -> None:
@@ -166,11 +170,14 @@ def _refuse_runs(argument: str, site: Site) -> NoReturn:
 def frozen(model: nn.Module) -> Iterator[None]:
     """Have no gradients flow to the parameters: a graph is then kept from the sites on only."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fast = torch.backends.mha.get_fastpath_enabled()  # which leads past modules where nothing needs a gradient
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         for parameter in wanted:
             parameter.requires_grad_(False)
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for parameter in wanted:
             parameter.requires_grad_(True)
 

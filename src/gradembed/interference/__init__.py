@@ -125,6 +125,9 @@ def interference(
     for i in range(n_untrained):
         with redrawn(model, seed + i, reinitialize) as network:
             untrained.append(interference(network, x, effective_dimension=effective_dimension, **control))
+        if forward is not None and all(map(torch.equal, untrained[-1].norm.values(), tables["norm"].values())):
+            got, remedy = "one that gives the same with new weights", "Write it as lambda model, batch: model(...)"
+            refuse("forward", "call the model that it is given", got, remedy)
     return Interference(
         **tables,
         unit_layer=str(session.unit_site),

@@ -152,5 +152,6 @@ class RealisedSums:
             values = torch.where(count > 0, part / count.clamp_min(1), torch.nan)  # one without the pair says nothing
             certain = own[name].diagonal().to(ends.device)
             low, high = torch.nanquantile(values.nanmean(1), ends).nan_to_num(0).tolist()
-            found[name] = self._matrix(quantile(values, ends, dim=0).nan_to_num(0), certain), (low, high)
+            bounds = quantile(values, ends, dim=0).nan_to_num(0) if values.numel() else ends[:, None][:, :0]
+            found[name] = self._matrix(bounds, certain), (low, high)
         return found

@@ -78,7 +78,14 @@ def _drawn(model: nn.Module, seed: int, draw: Reinitialize | None, moved: bool) 
     """Return a copy drawn anew, if ``moved`` out of other weights, and which weights are still as before."""
     # pruned and normed weights have a graph, which torch does not copy: they go without it
     made = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
-    twin = copy.deepcopy(model, {id(value): value.detach().clone() for value in made if not value.is_leaf})
+    try:
+        twin = copy.deepcopy(model, {id(value): value.detach().clone() for value in made if not value.is_leaf})
+    except RuntimeError as error:
+        got, remedy = (
+            f"an error: {str(error).splitlines()[0]}".rstrip("."),
+            "Delete the tensors that it keeps between calls",
+        )
+        refuse("model", "be a module that copy.deepcopy can copy", got, remedy)
     both: Iterator[tuple[Tensor, Tensor]] = zip(twin.parameters(), model.parameters(), strict=True)
     pairs = [(p, old) for p, old in both if p.is_floating_point() and not (is_lazy(p) or p.is_meta)]
     with torch.no_grad():
@@ -110,6 +117,12 @@ def _holds_weights(hook: Any) -> bool:
     return any(isinstance(x, Tensor) or (isinstance(x, nn.Module) and [*x.parameters()]) for x in reached)
 
 
+def _from_within(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        yield from _from_within(child)
+    yield module
+
+
 def _draw(twin: nn.Module, seed: int, reinitialize: Reinitialize | None) -> nn.Module:
     """Return the network with its weights drawn anew as far as its modules, or ``reinitialize``, can."""
     like = next((p for p in twin.parameters() if p.is_floating_point()), torch.empty(0))
@@ -122,12 +135,11 @@ def _draw(twin: nn.Module, seed: int, reinitialize: Reinitialize | None) -> nn.M
                 for hook in _weight_hooks(module):
                     hook(module, ())  # else the weight stays what it was until the next forward pass
             return twin
-        projections = {module.out_proj for module in twin.modules() if isinstance(module, nn.MultiheadAttention)}
-        for module in twin.modules():
-            if isinstance(module, nn.MultiheadAttention):  # as when it is made: the projection, then the rest
-                module.out_proj.reset_parameters()
-                module._reset_parameters()
-            elif module not in projections and callable(reset := getattr(module, "reset_parameters", None)):
+        for module in dict.fromkeys(
+            _from_within(twin)
+        ):  # as they are made: a module may draw its children's weights again
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if callable(reset):
                 reset()
     return twin
 
