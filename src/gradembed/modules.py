@@ -255,9 +255,8 @@ def ablated(
         refuse("layer", "name units, not their mean", repr(str(site)), "Leave out `mean`")
     indices = [as_integer("units", unit, 0) for unit in as_list("units", units, "a list of indices")]
     is_one = isinstance(at, int | float | np.number) or np.ndim(at) == 0
-    if isinstance(at, Tensor) and at.requires_grad:
-        held = at  # a constant can be learned
-    else:
+    held: float | Tensor = at
+    if not (isinstance(at, Tensor) and at.requires_grad):  # a constant can be learned
         held = as_number("at", at, -3e38, 3e38) if is_one else as_tensor("at", at, "d", kind="any").double()
     holder = _Holder(site, indices, held)
     module = model if site.name == "input" else modules[site.name]

@@ -126,15 +126,10 @@ class Site:
             axes = [lead + axis if axis > 0 else part.ndim + axis for axis in self.mean or ()]  # type: ignore[union-attr]
             part = pool(part, dim=axes) if axes else part
             keeps = all(axis > lead for axis in axes) and part.shape[: lead + 1] == a.shape[: lead + 1] and part.numel()
-            if lead == 0 and any(isinstance(item, list) for item in self.index or ()):  # type: ignore[union-attr]
-                rows = (
-                    torch.arange(len(a), device=a.device).reshape(-1, *[1] * (a.ndim - 1)).expand(a.shape)[self.index]
-                )  # type: ignore[index]
-                keeps = (
-                    keeps
-                    and torch.equal(rows.flatten(1).amax(1), rows.flatten(1).amin(1))
-                    and bool((rows.flatten(1)[:, 0].diff() == 1).all())
-                )
+            if lead == 0 and self.index and any(isinstance(item, list) for item in self.index):  # type: ignore[union-attr]
+                own = torch.arange(len(a), device=a.device).reshape(-1, *[1] * (a.ndim - 1)).expand(a.shape)
+                rows = own[self.index].flatten(1)  # the sample that each number of the part is of
+                keeps = keeps and torch.equal(rows, own.flatten(1)[:, :1].expand_as(rows))
             fault = "" if keeps else "it leaves out samples, or everything"
         except (IndexError, RuntimeError, ValueError) as error:
             fault = str(error).splitlines()[0].rstrip(".")
