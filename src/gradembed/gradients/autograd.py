@@ -278,9 +278,8 @@ class Autograd:
         asked = sorted({i * last // (PROBED_UNITS - 1) for i in range(PROBED_UNITS if places else 0)})
         found = [self._backward(run, *_read_out(heads, torch.tensor(unit)), places) for unit in asked]
         places = [place for place in places if all(row[place] is not None for row in found)]
-        feeds = torch.tensor(
-            [[bool((g := row[place]) is not None and g.any()) for place in places] for row in found]
-        ).reshape(len(found), len(places))  # type: ignore[union-attr]
+        moved = [[bool((g := row[place]) is not None and g.any()) for place in places] for row in found]
+        feeds = torch.tensor(moved).reshape(len(found), len(places))
         feeds = feeds[feeds.any(1)]  # a unit that nothing moves at these samples says nothing
         good = {place for place, column in zip(places, feeds.T, strict=True) if column.all() or not column.any()}
         return [site for site in sites if place_of(site) in good]
