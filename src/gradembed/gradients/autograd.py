@@ -88,11 +88,10 @@ class Autograd:
         def differentiate(group: Sequence[Site]) -> dict[str, LowRank]:
             """One backward pass per unit, to some of the sites."""
             rows = {str(s): flat.new_empty(len(readout), n, self.widths[str(s)], dtype=kind) for s in group}
-            keep = len(groups) > 1
+            places = list(dict.fromkeys(map(place_of, group)))
             for k, row in enumerate(readout):
-                outputs, weights = _read_out(heads, row)
-                places = list(dict.fromkeys(map(place_of, group)))
-                found = self._backward(run, outputs, weights, places, keep=keep or k < len(readout) - 1)
+                keep = len(groups) > 1 or k < len(readout) - 1
+                found = self._backward(run, *_read_out(heads, row), places, keep=keep)
                 for site in group:
                     gradient = found[place_of(site)]
                     rows[str(site)][k] = 0 if gradient is None else site.part(gradient, pool=torch.sum)[:n]
