@@ -93,8 +93,9 @@ def test_the_wheel_works_in_a_clean_environment(distributions, tmp_path):
     assert alone.returncode != 0  # clean: what the library needs is seen from here on only
     # As a line of a .pth file: the folder is on the path, but editable installs in it are not followed.
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    program = "import torch, gradembed as ge; print(ge.interference(ge.MLP([4, 8, 3], seed=0), torch.randn(50, 4)));"
-    program += "print(ge.__version__); print(ge.__file__)"
+    # samples that are fixed: of random ones, some leave zero gradients out
+    program = "import torch, gradembed as ge; x = torch.linspace(0.1, 1, 200).reshape(50, 4); "
+    program += "print(ge.interference(ge.MLP([4, 8, 3], seed=0), x)); print(ge.__version__); print(ge.__file__)"
     shown, version, file = run(python, "-I", "-W", "error", "-c", program).splitlines()
     assert shown == "Interference(3 units of 'output', layers ['input', 'hidden1'], 50 samples)"
     assert version == PROJECT["version"]

@@ -51,28 +51,11 @@ if TYPE_CHECKING:
 __version__ = version("gradembed")
 
 __all__ = [
-    # data, and how good an embedding is
-    "datasets", "metrics",
-    # models and training
-    "MLP", "MLPEnsemble", "TrainConfig", "TrainingRun", "train", "train_ensemble", "untrained",
-    # gradients
-    "Site", "UnitGradients", "unit_gradients",
-    # interference
-    "Interference", "interference",
-    # tree
-    "GradientTree", "gradient_tree",
-    # which units serve which task
-    "TaskModules", "ablated", "task_modules",
-    # gradient fields
-    "GradientFields", "field_mask", "gradient_fields", "grid_points", "sample_points", "sobol_points",
-    # units embedded by what they compute
-    "FieldDescriptor", "GradientFieldEmbedder", "RowEmbedder",
-    # one unit on one page
-    "UnitCard", "unit_card",
-    # everything about one network on one page
-    "report",
-    # many settings, results on disk, figures
-    "SweepResult", "sweep", "Cache", "plots",
+    "datasets", "metrics", "MLP", "MLPEnsemble", "TrainConfig", "TrainingRun", "train", "train_ensemble", "untrained",
+    "Site", "UnitGradients", "unit_gradients", "Interference", "interference", "GradientTree", "gradient_tree",
+    "TaskModules", "ablated", "task_modules", "GradientFields", "field_mask", "gradient_fields", "grid_points",
+    "sample_points", "sobol_points", "FieldDescriptor", "GradientFieldEmbedder", "RowEmbedder", "UnitCard", "unit_card",
+    "report", "SweepResult", "sweep", "Cache", "plots",
 ]  # fmt: skip
 
 

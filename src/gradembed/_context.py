@@ -58,11 +58,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
         Nothing.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (owner, key, buffer, buffer.detach().clone() if isinstance(buffer, Tensor) else buffer)
-        for owner in model.modules()
-        for key, buffer in owner._buffers.items()
-    ]
+    held = [(owner, key, buffer) for owner in model.modules() for key, buffer in owner._buffers.items()]
+    buffers = [(*one, one[2].detach().clone() if isinstance(one[2], Tensor) else None) for one in held]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=sorted(devices, key=str)):

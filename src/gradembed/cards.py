@@ -137,15 +137,9 @@ class UnitCard:
 
 
 def unit_card(
-    fields: GradientFields,
-    unit: int,
-    z: Array,
-    *,
-    names: Sequence[str] | None = None,
-    n_neighbors: int = 5,
-    exclude: Labels | None = None,
-    n_top: int = 8,
-) -> UnitCard:
+    fields: GradientFields, unit: int, z: Array, *, names: Sequence[str] | None = None, n_neighbors: int = 5,
+    exclude: Labels | None = None, n_top: int = 8,
+) -> UnitCard:  # fmt: skip
     """Describe one unit by its field, the units of its network that share its directions, and its twins in others.
 
     The field and its spectrum are in the coordinates and the units of the fields as given; pass normalised or
@@ -235,13 +229,10 @@ def aligned_units(fields: GradientFields, unit: int, z: Any, called: Sequence[st
     elsewhere, silent = len(peers) - len(comparable), len(comparable) - len(cosine)
     lost = [f"{elsewhere} at other points"] * bool(elsewhere) + [f"{silent} without a common gradient"] * bool(silent)
     note = f"{len(peers)} other units of the network, of which {' and '.join(lost)}" if lost else ""
-    return {
-        "aligned": torch.tensor(order, dtype=torch.int64),
-        "aligned_names": tuple(called[i] for i in order),
-        "cosines": torch.tensor([cosine[i] for i in order], dtype=torch.float64),
-        "aligned_distances": torch.from_numpy(np.linalg.norm(z[order] - z[unit], axis=1)),
-        "aligned_note": note if peers else "no other unit of the network",
-    }
+    part = {"aligned": torch.tensor(order, dtype=torch.int64), "aligned_names": tuple(called[i] for i in order)}
+    part |= {"cosines": torch.tensor([cosine[i] for i in order], dtype=torch.float64)}
+    part |= {"aligned_distances": torch.from_numpy(np.linalg.norm(z[order] - z[unit], axis=1))}
+    return part | {"aligned_note": note if peers else "no other unit of the network"}
 
 
 def mean_cosine(a: Tensor, b: Tensor) -> float:
@@ -267,11 +258,7 @@ def _twins(groups: Tensor, unit: int, z: Any, called: Sequence[str], exclude: An
     twins, own, others = found.neighbors[is_own][0], found.distances[is_own][0], found.distances[~is_own]
     tied = (others - own).abs() <= TIE * own  # [q - 1, j]
     nearer = ((others < own) & ~tied).double() + tied.double() / 2
-    return {
-        "twins": twins,
-        "twin_names": tuple(called[i] for i in twins.tolist()),
-        "twin_networks": groups[twins],
-        "distances": own,
-        "twin_quantiles": nearer.mean(0) if len(others) else torch.full_like(own, 0.5),
-        "typical_distance": float(np.median(np.linalg.norm(z[candidates] - z[unit], axis=1))),
-    }
+    names, quantiles = tuple(called[i] for i in twins.tolist()), nearer.mean(0)
+    part = {"twins": twins, "twin_names": names, "twin_networks": groups[twins], "distances": own}
+    part |= {"twin_quantiles": quantiles if len(others) else torch.full_like(own, 0.5)}
+    return part | {"typical_distance": float(np.median(np.linalg.norm(z[candidates] - z[unit], axis=1)))}

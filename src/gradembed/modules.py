@@ -108,17 +108,10 @@ class TaskModules:
 
 
 def task_modules(
-    model: nn.Module,
-    x: Any,
-    layer: str | Site,
-    *,
-    forward: Callable[..., Any] | None = None,
-    n_modules: int = 2,
-    unit_layer: str | Site = "output",
-    units: Sequence[int | str] | Tensor | None = None,
-    directions: Tensor | None = None,
-    chunk_size: int | None = None,
-) -> TaskModules:
+    model: nn.Module, x: Any, layer: str | Site, *, forward: Callable[..., Any] | None = None, n_modules: int = 2,
+    unit_layer: str | Site = "output", units: Sequence[int | str] | Tensor | None = None,
+    directions: Tensor | None = None, chunk_size: int | None = None,
+) -> TaskModules:  # fmt: skip
     """Find out which outputs belong together and which units of a layer serve them, without labels.
 
     The table of effects says how far each unit moves each output. Outputs whose rows are alike (cosine, average

@@ -17,16 +17,10 @@ from gradembed.models import MLPEnsemble
 
 
 def gradient_fields(
-    model: nn.Module,
-    points: Any,
-    *,
-    forward: Callable[..., Any] | None = None,
-    wrt: str | Site = "input",
-    unit_layer: str | Site = "output",
-    units: Sequence[int | str] | Tensor | None = None,
-    directions: Tensor | None = None,
-    labels: Tensor | None = None,
-) -> GradientFields:
+    model: nn.Module, points: Any, *, forward: Callable[..., Any] | None = None, wrt: str | Site = "input",
+    unit_layer: str | Site = "output", units: Sequence[int | str] | Tensor | None = None,
+    directions: Tensor | None = None, labels: Tensor | None = None,
+) -> GradientFields:  # fmt: skip
     """Take the gradient fields of units of a network, or of every network of an ensemble in one pass.
 
     The points of the fields are the activations of the layer ``wrt`` at the inputs ``points``. Units of one network
@@ -70,15 +64,12 @@ def gradient_fields(
         patterns: list[np.ndarray] = []
         for capture in session.captures(patterns=True):
             gradients = capture.gradients[layer].dense()  # [*e, u, m, d]
-            parts.append(
-                (gradients, capture.activations[layer].clone(), capture.values)
-            )  # a source may reuse its batch
+            activations = capture.activations[layer].clone()  # a source may reuse its batch
+            parts.append((gradients, activations, capture.values))
             patterns += [capture.patterns] if capture.patterns is not None else []
     along = 0 if e else -2  # groups of networks, or chunks of points
-    gradients, activations, values = (
-        torch.cat(part, axis)
-        for part, axis in zip(zip(*parts, strict=True), (along, along, 0 if e else -1), strict=True)
-    )
+    axes = along, along, 0 if e else -1
+    gradients, activations, values = (torch.cat(*both) for both in zip(zip(*parts, strict=True), axes, strict=True))
     for what, part, where in (("gradients", gradients, layer), ("activations", activations, layer)):
         check_finite_result(what, part, where, "points")
     m, d = gradients.shape[-2:]
@@ -91,14 +82,10 @@ def gradient_fields(
     else:
         own = activations[:, None].expand(-1, u, -1, -1).flatten(0, 1)
     members = e or 1
-    return GradientFields(
-        points=own,
-        gradients=gradients.reshape(-1, m, d).contiguous(),
-        values=values.reshape(-1, m).contiguous(),
-        labels=_labels(labels, model.labels if isinstance(model, MLPEnsemble) else None, members, u, own.device),
-        groups=torch.arange(members, device=own.device).repeat_interleave(u),
-        regions=regions,
-    )
+    kinds = _labels(labels, model.labels if isinstance(model, MLPEnsemble) else None, members, u, own.device)
+    groups = torch.arange(members, device=own.device).repeat_interleave(u)
+    gradients, values = gradients.reshape(-1, m, d).contiguous(), values.reshape(-1, m).contiguous()
+    return GradientFields(own, gradients, values=values, labels=kinds, groups=groups, regions=regions)
 
 
 def _labels(given: Any, own: Tensor | None, e: int, u: int, device: torch.device) -> Tensor | None:

@@ -60,16 +60,10 @@ class UnitGradients:
 
 
 def unit_gradients(
-    model: nn.Module,
-    x: Any,
-    wrt: str | Site,
-    *,
-    forward: Callable[..., Any] | None = None,
-    unit_layer: str | Site = "output",
-    units: Sequence[int | str] | Tensor | None = None,
-    directions: Tensor | None = None,
-    chunk_size: int | None = None,
-) -> UnitGradients:
+    model: nn.Module, x: Any, wrt: str | Site, *, forward: Callable[..., Any] | None = None,
+    unit_layer: str | Site = "output", units: Sequence[int | str] | Tensor | None = None,
+    directions: Tensor | None = None, chunk_size: int | None = None,
+) -> UnitGradients:  # fmt: skip
     """Differentiate units at every sample with respect to the activations of an earlier layer.
 
     Chains of linear layers and elementwise modules (any `MLP`, any ``nn.Sequential`` of them) take a path

@@ -18,6 +18,7 @@ from gradembed.gradients.tape import Place, Tape, frozen, heads_of, place_of
 
 GRADIENT_BYTES = 2**30  # of gradients at all sites, at a time
 SITE_BYTES = 16 * 2**20  # of activations at all sites: about what stays in the caches
+MOST_SAMPLES = 96  # at a time: more are hardly faster, and cost memory
 PAIR_NUMBERS = 8  # that are held for each sample and pair of units while means are taken
 PROBED_UNITS = 8  # of which it is asked whether a layer feeds them
 
@@ -34,15 +35,9 @@ class Autograd:
     n_members = None
 
     def __init__(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        forward: Callable[[nn.Module, Batch], Any],
-        unit_site: Site,
-        sites: Sequence[Site] | None,
-        argument: str,
-        x_name: str,
-    ) -> None:
+        self, model: nn.Module, batch: Batch, forward: Callable[[nn.Module, Batch], Any], unit_site: Site,
+        sites: Sequence[Site] | None, argument: str, x_name: str,
+    ) -> None:  # fmt: skip
         self.model, self.forward, self.argument, self.x_name = model, forward, argument, x_name
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.unit_site = unit_site
@@ -117,7 +112,7 @@ class Autograd:
     def chunk(self, item: int, u: int) -> int:
         """The number of samples at a time, for numbers of ``item`` bytes and u units."""
         item, width = max(4, item), sum(self.widths.values())
-        size = min(max(SITE_BYTES // (width * item), 16), 256)
+        size = min(max(SITE_BYTES // (width * item), 16), MOST_SAMPLES)
         return max(1, min(size, GRADIENT_BYTES // (u * max(width, PAIR_NUMBERS * u) * item)))
 
     def _backward(
@@ -229,11 +224,8 @@ class Autograd:
             self.sites = self._feeding(run, reached, heads, values)
             self.sites = self.sites or [site for site in reached if site.name == "input"]
             if not self.sites:
-                rule, remedy = (
-                    "name a layer, since none by itself feeds all units",
-                    "Pass layers=, or fewer units' heads in forward=",
-                )
-                refuse(self.argument, rule, "None", remedy)
+                rule = "name a layer, since none by itself feeds all units"
+                refuse(self.argument, rule, "None", "Pass layers=, or fewer units' heads in forward=")
         elif len(reached) < len(self.sites):
             refuse_independent(next(site for site in self.sites if site not in reached), self.unit_site)
         order = list(run.edges)

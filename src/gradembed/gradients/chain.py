@@ -177,11 +177,10 @@ class Chain:
         a = activations[top]
         patterns = patterns and not any(map(is_smooth, self.steps[bottom:top]))
         rows, start = self.read_out(readout, x)
-        gradients, words = self._backward(
-            rows, start, set(stops.values()), slopes, states if patterns else {}, a.shape[-2]
-        )
+        n, states = a.shape[-2], states if patterns else {}
+        gradients, words = self._backward(rows, start, set(stops.values()), slopes, states, n)
         if patterns and words is None:  # the same piece everywhere
-            words = np.zeros((*rows.shape[:-2], a.shape[-2], 1), np.uint64)
+            words = np.zeros((*rows.shape[:-2], n, 1), np.uint64)
         return Capture(
             a[..., readout].mT if readout.ndim == 1 else readout.to(a) @ a.mT,
             {layer: activations[p] for layer, p in stops.items()},

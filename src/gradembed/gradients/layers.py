@@ -49,13 +49,9 @@ class Recorder:
     def _after(self, module: nn.Module, _args: Any, output: Any) -> None:
         entered = self._entered.pop()
         out, _ = read_element(output, None)
-        is_new = (
-            isinstance(out, Tensor)
-            and not out.is_nested
-            and out.ndim >= 2
-            and len(out) == self._n
-            and entered.get(_state(out)[0], -1) != _state(out)[1]  # the very memory that came in, not written to
-        )
+        is_new = isinstance(out, Tensor) and not out.is_nested and out.ndim >= 2 and len(out) == self._n
+        # unless it is the very memory that came in, not written to
+        is_new = is_new and entered.get(_state(out)[0], -1) != _state(out)[1]
         for name in self._names[module]:
             counts = self.runs[-1].setdefault(name, [0, 0])
             counts[0] += 1

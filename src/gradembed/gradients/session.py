@@ -63,20 +63,10 @@ class Session:
     @classmethod
     @contextmanager
     def open(
-        cls,
-        model: nn.Module,
-        x: Any,
-        layers: Any = None,
-        unit_layer: str | Site = "output",
-        units: Any = None,
-        directions: Any = None,
-        *,
-        forward: Callable[..., Any] | None = None,
-        argument: str = "layers",
-        units_argument: str = "units",
-        x_name: str = "x",
-        ensembles: bool = False,
-    ) -> Iterator[Self]:
+        cls, model: nn.Module, x: Any, layers: Any = None, unit_layer: str | Site = "output", units: Any = None,
+        directions: Any = None, *, forward: Callable[..., Any] | None = None, argument: str = "layers",
+        units_argument: str = "units", x_name: str = "x", ensembles: bool = False,
+    ) -> Iterator[Self]:  # fmt: skip
         """Check everything, choose the path, and put the model back afterwards.
 
         Args:
@@ -246,13 +236,9 @@ def _unit_site(unit_layer: Any, model: nn.Module, names: Sequence[str]) -> Site:
 
 
 def resolve_units(
-    widths: dict[str, int],
-    unit_site: Site,
-    units: Any,
-    directions: Any,
-    argument: str = "units",
+    widths: dict[str, int], unit_site: Site, units: Any, directions: Any, argument: str = "units",
     n_members: int | None = None,
-) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
+) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:  # fmt: skip
     """Turn units or directions of a layer into a read-out, refusing both and those that the layer does not have.
 
     Returns:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from gradembed._validation import as_integer, as_list, describe, refuse
+from gradembed._validation import as_bool, as_integer, as_list, describe, refuse
 
 Index = int | slice | EllipsisType | Sequence[int]
 
@@ -57,17 +57,10 @@ class Site:
     input: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.input, bool):
-            refuse(
-                "input", "be True or False", describe(self.input), "Pass input=True for what a module takes", TypeError
-            )
+        object.__setattr__(self, "input", as_bool("input", self.input))
         if self.name == "input" and (self.input or self.call is not None):
-            refuse(
-                "name",
-                "be a module's with `input` or `call`",
-                "'input'",
-                "Leave them out: it is what the model is given",
-            )
+            remedy = "Leave them out: it is what the model is given"
+            refuse("name", "be a module's with `input` or `call`", "'input'", remedy)
         if not isinstance(self.name, str):
             refuse("name", "be a module's name", describe(self.name), "Use one out of model.named_modules()", TypeError)
         if self.element is not None and not isinstance(self.element, str):
@@ -90,17 +83,12 @@ class Site:
         return hash(str(self))  # slices have no hash of their own
 
     def __str__(self) -> str:
-        parts = [self.name]
-        parts += ["input"] * self.input
-        parts += [] if self.call is None else [f"run {self.call}"]
-        parts += (
-            []
-            if self.element is None
-            else [f"element {self.element!r}" if str(self.element).isdigit() else f"element {self.element}"]
-        )
-        parts += [] if self.index is None else [f"[{', '.join(map(_shown, self.index))}]"]  # type: ignore[arg-type]
-        parts += [] if self.mean is None else [f"mean {self.mean}"]
-        return " ".join(parts)
+        parts = [self.name, *["input"] * self.input, *[f"run {self.call}"] * (self.call is not None)]
+        if self.element is not None:
+            parts += [f"element {self.element!r}" if str(self.element).isdigit() else f"element {self.element}"]
+        if self.index is not None:
+            parts += [f"[{', '.join(map(_shown, self.index))}]"]  # type: ignore[arg-type]
+        return " ".join([*parts, *[f"mean {self.mean}"] * (self.mean is not None)])
 
     @property
     def is_plain(self) -> bool:

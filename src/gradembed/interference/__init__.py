@@ -22,23 +22,12 @@ __all__ = ["Interference", "interference"]
 
 
 def interference(
-    model: nn.Module,
-    x: Any,
-    *,
-    forward: Callable[..., Any] | None = None,
-    unit_layer: str | Site = "output",
-    units: Sequence[int | str] | Tensor | None = None,
-    directions: Tensor | None = None,
-    layers: str | Site | Sequence[str | Site] | None = None,
-    pairing: str = "realised",
-    n_bootstrap: int = 0,
-    confidence: float = 0.95,
-    n_untrained: int = 0,
-    reinitialize: Callable[[nn.Module], Any] | None = None,
-    effective_dimension: bool = False,
-    seed: int = 0,
-    chunk_size: int | None = None,
-) -> Interference:
+    model: nn.Module, x: Any, *, forward: Callable[..., Any] | None = None, unit_layer: str | Site = "output",
+    units: Sequence[int | str] | Tensor | None = None, directions: Tensor | None = None,
+    layers: str | Site | Sequence[str | Site] | None = None, pairing: str = "realised", n_bootstrap: int = 0,
+    confidence: float = 0.95, n_untrained: int = 0, reinitialize: Callable[[nn.Module], Any] | None = None,
+    effective_dimension: bool = False, seed: int = 0, chunk_size: int | None = None,
+) -> Interference:  # fmt: skip
     """Compare the gradients of every pair of units at every layer, at the samples where they happen.
 
     For a chain, the gradients at a layer below a linear layer of weight W are rows @ W; their angles are
@@ -116,10 +105,8 @@ def interference(
             refuse("n_untrained", rule, n_untrained, remedy)
         tables, sums = _measure(session, pairing, n_bootstrap, seed, chunk_size, effective_dimension)
     ends = {layer: part.intervals(confidence) for layer, part in sums.items() if n_bootstrap}
-    intervals, summary = (
-        {name: {layer: found[name][i] for layer, found in ends.items()} for name in MEASURES if n_bootstrap}
-        for i in (0, 1)
-    )
+    names = MEASURES if n_bootstrap else ()
+    intervals, summary = ({name: {k: found[name][i] for k, found in ends.items()} for name in names} for i in (0, 1))
     control = asked | {"layers": session.sites, "pairing": pairing, "chunk_size": chunk_size}
     untrained = []
     for i in range(n_untrained):
@@ -128,17 +115,9 @@ def interference(
         if forward is not None and all(map(torch.equal, untrained[-1].norm.values(), tables["norm"].values())):
             got, remedy = "one that gives the same with new weights", "Write it as lambda model, batch: model(...)"
             refuse("forward", "call the model that it is given", got, remedy)
-    return Interference(
-        **tables,
-        unit_layer=str(session.unit_site),
-        unit_labels=session.unit_labels,
-        heads=session.heads,
-        pairing=pairing,
-        intervals=intervals,
-        summary_intervals=summary,
-        confidence=confidence,
-        untrained=tuple(untrained),
-    )
+    tables |= {"unit_layer": str(session.unit_site), "unit_labels": session.unit_labels, "heads": session.heads}
+    tables |= {"intervals": intervals, "summary_intervals": summary, "confidence": confidence}
+    return Interference(**tables, pairing=pairing, untrained=tuple(untrained))
 
 
 def _measure(

@@ -288,16 +288,9 @@ def _umap(points: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 
 
 def enrichment(
-    z: Array,
-    y: Labels,
-    groups: Labels,
-    n_permutations: int = 1000,
-    seed: int = 0,
-    *,
-    exclude: Sequence[Labels] = (),
-    within: Labels | None = None,
-    k: int = 1,
-) -> Enrichment:
+    z: Array, y: Labels, groups: Labels, n_permutations: int = 1000, seed: int = 0, *, exclude: Sequence[Labels] = (),
+    within: Labels | None = None, k: int = 1,
+) -> Enrichment:  # fmt: skip
     """Test whether nearest neighbors in other networks share a label more often than permuted labels would.
 
     The neighbors stay what they are; the labels of each network are dealt to its units anew. So the null keeps
@@ -332,7 +325,8 @@ def enrichment(
     units, neighbors = found.queries.numpy()[:, None], found.neighbors.numpy()
     labels = as_labels("y", y, len(units))
     places = groups if within is None else as_labels("within", within, len(units))
-    return permutation_null(
-        lambda dealt: float((dealt[units] == dealt[neighbors]).mean()), labels, places,
-        n_permutations=n_permutations, seed=seed,
-    )  # fmt: skip
+
+    def share(dealt: Any) -> float:
+        return float((dealt[units] == dealt[neighbors]).mean())
+
+    return permutation_null(share, labels, places, n_permutations=n_permutations, seed=seed)

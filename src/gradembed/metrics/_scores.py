@@ -134,16 +134,9 @@ def linear_probe(
 
 
 def transfer_probe(
-    z_train: Array,
-    y_train: Labels,
-    z_test: Array,
-    y_test: Labels,
-    *,
-    groups_train: Labels | None = None,
-    groups_test: Labels | None = None,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> ProbeScore:
+    z_train: Array, y_train: Labels, z_test: Array, y_test: Labels, *, groups_train: Labels | None = None,
+    groups_test: Labels | None = None, seed: int = 0, confidence: float = 0.95,
+) -> ProbeScore:  # fmt: skip
     """Train a logistic regression on some units and test it on others, of another task or from elsewhere.
 
     The scale of the features is that of the training units, in the test too: a task whose embeddings are shifted
@@ -270,17 +263,10 @@ class RetrievalScore:
 
 
 def retrieval(
-    z: Array,
-    y: Labels,
-    groups: Labels | None = None,
-    *,
-    queries: Labels | None = None,
-    candidates: Labels | None = None,
-    exclude: Sequence[Labels] = (),
-    k: int = 1,
-    seed: int = 0,
+    z: Array, y: Labels, groups: Labels | None = None, *, queries: Labels | None = None,
+    candidates: Labels | None = None, exclude: Sequence[Labels] = (), k: int = 1, seed: int = 0,
     confidence: float = 0.95,
-) -> RetrievalScore:
+) -> RetrievalScore:  # fmt: skip
     """Look up each unit's nearest neighbors in other networks and compare labels.
 
     Distances are Euclidean, of the embeddings as given: scale them before, if their columns have different units. The

@@ -81,10 +81,8 @@ def _drawn(model: nn.Module, seed: int, draw: Reinitialize | None, moved: bool) 
     try:
         twin = copy.deepcopy(model, {id(value): value.detach().clone() for value in made if not value.is_leaf})
     except RuntimeError as error:
-        got, remedy = (
-            f"an error: {str(error).splitlines()[0]}".rstrip("."),
-            "Delete the tensors that it keeps between calls",
-        )
+        got = f"an error: {str(error).splitlines()[0]}".rstrip(".")
+        remedy = "Delete the tensors that it keeps between calls"
         refuse("model", "be a module that copy.deepcopy can copy", got, remedy)
     both: Iterator[tuple[Tensor, Tensor]] = zip(twin.parameters(), model.parameters(), strict=True)
     pairs = [(p, old) for p, old in both if p.is_floating_point() and not (is_lazy(p) or p.is_meta)]

@@ -18,28 +18,13 @@ __all__ = ["report"]
 
 
 def report(
-    model: nn.Module,
-    x: Any,
-    y: Tensor | None = None,
-    path: str | os.PathLike[str] = "report.html",
-    *,
-    forward: Callable[..., Any] | None = None,
-    others: Sequence[nn.Module] = (),
-    names: Sequence[str] | None = None,
-    units: Sequence[int | str] | Tensor | None = None,
-    layers: str | Site | Sequence[str | Site] | None = None,
-    unit_layer: str | Site | None = None,
-    embedder: Any = None,
-    tolerance: float | None = None,
-    n_bootstrap: int = 1000,
-    n_untrained: int = 0,
-    reinitialize: Callable[[nn.Module], Any] | None = None,
-    n_cards: int = 3,
-    max_samples: int = 500,
-    max_units: int = 40,
-    title: str = "",
-    seed: int = 0,
-) -> Path:
+    model: nn.Module, x: Any, y: Tensor | None = None, path: str | os.PathLike[str] = "report.html", *,
+    forward: Callable[..., Any] | None = None, others: Sequence[nn.Module] = (), names: Sequence[str] | None = None,
+    units: Sequence[int | str] | Tensor | None = None, layers: str | Site | Sequence[str | Site] | None = None,
+    unit_layer: str | Site | None = None, embedder: Any = None, tolerance: float | None = None, n_bootstrap: int = 1000,
+    n_untrained: int = 0, reinitialize: Callable[[nn.Module], Any] | None = None, n_cards: int = 3,
+    max_samples: int = 500, max_units: int = 40, title: str = "", seed: int = 0,
+) -> Path:  # fmt: skip
     """Write one HTML page about a trained network: interference, gradient tree, units by what they compute, unit cards.
 
     The page needs no network, no script and no other file; every figure and table says how to read it. Parts that a

@@ -225,14 +225,8 @@ def embedded_units(request: Request) -> dict[str, Any]:
     except ValueError as error:
         return data | {"state": "refused", "refusal": str(error)}
     picture = _layout(request, fields, z, chosen) if len(z) >= FEWEST_UNITS else None
-    data |= {
-        "m": len(chosen),
-        "dropped": dropped,
-        "n_embedded": len(z),
-        "picture": picture,
-        "twins": twins[:MOST_TWINS],
-    }
-    data["n_hidden"] = int(((fields.labels == 0) & (fields.groups == 0)).sum())
+    data |= {"m": len(chosen), "dropped": dropped, "n_embedded": len(z), "picture": picture}
+    data |= {"twins": twins[:MOST_TWINS], "n_hidden": int(((fields.labels == 0) & (fields.groups == 0)).sum())}
     return data | {"state": "embedded", "cards": _cards(fields, names, z, twins, options["n_cards"])}
 
 

@@ -115,15 +115,10 @@ class SweepResult:
 
 
 def sweep(
-    function: Callable[..., Any],
-    settings: Mapping[str, Iterable[Any]] | Iterable[Mapping[str, Any]],
-    *,
-    cache: Cache | None = None,
-    n_jobs: int | None = None,
-    n_threads: int = 1,
-    on_error: str = "raise",
+    function: Callable[..., Any], settings: Mapping[str, Iterable[Any]] | Iterable[Mapping[str, Any]], *,
+    cache: Cache | None = None, n_jobs: int | None = None, n_threads: int = 1, on_error: str = "raise",
     progress: bool = True,
-) -> SweepResult:
+) -> SweepResult:  # fmt: skip
     """Call a function at every setting, here or on many machines, and give each result once, in order.
 
     The calls go through joblib, which decides where they are made::

@@ -148,15 +148,10 @@ def train(model: nn.Module, split: Split, config: TrainConfig | None = None) -> 
 
 
 def train_ensemble(
-    target: Split | Sequence[Split] | RandomWaves | Callable[[Tensor], Tensor],
-    widths: Sequence[int],
-    n_members: int,
-    config: TrainConfig | None = None,
-    *,
-    n_samples: int | None = None,
-    group_size: int | None = None,
+    target: Split | Sequence[Split] | RandomWaves | Callable[[Tensor], Tensor], widths: Sequence[int], n_members: int,
+    config: TrainConfig | None = None, *, n_samples: int | None = None, group_size: int | None = None,
     activation: Callable[[], nn.Module] = nn.ReLU,
-) -> MLPEnsemble:
+) -> MLPEnsemble:  # fmt: skip
     """Train many small networks at once, each as `train` trains it alone.
 
     Member i starts from ``MLP(widths, activation, seed=config.seed + i)`` and meets its samples in the order of

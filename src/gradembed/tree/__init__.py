@@ -19,17 +19,10 @@ __all__ = ["GradientTree", "gradient_tree"]
 
 
 def gradient_tree(
-    model: nn.Module,
-    x: Any,
-    *,
-    forward: Callable[..., Any] | None = None,
-    layers: str | Site | Sequence[str | Site] | None = None,
-    roots: Sequence[int | str] | Tensor | None = None,
-    unit_layer: str | Site = "output",
-    mode: str = "realised",
-    max_nodes: int = 200_000,
-    tolerance: float | None = None,
-) -> GradientTree:
+    model: nn.Module, x: Any, *, forward: Callable[..., Any] | None = None,
+    layers: str | Site | Sequence[str | Site] | None = None, roots: Sequence[int | str] | Tensor | None = None,
+    unit_layer: str | Site = "output", mode: str = "realised", max_nodes: int = 200_000, tolerance: float | None = None,
+) -> GradientTree:  # fmt: skip
     """Walk back from each root and sort the samples by its gradient, layer by layer.
 
     Chains of linear layers and piecewise-linear activations (ReLU, LeakyReLU, PReLU, ReLU6, Hardtanh,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -118,17 +118,11 @@ class GradientTree:
         def kept(table: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: table[name][place >= 0] for name, place in places.items()}
 
-        return replace(
-            self,
-            directions=kept(self.directions),
-            norms=kept(self.norms),
-            parents=parents,
-            roots={name: torch.zeros_like(above) for name, above in parents.items()},
-            counts=kept(self.counts),
-            nodes={name: place[self.nodes[name][root, members]][None] for name, place in places.items()},
-            samples=self.samples[members],
-            root_labels=(self.root_labels[root],),
-        )
+        tables: dict[str, Any] = {name: kept(getattr(self, name)) for name in ("directions", "norms", "counts")}
+        roots = {name: torch.zeros_like(above) for name, above in parents.items()}
+        nodes = {name: place[self.nodes[name][root, members]][None] for name, place in places.items()}
+        ties: dict[str, Any] = {"parents": parents, "roots": roots, "nodes": nodes}
+        return replace(self, **tables, **ties, samples=self.samples[members], root_labels=(self.root_labels[root],))
 
     def similarity(self, layer: str) -> Float[Tensor, "c c"]:
         """Cosines between the directions of all nodes of a layer.
