@@ -118,7 +118,7 @@ class Chain:
         for site in sites or [Site("input")]:
             if not self.top(unit_site) > self.positions[site.name]:
                 refuse_independent(site, unit_site)
-        self.sites = self._default_sites() if sites is None else sites
+        self.sites = self.default_sites() if sites is None else sites
         width = [x[0].numel() if e is None else x.shape[-1]]  # at each position
         for step in self.steps:
             width.append(step.weight.shape[-2] if isinstance(step, Linear) else width[-1])
@@ -127,7 +127,7 @@ class Chain:
         linear = [step.weight.shape[-2] for step in self.steps[: self.top(unit_site)] if isinstance(step, Linear)]
         self.widest = max(linear, default=1)
 
-    def _default_sites(self) -> list[Site]:
+    def default_sites(self) -> list[Site]:
         """The input, and the layers before the units, each once: a pass-through is the layer before it."""
         work = [0]  # steps that do anything, before each position
         for step in self.steps:

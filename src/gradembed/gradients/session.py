@@ -65,7 +65,7 @@ class Session:
     def open(
         cls, model: nn.Module, x: Any, layers: Any = None, unit_layer: str | Site = "output", units: Any = None,
         directions: Any = None, *, forward: Callable[..., Any] | None = None, argument: str = "layers",
-        units_argument: str = "units", x_name: str = "x", ensembles: bool = False,
+        units_argument: str = "units", x_name: str = "x", ensembles: bool = False, centered: bool = False,
     ) -> Iterator[Self]:  # fmt: skip
         """Check everything, choose the path, and put the model back afterwards.
 
@@ -82,6 +82,7 @@ class Session:
             units_argument: What they call ``units``.
             x_name: What they call ``x``.
             ensembles: Whether the model may be an `MLPEnsemble`.
+            centered: Whether units are read less the mean of their head, all of its units included.
 
         Yields:
             The session.
@@ -120,8 +121,10 @@ class Session:
                 protect = partial(_context.preserved, model)
                 opening.enter_context(protect())
                 network = Autograd(model, batch, forward or call, unit_site, sites, argument, x_name)
-            read_out = resolve_units(network.heads, unit_site, units, directions, units_argument, network.n_members)
-            asked = (network, batch, unit_site, *read_out, float_kind(model, batch), x_name)
+            named = network.heads, unit_site, units, directions, units_argument, network.n_members
+            readout, labels, heads = resolve_units(*named)
+            readout = _less_mean(network.heads, readout) if centered else readout
+            asked = (network, batch, unit_site, readout, labels, heads, float_kind(model, batch), x_name)
             if isinstance(samples, Stream):
                 opening.close()
                 yield cls(*asked, samples, protect)
@@ -228,11 +231,21 @@ def _names(model: nn.Module) -> list[str]:
 
 def _unit_site(unit_layer: Any, model: nn.Module, names: Sequence[str]) -> Site:
     """The string "output" is what the model returns, whatever its modules are called."""
-    if isinstance(unit_layer, str) and unit_layer == "output":
+    if unit_layer is OUTPUT or (isinstance(unit_layer, str) and unit_layer == "output"):
         return OUTPUT
     (site,) = find_sites("unit_layer", unit_layer, names, several=False)
     is_module = site.name in dict(model.named_modules(remove_duplicate=False))
     return OUTPUT if site.is_plain and site.name == "output" and not is_module else site
+
+
+def _less_mean(widths: dict[str, int], units: Tensor) -> Tensor:
+    """Return the directions that read units [u] less the mean of their head, [u, D]: rows of I - 1/C for C units."""
+    if alone := [head for head, size in widths.items() if size < 2]:
+        got = f"one unit in head {alone[0]!r}" if alone[0] else "one unit"
+        refuse("centered", "be False where a unit has no others to be held against", got, "Leave it out")
+    means = torch.block_diag(*(torch.full((c, c), 1 / c) for c in widths.values()))
+    directions: Tensor = (torch.eye(len(means)) - means)[units]
+    return directions
 
 
 def resolve_units(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from gradembed import _progress
 from gradembed._validation import as_bool, as_integer, as_number, check_choice, describe, refuse
 from gradembed.gradients import Session, Site
 from gradembed.gradients.batches import tensors_in
-from gradembed.interference.all_pairs import AllPairs, DimensionSample, chance_abs_cosine
+from gradembed.interference.all_pairs import AllPairs
+from gradembed.interference.chance import chance_levels
+from gradembed.interference.outputs import Correlation
 from gradembed.interference.realised import RealisedSums
 from gradembed.interference.result import MEASURES, Interference
 from gradembed.models import check_reinitializable, redrawn
@@ -26,7 +29,8 @@ def interference(
     units: Sequence[int | str] | Tensor | None = None, directions: Tensor | None = None,
     layers: str | Site | Sequence[str | Site] | None = None, pairing: str = "realised", n_bootstrap: int = 0,
     confidence: float = 0.95, n_untrained: int = 0, reinitialize: Callable[[nn.Module], Any] | None = None,
-    effective_dimension: bool = False, seed: int = 0, chunk_size: int | None = None,
+    centered: bool = False, n_readouts: int = 16, reference: str | Site | None = None, seed: int = 0,
+    chunk_size: int | None = None,
 ) -> Interference:  # fmt: skip
     """Compare the gradients of every pair of units at every layer, at the samples where they happen.
 
@@ -55,8 +59,17 @@ def interference(
         n_untrained: Copies of the model with new initial weights to be measured likewise, as a control. Batches are
             gone through once more for each.
         reinitialize: How a copy's weights are drawn anew, where its modules cannot do so: see `untrained`.
-        effective_dimension: Whether to estimate the dimension that the gradients fill, and the level of chance in it.
-        seed: Of the bootstrap, and of the first copy's weights; the next copies count on from it.
+        centered: Whether units are read less the mean of their head: for logits z, z - mean(z). A softmax computes the
+            same with any number added to all logits, and so the signs of interference between its classes mean
+            something for centered logits only. As fast as without. For log-probabilities pass
+            ``forward=lambda model, batch: model(batch).log_softmax(1)``: there the mean is the softmax's own, which
+            the likeliest class dominates.
+        n_readouts: Random read-outs behind the level of chance, at least 4; 0 for none. They are looked at in 8 to 64
+            samples, and take about an eighth of the time where there are many.
+        reference: The layer whose random read-outs are chance; ``None`` for the one that the units are read from. What
+            units have beyond it, their own read-outs have brought; with an earlier layer, the layers between add to
+            that: beyond random read-outs of "hidden1" is what "hidden2" and the outputs do together.
+        seed: Of the bootstrap, the random read-outs, and the first copy's weights; the next copies count on from it.
         chunk_size: Samples at a time; ``None`` chooses by a memory budget. The result is the same up to rounding.
 
     Returns:
@@ -86,7 +99,14 @@ def interference(
     n_bootstrap = as_integer("n_bootstrap", n_bootstrap, 0)
     n_untrained, seed = as_integer("n_untrained", n_untrained, 0), as_integer("seed", seed, 0)
     confidence = as_number("confidence", confidence, 0.5, 0.9999)
-    effective_dimension = as_bool("effective_dimension", effective_dimension)
+    centered, n_readouts = as_bool("centered", centered), as_integer("n_readouts", n_readouts, 0)
+    if 0 < n_readouts < 4:
+        refuse(
+            "n_readouts", "be 0 or at least 4, to tell how much they vary", n_readouts, "Pass 16, or 0 for no chance"
+        )
+    if centered and directions is not None:
+        remedy = "Center the directions: directions - directions.mean(1, keepdim=True)"
+        refuse("centered", "be False with `directions`, which say themselves what is read", centered, remedy)
     if reinitialize is not None and not callable(reinitialize):
         refuse("reinitialize", "be a function of a module", describe(reinitialize), "Pass one, or None", TypeError)
     if pairing == "all" and n_bootstrap:
@@ -95,6 +115,7 @@ def interference(
     if n_untrained:
         check_reinitializable(model, reinitialize)
     asked: dict[str, Any] = {"unit_layer": unit_layer, "units": units, "directions": directions, "forward": forward}
+    asked["centered"] = centered
     with Session.open(model, x, layers, **asked) as session:
         if session.stream and pairing == "all":
             remedy = "Pass all samples as one tensor, or use pairing='realised'"
@@ -103,15 +124,19 @@ def interference(
             rule = "be 0 for an iterator, whose samples come only once"
             remedy = "Pass batches that can be gone through again (a list, a DataLoader), or set it to 0"
             refuse("n_untrained", rule, n_untrained, remedy)
-        tables, sums = _measure(session, pairing, n_bootstrap, seed, chunk_size, effective_dimension)
+        tables, sums = _measure(session, pairing, n_bootstrap, seed, chunk_size)
+        if n_readouts:
+            levels = chance_levels(model, session, forward, reference, n_readouts, seed, partial(_abs_cosine, pairing))
+            tables["chance"], tables["readouts"] = levels
     ends = {layer: part.intervals(confidence) for layer, part in sums.items() if n_bootstrap}
     names = MEASURES if n_bootstrap else ()
     intervals, summary = ({name: {k: found[name][i] for k, found in ends.items()} for name in names} for i in (0, 1))
     control = asked | {"layers": session.sites, "pairing": pairing, "chunk_size": chunk_size}
+    control |= {"n_readouts": n_readouts, "reference": reference, "seed": seed}
     untrained = []
     for i in range(n_untrained):
         with redrawn(model, seed + i, reinitialize) as network:
-            untrained.append(interference(network, x, effective_dimension=effective_dimension, **control))
+            untrained.append(interference(network, x, **control))
         if forward is not None and all(map(torch.equal, untrained[-1].norm.values(), tables["norm"].values())):
             got, remedy = "one that gives the same with new weights", "Write it as lambda model, batch: model(...)"
             refuse("forward", "call the model that it is given", got, remedy)
@@ -120,8 +145,14 @@ def interference(
     return Interference(**tables, pairing=pairing, untrained=tuple(untrained))
 
 
+def _abs_cosine(pairing: str, session: Session) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return |cosine| and count of all pairs of units, per layer."""
+    tables, _ = _measure(session, pairing, 0, 0, None)
+    return {layer: (tables["abs_cosine"][layer], tables["count"][layer]) for layer in session.layers}
+
+
 def _measure(
-    session: Session, pairing: str, n_bootstrap: int, seed: int, chunk_size: int | None, effective_dimension: bool
+    session: Session, pairing: str, n_bootstrap: int, seed: int, chunk_size: int | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Go through the samples once.
 
@@ -137,27 +168,18 @@ def _measure(
     for layer in layers:
         is_all, kind = pairing == "all", session.kind
         sums[layer] = AllPairs(layer, u, kind) if is_all else RealisedSums(layer, u, kind, device, n_bootstrap)
-    dimensions = {layer: DimensionSample(session.n_samples, u) for layer in layers if effective_dimension}
-    rng, n = np.random.default_rng(seed), 0
+    rng, outputs = np.random.default_rng(seed), Correlation()
     weights: Tensor | None = None
     for capture in session.captures(chunk_size):
-        size = capture.values.shape[1]
         if n_bootstrap:
-            weights = torch.from_numpy(rng.poisson(1.0, (size, n_bootstrap)).astype(np.float32))
+            weights = torch.from_numpy(rng.poisson(1.0, (capture.values.shape[1], n_bootstrap)).astype(np.float32))
         for layer, rows in capture.gradients.items():
-            coordinates = rows.coordinates()
-            if effective_dimension:
-                dimensions[layer].add(coordinates)
-            sums[layer].add(coordinates, weights, constant=rows.is_constant)
-        n += size
+            sums[layer].add(rows.coordinates(), weights, constant=rows.is_constant)
+        outputs.add(capture.values)
     tables: dict[str, Any] = {}
     steps = len(layers) * u * (u + 1) // 2
     with _progress.bar(steps, "all pairs of samples", "it", wanted=pairing == "all", delay=1) as bar:
         for layer, part in sums.items():
-            found = part.means(bar)
-            if effective_dimension:
-                found["effective_dimension"] = dimensions[layer].effective()
-                found["chance"] = chance_abs_cosine(found["effective_dimension"])
-            for name, value in found.items():
+            for name, value in part.means(bar).items():
                 tables.setdefault(name, {})[layer] = value
-    return tables | {"n_samples": n}, sums
+    return tables | {"n_samples": outputs.n, "output_correlation": outputs.matrix()}, sums

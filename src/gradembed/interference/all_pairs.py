@@ -1,8 +1,7 @@
-"""Means over every ordered pair of samples, a sample with itself included; the dimension that gradients fill."""
+"""Means over every ordered pair of samples, a sample with itself included."""
 
 from __future__ import annotations
 
-import math
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -83,55 +82,3 @@ def _scaled_norm_similarity(length: Tensor, other: Tensor) -> Tensor:
     """
     squares = torch.add(length * length + 1e-300, other * other)  # no 0 / 0
     return torch.div(other, squares, out=squares).mul_(2 * length)
-
-
-class DimensionSample:
-    """Evenly spaced gradients, about 2,000, and the dimension that they span.
-
-    Of samples whose number ``n`` is known they are ceil(n · u / 2048) apart. Of a stream, ``None``, every sample is
-    kept until there are too many, then every second of them, and so on: they are a power of two apart.
-    """
-
-    def __init__(self, n: int | None, u: int) -> None:
-        self.most = max(1, 2048 // u)  # samples
-        self.step = -(-n // self.most) if n else 1
-        self.seen = self.n_kept = 0
-        self.kept = torch.empty(0)  # [u, most, c], made once: small blocks kept here and there fragment memory
-
-    def add(self, gradients: Tensor) -> None:
-        """Look at a chunk, [u, n, c]."""
-        if not self.seen:
-            self.kept = gradients.new_empty(len(gradients), self.most, gradients.shape[2])
-        chosen = gradients[:, -self.seen % self.step :: self.step]
-        self.seen += gradients.shape[1]
-        while self.n_kept + chosen.shape[1] > self.most:  # never if n is known
-            chosen = chosen[:, self.n_kept % 2 :: 2]
-            half = self.kept[:, : self.n_kept : 2].clone()
-            self.n_kept, self.step = half.shape[1], 2 * self.step
-            self.kept[:, : self.n_kept] = half
-        self.kept[:, self.n_kept : self.n_kept + chosen.shape[1]] = chosen
-        self.n_kept += chosen.shape[1]
-
-    def effective(self) -> float:
-        """Participation ratio: 1 / E[cos²] over pairs of different gradients.
-
-        Returns:
-            A number from 1 to the width; the width where there are not two gradients to compare.
-        """
-        vectors, length = unit_rows(self.kept[:, : self.n_kept])
-        v = vectors[length > 0].double().cpu()
-        n, width = v.shape
-        moment = v.T @ v if width < n else v @ v.T
-        mean_square = (float(moment.square().sum()) - n) / max(n * (n - 1), 1)  # a gradient with itself left out
-        return float(width) if n < 2 or mean_square * width <= 1 else min(1 / mean_square, float(width))
-
-
-def chance_abs_cosine(dimension: float) -> float:
-    """Mean |cosine| of independent directions, uniform on the sphere in a (possibly fractional) dimension d.
-
-    Gamma(d/2) / (sqrt(pi) Gamma((d+1)/2)), about sqrt(2 / (pi d)).
-
-    Returns:
-        A number in (0, 1].
-    """
-    return math.exp(math.lgamma(dimension / 2) - math.lgamma((dimension + 1) / 2)) / math.sqrt(math.pi)

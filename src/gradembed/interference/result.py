@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +18,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEASURES = ("cosine", "abs_cosine", "conflict", "norm_similarity")
+
+
+def spread_of_means(pairs: Tensor, u: int) -> float:
+    """Estimate how far the mean over all pairs of u read-outs varies from one draw of them to another.
+
+    The mean is a U-statistic of order two, with variance (4 (u - 2) ζ₁ + 2 ζ₂) / (u (u - 1)), where ζ₂ is the variance
+    of a pair and ζ₁ that of a read-out's mean over all partners (Hoeffding 1948, A class of statistics with
+    asymptotically normal distribution).
+
+    Args:
+        pairs: A number for every two of r read-outs, [r, r].
+        u: At least 2.
+
+    Returns:
+        A standard deviation.
+    """
+    r = len(pairs)
+    off = pairs[~torch.eye(r, dtype=torch.bool)].reshape(r, r - 1)
+    of_pair, of_mean = float(off.var()), float(off.mean(1).var())
+    zeta = max(0.0, (of_mean * (r - 1) - of_pair) / (r - 3))  # less a mean's own noise
+    return math.sqrt((4 * (u - 2) * zeta + 2 * of_pair) / (u * (u - 1)))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -37,15 +60,17 @@ class Interference:
         norm: Mean gradient norm, over all samples, zeros included, [u].
         undefined: Number of samples at which the unit's gradient is zero and has no direction, [u].
         count: Number of samples (or pairs of samples) that the means of a pair rest on, [u, u].
+        output_correlation: Pearson's correlation of the units' values over samples, [u, u]: the control that looks at
+            no gradient; 0 for a unit whose value does not vary.
         n_samples: All samples.
         unit_layer: The layer that the units belong to.
         unit_labels: One per unit, along every axis u; "head[i]" where the model has several heads.
         heads: The head of each unit, [u]; empty where there is but one.
         pairing: "realised" (both gradients at the same sample) or "all" (at every ordered pair of samples).
-        effective_dimension: Participation ratio 1 / E[cos²] of two gradients drawn independently from those of all
-            units and samples, at most the layer's width. Estimated from about 2,000 evenly spaced gradients; empty
-            unless it was asked for.
-        chance: Mean |cosine| that independent uniform directions have in that dimension; empty likewise.
+        chance: Mean |cosine| per layer of two independent isotropic read-outs of the layer of reference, carried down
+            through the same network at some of the samples: what any read-outs have there. At the layer of reference
+            itself it is in closed form. Empty for ``n_readouts=0``.
+        readouts: Mean |cosine| of every two of the r random read-outs behind it, [r, r]; empty likewise.
         intervals: Measure → layer → bootstrap interval of each pair's mean, [2, u, u] (low, high); empty without
             ``n_bootstrap``.
         summary_intervals: Measure → layer → bootstrap interval of the mean over all pairs of different units.
@@ -68,13 +93,14 @@ class Interference:
     norm: dict[str, Float64[Tensor, " u"]]
     undefined: dict[str, Int64[Tensor, " u"]]
     count: dict[str, Int64[Tensor, "u u"]]
+    output_correlation: Float64[Tensor, "u u"]
     n_samples: int
     unit_layer: str
     unit_labels: tuple[str, ...]
     heads: tuple[str, ...] = ()
     pairing: str = "realised"
-    effective_dimension: dict[str, float] = field(default_factory=dict)
     chance: dict[str, float] = field(default_factory=dict)
+    readouts: dict[str, Float64[Tensor, "r r"]] = field(default_factory=dict)
     intervals: dict[str, dict[str, Float64[Tensor, "2 u u"]]] = field(default_factory=dict)
     summary_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     confidence: float = 0.95
@@ -155,12 +181,46 @@ class Interference:
         pairs = (self.count[layer] > 0) & ~torch.eye(len(self.unit_labels), dtype=torch.bool)
         return float(getattr(self, measure)[layer][pairs].mean()) if bool(pairs.any()) else 0.0
 
+    def excess(self, layer: str) -> tuple[float, float, float]:
+        """Take the level of chance off the mean |cosine| of all pairs of different units.
+
+        Args:
+            layer: Where.
+
+        Returns:
+            The excess, and the ends of its interval: it holds 0 where as many random read-outs do as much. It counts
+            how much their mean varies from draw to draw, how well chance is known, and, with a bootstrap, the samples.
+
+        Raises:
+            ValueError: If the layer is unknown, there is one unit only, or chance was not asked for.
+
+        Example:
+            >>> import torch, gradembed as ge
+            >>> result = ge.interference(ge.MLP([4, 8, 5], seed=0), torch.randn(50, 4))
+            >>> excess, low, high = result.excess("hidden1")
+            >>> low < 0 < high  # nothing was trained
+            True
+        """
+        check_layer("layer", layer, self.layers)
+        u = len(self.unit_labels)
+        if not self.chance or u < 2:
+            got = "one unit" if self.chance else "n_readouts=0"
+            refuse("result", "have two units or more, and a level of chance", got, "Measure it with n_readouts=16")
+        pairs, z = self.readouts[layer], NormalDist().inv_cdf((1 + self.confidence) / 2)
+        errors = [spread_of_means(pairs, u), spread_of_means(pairs, len(pairs))]
+        if "abs_cosine" in self.summary_intervals:
+            low, high = self.summary_intervals["abs_cosine"][layer]
+            errors.append((high - low) / 2 / z)
+        excess, half = self.pair_mean("abs_cosine", layer) - self.chance[layer], z * math.hypot(*errors)
+        return excess, excess - half, excess + half
+
     def to_frame(self) -> pd.DataFrame:
         """One row per layer and unordered pair of different units.
 
         Returns:
             Columns ``layer``, ``unit_a``, ``unit_b``, the four measures, ``norm_a``, ``norm_b``, ``undefined_a``,
-            ``undefined_b``, ``n_pairs``; if asked for ``effective_dimension``, ``chance_abs_cosine``; with a bootstrap
+            ``undefined_b``, ``n_pairs``, ``output_correlation``; ``chance``, the ``excess`` of |cosine| over it and
+            ``excess_low``, ``excess_high``, its interval over pairs of random read-outs; with a bootstrap
             ``<measure>_low`` and ``<measure>_high``; with a control ``untrained_<measure>``, the mean over its copies.
         """
         import pandas as pd
@@ -174,9 +234,14 @@ class Interference:
             for name, values in (("norm", self.norm[layer]), ("undefined", self.undefined[layer])):
                 columns |= {f"{name}_a": values[a].numpy(), f"{name}_b": values[b].numpy()}
             columns["n_pairs"] = self.count[layer][a, b].numpy()
+            columns["output_correlation"] = self.output_correlation[a, b].numpy()
             if self.chance:
-                chance, dimension = self.chance[layer], self.effective_dimension[layer]
-                columns |= {"effective_dimension": dimension, "chance_abs_cosine": chance}
+                r = len(self.readouts[layer])
+                pairs = self.readouts[layer][*torch.triu_indices(r, r, 1)]
+                ends = pairs.new_tensor([(1 + self.confidence) / 2, (1 - self.confidence) / 2])
+                high, low = pairs.quantile(ends).tolist()
+                columns |= {"chance": self.chance[layer], "excess": columns["abs_cosine"] - self.chance[layer]}
+                columns |= {"excess_low": columns["abs_cosine"] - high, "excess_high": columns["abs_cosine"] - low}
             for name, interval in self.intervals.items():
                 columns |= {f"{name}_{end}": interval[layer][i, a, b].numpy() for i, end in enumerate(("low", "high"))}
             if self.untrained:

@@ -223,3 +223,57 @@ def permutation_null(
     effect = math.copysign(math.inf, distance) if abs(distance) > slack else 0.0
     effect, std = (distance / std, std) if std > slack else (effect, 0.0)
     return Enrichment(observed, mean, std, p_value, effect, n_permutations)
+
+
+def mantel(
+    a: Array, b: Array, control: Array | None = None, *, n_permutations: int = 1000, seed: int = 0
+) -> Enrichment:
+    """Test whether two patterns over pairs of units agree more than by chance (Mantel's permutation test).
+
+    Pairs are not independent, each unit is in many. So whole units of one pattern are permuted, rows with columns
+    (Mantel 1967, The detection of disease clustering and a generalized regression approach).
+
+    Args:
+        a: A number for every pair of units, [u, u], symmetric: say mean cosines at a layer.
+        b: Another, say the correlation of the outputs.
+        control: A third, [u, u], whose share is taken off both: the partial correlation is tested (Smouse, Long and
+            Sokal 1986, Multiple regression and correlation extensions of the Mantel test).
+        n_permutations: Permutations to draw, at least 19.
+        seed: Of the permutations.
+
+    Returns:
+        Pearson's correlation over the pairs of different units, beside what it is for permuted units; one-sided.
+
+    Raises:
+        ValueError: If the matrices do not fit each other, have fewer than 4 units, are not symmetric, or do not vary
+            (beyond the control).
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> cosine = torch.corrcoef(torch.randn(8, 20))
+        >>> ge.metrics.mantel(cosine, 2 * cosine + 1, n_permutations=99)
+        Enrichment(observed 1.00, null ... p ≤ 0.01, 99 permutations)
+    """
+    named = {"a": a, "b": b} | ({} if control is None else {"control": control})
+    read = {name: as_doubles(name, value, "u v") for name, value in named.items()}
+    u = len(read["a"])
+    for name, table in read.items():
+        if table.shape != (u, u) or not np.allclose(table, table.T, atol=1e-6) or u < 4:
+            rule, got = "be a symmetric matrix of the same 4 or more units", f"shape {list(table.shape)}"
+            refuse(name, rule, got, "Pass [u, u] with [i, j] equal to [j, i]")
+    above = np.triu_indices(u, 1)
+    known = np.stack([np.ones(len(above[0])), *([] if control is None else [read["control"][above]])], 1)  # [pairs, 1+]
+
+    def beyond(name: str, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        left: NDArray[np.float64] = numbers - known @ np.linalg.lstsq(known, numbers, rcond=None)[0]
+        if np.linalg.norm(left) <= 1e-9 * np.linalg.norm(numbers):
+            refuse(name, "vary over pairs, beyond what the control says", "a pattern that does not", "Leave it out")
+        return left / float(np.linalg.norm(left))
+
+    other = beyond("b", read["b"][above])
+
+    def agreement(order: NDArray[np.int64]) -> float:
+        return float(beyond("a", read["a"][np.ix_(order, order)][above]) @ other)
+
+    return permutation_null(agreement, np.arange(u), n_permutations=n_permutations, seed=seed)

@@ -106,6 +106,10 @@ def conflict_by_layer(
     (ax,) = _frame.panels("ax", ax, (6.4, 3.6), source)
     for i, (name, group) in enumerate(groups.items()):
         _draw_group(ax, name, group, measure, _frame.COLORS[i % 10])
+    u = len(next(iter(groups.values()))[0].unit_labels)
+    if measure == "cosine" and u > 1:  # of u equally distant directions that sum to zero
+        level, last = -1 / (u - 1), len(layers) - 1
+        ax.plot([last - 0.3, last + 0.1], [level, level], "-.", color="#777777", label=f"simplex of {u}: −1/{u - 1}")
     _frame.label(ax, title, "layer", f"{_frame.MEASURES[measure][0]},\nmean over pairs")
     ax.yaxis.label.set_fontsize(9)  # so that the longest fits
     ax.margins(x=0.1)
@@ -137,7 +141,7 @@ def _draw_group(ax: Axes, name: str, group: Sequence[Interference], measure: str
         ax.plot(layers, values, "s--", color=color, alpha=0.6, label=f"{before}the same untrained ({len(copies)})")
     if measure == "abs_cosine" and all(result.chance for result in group):
         values = [np.mean([result.chance[layer] for result in group]) for layer in layers]
-        ax.plot(layers, values, ":", color=color, alpha=0.8, label=f"{before}chance")
+        ax.plot(layers, values, ":", color=color, alpha=0.8, label=f"{before}chance (random read-outs)")
 
 
 def curves(

@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import leaves_list, linkage
 from torch import Tensor
 
-from gradembed._validation import as_list, as_names, as_number, check_choice, check_layer, refuse
+from gradembed._validation import as_list, as_names, as_number, as_positions, check_choice, check_layer, refuse
 from gradembed.interference import Interference
 from gradembed.plots import _frame
 from gradembed.plots._frame import Numbers
@@ -25,7 +26,7 @@ SMALL = 0.015  # a range that two decimals hardly show
 
 
 def similarity_matrix(
-    matrix: Numbers, labels: Sequence[str] | None = None, *, measure: str = "cosine", limit: float = 1.0,
+    matrix: Numbers, labels: Sequence[str] | None = None, *, measure: str = "cosine", limit: float | None = None,
     title: str = "", axis_label: str = "unit", colorbar: bool = True, source: str = "", ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
     """Draw one square matrix of pairwise scores, with the numbers where there is room.
@@ -35,8 +36,8 @@ def similarity_matrix(
     Args:
         matrix: [u, u].
         labels: One per unit; ``None`` numbers them.
-        measure: "cosine" (diverging colors from -1 to 1), "abs_cosine", "conflict" or "norm_similarity" (0 to 1).
-        limit: Where the colors end instead of at 1; beyond, they do not change.
+        measure: "cosine" (diverging colors), "abs_cosine", "conflict" or "norm_similarity" (from 0).
+        limit: Where the colors end; beyond, they do not change. ``None`` for the largest number off the diagonal.
         title: Above the matrix.
         axis_label: What a row and a column stand for.
         colorbar: Whether to explain the colors.
@@ -56,8 +57,8 @@ def similarity_matrix(
         'nothing shared'
     """
     check_choice("measure", measure, _frame.MEASURES)
-    as_number("limit", limit, 0, 1, open_low=True)
     table = _frame.square("matrix", matrix)
+    limit = _limit(limit, [table])
     names = as_names("labels", map(str, range(len(table))) if labels is None else labels, len(table))
     (ax,) = _frame.panels("ax", ax, (4.6, 4.0), source)
     image = _draw(ax, table, names, measure, limit)
@@ -65,19 +66,22 @@ def similarity_matrix(
 
 
 def interference(
-    result: Interference, *, measure: str = "cosine", layers: Sequence[str] | None = None, limit: float = 1.0,
-    title: str = "", axis_label: str = "class", source: str = "", axes: Sequence[Axes] | None = None,
+    result: Interference | Sequence[Interference], *, measure: str = "cosine", layers: Sequence[str] | None = None,
+    limit: float | None = None, order: str | Sequence[int] | None = None, title: str = "", axis_label: str = "class",
+    source: str = "", axes: Sequence[Axes] | None = None,
 ) -> list[Axes]:  # fmt: skip
     """Draw the matrices of several layers side by side, with one color scale.
 
-    A dot marks pairs whose bootstrap interval holds 0 (cosine) or one half (conflict). Titles of |cosine| name its
-    mean, the level of chance and the untrained control, as far as the result has them.
+    For one network, a dot marks pairs whose bootstrap interval contains 0 (cosine) or one half (conflict). Titles of
+    |cosine| name its mean, the level of chance and the untrained control, as far as results have them.
 
     Args:
-        result: What `gradembed.interference` returned.
+        result: What `gradembed.interference` returned, for one network or several alike, whose mean is drawn.
         measure: "cosine", "abs_cosine", "conflict" or "norm_similarity".
         layers: Which layers; ``None`` for all.
-        limit: Where the colors end instead of at 1; beyond, they do not change.
+        limit: Where the colors end; beyond, they do not change. ``None`` for the largest number off the diagonals.
+        order: Of the units: positions, or "clustered" for neighbors that share (average linkage of the mean cosines of
+            all layers drawn, with the leaves in their best order); ``None`` for that of the result.
         title: Above all of them.
         axis_label: What a row and a column stand for.
         source: Where the data come from.
@@ -96,19 +100,27 @@ def interference(
         >>> len(ge.plots.interference(result))
         2
     """
-    _frame.check_result("result", result, "Interference", "interference", "pair_mean", "unit_labels")
+    results = _frame.several(result)
+    for one in results:
+        _frame.check_result("result", one, "Interference", "interference", "pair_mean", "unit_labels")
+    if not results or len({(one.layers, one.unit_labels) for one in results}) > 1:
+        refuse(
+            "result", "be of one network, or of several alike", f"{len(results)} that differ", "Ask them all the same"
+        )
+    first: Interference = results[0]
     check_choice("measure", measure, _frame.MEASURES)
-    as_number("limit", limit, 0, 1, open_low=True)
-    chosen = list(result.layers) if layers is None else as_list("layers", layers, "a list of layer names")
+    chosen = list(first.layers) if layers is None else as_list("layers", layers, "a list of layer names")
     for layer in chosen:
-        check_layer("layers", layer, result.layers)
+        check_layer("layers", layer, first.layers)
     panels = _frame.panels("axes", axes, (3.6 * len(chosen) + 1, 3.6), source, (1, len(chosen)), title)
-    neutral = {"cosine": 0.0, "conflict": 0.5}.get(measure)
-    for ax, layer in zip(panels, chosen, strict=True):
-        image = _draw(ax, getattr(result, measure)[layer].numpy(force=True), list(result.unit_labels), measure, limit)
-        _frame.label(ax, _panel_title(result, measure, layer), axis_label)
-        if neutral is not None and measure in result.intervals:
-            low, high = result.intervals[measure][layer].numpy()  # [2, u, u]
+    tables = [np.mean([getattr(one, measure)[layer].numpy(force=True) for one in results], 0) for layer in chosen]
+    limit, places = _limit(limit, tables), _order(order, results, chosen)
+    names, neutral = [first.unit_labels[i] for i in places], {"cosine": 0.0, "conflict": 0.5}.get(measure)
+    for ax, layer, table in zip(panels, chosen, tables, strict=True):
+        image = _draw(ax, table[np.ix_(places, places)], names, measure, limit)
+        _frame.label(ax, _panel_title(results, measure, layer), axis_label)
+        if neutral is not None and measure in first.intervals and len(results) == 1:
+            low, high = first.intervals[measure][layer].numpy()[:, places][:, :, places]  # [2, u, u]
             rows, columns = np.nonzero((low <= neutral) & (neutral <= high) & ~np.eye(len(low), dtype=bool))
             ax.scatter(columns + 0.36, rows - 0.36, s=3, color="black", linewidths=0)
     panels[0].set_ylabel(axis_label)
@@ -116,14 +128,41 @@ def interference(
     return panels
 
 
-def _panel_title(result: Interference, measure: str, layer: str) -> str:
+def _limit(given: Any, tables: Sequence[NDArray[Any]]) -> float:
+    """Return where colors end: where the caller says, or at the largest number off the diagonals."""
+    if given is not None:
+        return as_number("limit", given, 0, 1, open_low=True)
+    off = [np.abs(table[~np.eye(len(table), dtype=bool)]) for table in tables]
+    largest = float(np.nan_to_num(np.concatenate(off)).max(initial=0))
+    return largest if largest > SMALL else 1.0
+
+
+def _order(given: Any, results: Sequence[Interference], layers: Sequence[str]) -> list[int]:
+    """Return positions of units in the order in which they are drawn."""
+    u = len(results[0].unit_labels)
+    if given is None:
+        return list(range(u))
+    if isinstance(given, str):
+        check_choice("order", given, ("clustered",))
+        cosine = np.mean([one.cosine[layer].numpy(force=True) for one in results for layer in layers], 0)
+        distance = (1 - cosine)[np.triu_indices(u, 1)]
+        return leaves_list(linkage(distance, "average", optimal_ordering=True)).tolist() if u > 2 else list(range(u))
+    places = as_positions("order", given, u, "units")
+    if len(set(places)) != len(places):
+        refuse("order", "name no unit twice", places, "List each once")
+    return places
+
+
+def _panel_title(results: Sequence[Interference], measure: str, layer: str) -> str:
     """Return the layer's name and, for |cosine|, what its numbers are to be held against."""
     if measure != "abs_cosine":
         return layer
-    control = [copy.pair_mean(measure, layer) for copy in result.untrained]
-    chance = f", chance {result.chance[layer]:.2f}" if result.chance else ""
-    untrained = f", untrained {np.mean(control):.2f}" if control else ""
-    return f"{layer}\nmean {result.pair_mean(measure, layer):.2f}{chance}{untrained}"
+    mean = np.mean([one.pair_mean(measure, layer) for one in results])
+    copies = [copy.pair_mean(measure, layer) for one in results for copy in one.untrained]
+    levels = [one.chance[layer] for one in results if one.chance]
+    chance = f", chance {np.mean(levels):.2f}" if levels else ""
+    untrained = f", untrained {np.mean(copies):.2f}" if copies else ""
+    return f"{layer}\nmean {mean:.2f}{chance}{untrained}"
 
 
 def _draw(ax: Axes, table: NDArray[Any], names: Sequence[str], measure: str, limit: float) -> AxesImage:

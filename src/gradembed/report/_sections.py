@@ -81,7 +81,7 @@ def interferences(request: Request) -> dict[str, Any]:
     """Return how the outputs interfere."""
     options, n = request.options, len(request.names)
     shared = {name: options[name] for name in ("units", "forward", "seed")}
-    shared |= {"layers": request.sites, "effective_dimension": True}
+    shared |= {"layers": request.sites}
     more = {name: options[name] for name in ("n_bootstrap", "n_untrained", "reinitialize")}  # of the first one only
     more["n_bootstrap"] *= n > 1
     found = [interference(net, request.x, **shared, **({} if i else more)) for i, net in enumerate(request.networks)]
@@ -120,8 +120,11 @@ def _layer_row(results: list[Interference], layer: str) -> dict[str, Any]:
         found = [result.pair_mean("abs_cosine", layer) for result in results]
         row |= {"range": (min(found), max(found)), "agreement": _agreement(results, layer)}
     undefined = float(first.undefined[layer].double().mean()) / first.n_samples
-    row |= {"chance": first.chance[layer], "dimension": first.effective_dimension[layer], "undefined": undefined}
-    return row | {"norm": float(first.norm[layer].mean())}
+    row |= {"chance": first.chance[layer], "undefined": undefined, "norm": float(first.norm[layer].mean())}
+    if len(first.unit_labels) > 1:
+        excess, low, high = first.excess(layer)
+        row["excess"] = excess, (low, high)
+    return row
 
 
 def _pattern(result: Interference, layer: str) -> np.ndarray[Any, Any]:
