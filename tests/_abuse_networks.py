@@ -76,7 +76,7 @@ def gradient_arguments(network: Any = chain, **more: Any) -> dict[str, Any]:
 
 def interference_arguments(network: Any = chain, dtype: torch.dtype = torch.float64, **more: Any) -> dict[str, Any]:
     usual = asked(network, units=None, directions=None, chunk_size=None, layers=None, seed=0, confidence=0.9,
-                  effective_dimension=True, reinitialize=None)  # fmt: skip
+                  centered=False, n_readouts=16, reference=None, reinitialize=None)  # fmt: skip
     return usual | {"model": usual["model"].to(dtype), "x": usual["x"].to(dtype)} | more
 
 
@@ -297,7 +297,8 @@ TABLE = rows({
     "unit_gradients of directions": {"directions": DIRECTED},
     # interference
     "interference": {"x": ASKED, "model": NETWORKS, "layers": LAYERS, "unit_layer": LAYER, "forward": FORWARD,
-        "pairing": CHOICE, "chunk_size": CHUNK, "seed": INTEGER, "effective_dimension": FLAG,
+        "pairing": CHOICE, "chunk_size": CHUNK, "seed": INTEGER, "centered": FLAG, "n_readouts": INTEGER,
+        "reference": LAYER | {"none": SAME},
         "reinitialize": dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME},
         "confidence": NUMBER | {"zero": VALUE, "one": VALUE, "tensor": VALUE}},
     "interference, general": {"x": ASKED, "model": NETWORKS},

@@ -41,8 +41,8 @@ def test_hand_weighted_network():
 def test_dead_units_are_counted_and_never_give_nan():
     network = nn.Sequential(linear([[1, 0], [0, 1]]), nn.ReLU(), linear([[1, 1], [0, 0], [1, -1], [1, 1]]))
     result = ge.interference(network, torch.rand(6, 2, dtype=torch.float64) + 0.1)
-    dead = ge.interference(linear([[0, 0, 0]]), randn(2, 3), effective_dimension=True)
-    assert (dead.undefined["input"].tolist(), dead.effective_dimension["input"]) == ([2], 3)
+    dead = ge.interference(linear([[0, 0, 0]]), randn(2, 3))
+    assert dead.undefined["input"].tolist() == [2]
     frame = result.to_frame()
     assert not frame.isna().any().any()
     assert result.undefined["input"].tolist() == [0, 6, 0, 0]
@@ -143,12 +143,13 @@ def test_bad_groups_are_refused(change, groups, message):
 def test_frame_has_a_row_per_layer_and_pair_and_everything_in_it():
     network, x = mlp(4, 5, 3), randn(30, 4)
     plain = ge.interference(network, x, units=[2, 0, 1])
-    result = ge.interference(network, x, units=[2, 0, 1], n_bootstrap=20, n_untrained=1, effective_dimension=True)
+    result = ge.interference(network, x, units=[2, 0, 1], n_bootstrap=20, n_untrained=1)
     base = ["layer", "unit_a", "unit_b", *MEANS, "norm_a", "norm_b", "undefined_a", "undefined_b", "n_pairs"]
+    base += ["output_correlation", "chance", "excess", "excess_low", "excess_high"]
     assert list(plain.to_frame().columns) == base
     frame = result.to_frame()
     ends = [f"{name}_{end}" for name in MEANS for end in ("low", "high")]
-    more = ["effective_dimension", "chance_abs_cosine", *ends, *(f"untrained_{name}" for name in MEANS)]
+    more = [*ends, *(f"untrained_{name}" for name in MEANS)]
     assert list(frame.columns) == base + more
     assert frame[base].equals(plain.to_frame())
     assert frame[["layer", "unit_a", "unit_b"]].to_numpy().tolist() == [
@@ -157,8 +158,9 @@ def test_frame_has_a_row_per_layer_and_pair_and_everything_in_it():
     assert frame["cosine"].tolist()[:3] == [float(result.cosine["input"][a, b]) for a, b in ((0, 1), (0, 2), (1, 2))]
     assert (frame["cosine_low"] <= frame["cosine"] + 1e-12).all()
     assert (frame["cosine"] <= frame["cosine_high"] + 1e-12).all()
-    assert frame["effective_dimension"][0] == result.effective_dimension["input"]
-    assert (plain.effective_dimension, plain.chance) == ({}, {})
+    assert frame["excess"].tolist() == (frame["abs_cosine"] - frame["layer"].map(result.chance)).tolist()
+    without = ge.interference(network, x, n_readouts=0)
+    assert (without.chance, without.readouts, "excess" in without.to_frame()) == ({}, {}, False)
 
 
 def test_labels_layers_and_repr():
@@ -275,26 +277,7 @@ def test_the_interval_of_a_rare_pair_is_that_of_the_samples_that_have_it():
         assert not ends[:, 2].any()
 
 
-# Chance and control
-
-
-def random_directions(rows, spectrum):
-    """One linear layer whose gradients are independent rows with a given spectrum."""
-    model = nn.Sequential(nn.Linear(len(spectrum), rows, bias=False)).double()
-    with torch.no_grad():
-        model[0].weight.copy_(randn(rows, len(spectrum)) * torch.tensor(spectrum).double().sqrt())
-    return ge.interference(model, randn(1, len(spectrum)), effective_dimension=True)
-
-
-@pytest.mark.parametrize(
-    ("spectrum", "d"), [([1.0], 1), ([1.0] * 2, 2), ([1.0] * 64, 64), ([1.0] * 4 + [1e-6] * 60, 4)]
-)
-def test_random_directions_fill_their_dimensions_and_meet_the_level_of_chance(spectrum, d):
-    result = random_directions(800, spectrum)
-    assert result.effective_dimension["input"] == pytest.approx(d, rel=0.05)
-    assert result.pair_mean("abs_cosine", "input") == pytest.approx(result.chance["input"], rel=0.03)
-    level = 1 - math.gamma(d / 2) / math.sqrt(math.pi) / math.gamma((d + 1) / 2)
-    assert result.orthogonality()["input"] == pytest.approx(level, abs=0.02)
+# Control
 
 
 def test_untrained_control_is_the_network_with_new_weights():

@@ -503,3 +503,54 @@ def test_classes_that_no_split_can_keep_in_training_are_refused():
     groups, y = (places.repeat(counts.flatten()) for places in np.divmod(np.arange(12), 3))
     with pytest.raises(ValueError, match=r"`y` should leave every class in every training part\. Got .* another seed"):
         ge.metrics.linear_probe(np.eye(3)[y], y, groups)
+
+
+# Patterns over pairs
+
+
+def pattern(u, seed):
+    table = torch.randn(u, u, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return table + table.T
+
+
+def test_mantel_finds_a_common_pattern_and_is_fair_where_there_is_none():
+    a, b = pattern(8, 0), pattern(8, 1)
+    found = ge.metrics.mantel(a, a + 0.3 * b, n_permutations=999)
+    above = np.triu_indices(8, 1)
+    assert found.observed == pytest.approx(np.corrcoef(a[above], (a + 0.3 * b)[above])[0, 1])
+    assert (found.p_value, abs(found.null_mean) < 0.05) == (0.001, True)
+    chance = [ge.metrics.mantel(pattern(6, 2 * i), pattern(6, 2 * i + 1), n_permutations=39).p_value for i in range(80)]
+    assert 0.35 < np.mean(chance) < 0.65
+    assert np.mean(np.array(chance) <= 0.1) < 0.22  # 0.1 expected: more with probability 0.001
+
+
+def test_mantel_permutes_units_not_pairs():
+    """Patterns of one number per unit: pairs that share a unit agree, which permuting pairs takes for evidence."""
+    spread = []
+    for i in range(30):
+        one, other = (torch.randn(10, generator=torch.Generator().manual_seed(2 * i + j)).double() for j in (0, 1))
+        spread.append(ge.metrics.mantel(one[:, None] + one, other[:, None] + other, n_permutations=99).null_std)
+    assert np.mean(spread) > 1.5 / math.sqrt(45 - 1)
+
+
+def test_partial_mantel_takes_off_what_a_third_pattern_says_of_both():
+    common, a, b = pattern(12, 0), pattern(12, 1), pattern(12, 2)
+    plain = ge.metrics.mantel(common + 0.4 * a, common + 0.4 * b, n_permutations=199)
+    partial = ge.metrics.mantel(common + 0.4 * a, common + 0.4 * b, common, n_permutations=199)
+    assert (plain.observed > 0.7, abs(partial.observed) < 0.35) == (True, True)
+    above = np.triu_indices(12, 1)
+    rows = np.stack([np.ones(66), common[above]], 1)
+    left = [t[above].numpy() - rows @ np.linalg.lstsq(rows, t[above].numpy(), rcond=None)[0] for t in (a, b)]
+    assert partial.observed == pytest.approx(np.corrcoef(*left)[0, 1])
+
+
+@pytest.mark.parametrize(("tables", "message"), [
+    ((pattern(3, 0), pattern(3, 1)), r"`a` should be a symmetric matrix of the same 4 or more units. Got shape"),
+    ((pattern(5, 0), pattern(6, 1)), r"`b` should be a symmetric matrix"),
+    ((pattern(5, 0), torch.randn(5, 5)), r"`b` should be a symmetric matrix"),
+    ((torch.ones(5, 5), pattern(5, 1)), "`a` should vary over pairs, beyond what the control says. Got a pattern"),
+    ((pattern(5, 0), 2 * pattern(5, 1), pattern(5, 1)), "`b` should vary over pairs, beyond what the control says"),
+])  # fmt: skip
+def test_mantel_refuses_what_is_no_pattern(tables, message):
+    with pytest.raises(ValueError, match=message):
+        ge.metrics.mantel(*tables)

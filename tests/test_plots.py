@@ -205,7 +205,8 @@ def test_each_layer_has_a_panel_with_its_matrix(measure):
     for ax, layer in zip(panels, result.layers, strict=True):
         assert np.array_equal(image(ax).get_array().data, getattr(result, measure)[layer])
         assert words(ax.get_xticklabels()) == ["0", "1", "2"]
-        assert image(ax).get_clim() == limits
+        off = max(float(getattr(result, measure)[name].clone().fill_diagonal_(0).abs().max()) for name in result.layers)
+        assert image(ax).get_clim() == pytest.approx((limits[0] * off, off))  # filled by what is off the diagonals
         assert len(ax.texts) == 6
     assert len(panels[0].figure.axes) == 3  # and one color scale
     assert panels[0].figure.axes[-1].get_ylabel() == label
@@ -225,13 +226,38 @@ def test_pairs_whose_interval_holds_no_preference_have_a_dot():
 
 
 def test_titles_of_abs_cosine_name_what_it_is_held_against():
-    result = measured(n_untrained=2, effective_dimension=True)
+    result = measured(n_untrained=2)
     title = plots.interference(result, measure="abs_cosine")[0].get_title()
     control = np.mean([copy.pair_mean("abs_cosine", "input") for copy in result.untrained])
     mean = result.pair_mean("abs_cosine", "input")
     assert title == f"input\nmean {mean:.2f}, chance {result.chance['input']:.2f}, untrained {control:.2f}"
-    assert "\nmean" in (bare := plots.interference(measured(), measure="abs_cosine")[0].get_title())
+    assert "\nmean" in (bare := plots.interference(measured(n_readouts=0), measure="abs_cosine")[0].get_title())
     assert "chance" not in bare
+
+
+def test_several_networks_are_drawn_as_their_mean_in_any_order():
+    results = [measured(5, seed) for seed in range(3)]
+    panels = plots.interference(results, order=[4, 0, 1, 3, 2])
+    for ax, layer in zip(panels, results[0].layers, strict=True):
+        mean = torch.stack([result.cosine[layer] for result in results]).mean(0).numpy()
+        assert image(ax).get_array().data == pytest.approx(mean[np.ix_([4, 0, 1, 3, 2], [4, 0, 1, 3, 2])])
+        assert words(ax.get_yticklabels()) == ["4", "0", "1", "3", "2"]
+    assert not panels[0].collections
+    for given, message in ((["1", "0"], "`order` should"), ("by name", "`order` should be one of 'clustered'")):
+        with pytest.raises((TypeError, ValueError), match=message):
+            plots.interference(results, order=given)
+    with pytest.raises(ValueError, match="`order` should name no unit twice"):
+        plots.interference(results, order=[0, 1, 1])
+    with pytest.raises(ValueError, match=r"`result` should be of one network, or of several alike. Got 2 that differ"):
+        plots.interference([measured(3), measured(4)])
+
+
+def test_clustered_order_puts_units_that_share_side_by_side():
+    cosine = torch.tensor([[1.0, 0, 0.9, 0], [0, 1, 0, 0.8], [0.9, 0, 1, 0], [0, 0.8, 0, 1]], dtype=torch.float64)
+    result = dataclasses.replace(measured(4), cosine=dict.fromkeys(("input", "hidden1"), cosine))
+    (ax, _) = plots.interference(result, order="clustered")
+    names = words(ax.get_xticklabels())
+    assert {frozenset(names[:2]), frozenset(names[2:])} == {frozenset("02"), frozenset("13")}
 
 
 # conflict_by_layer
@@ -262,7 +288,7 @@ def test_layers_without_any_pair_are_drawn_at_zero_and_a_single_result_has_no_le
 
 
 def test_several_results_are_a_mean_with_a_band():
-    results = [measured(seed=seed, effective_dimension=True) for seed in (0, 1, 2)]
+    results = [measured(seed=seed) for seed in (0, 1, 2)]
     ax = plots.conflict_by_layer({"seeds": results})
     means = np.array([pair_means(result, "conflict") for result in results])
     assert ax.lines[0].get_ydata() == pytest.approx(means.mean(0))
@@ -281,9 +307,15 @@ def test_groups_are_lines_of_their_own_colors_with_a_legend_beside():
     assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
 
 
+def test_mean_cosines_stand_beside_that_of_a_simplex():
+    ax = plots.conflict_by_layer({"mine": measured(5)}, measure="cosine")
+    assert ax.lines[-1].get_ydata() == pytest.approx([-0.25, -0.25])
+    assert legend(ax) == ["mine", "simplex of 5: −1/4"]
+
+
 def test_conflict_by_layer_draws_interval_chance_and_control():
-    result = measured(n_bootstrap=50, n_untrained=3, effective_dimension=True)
-    ax = plots.conflict_by_layer({"mine": result, "other": measured(effective_dimension=True)}, measure="abs_cosine")
+    result = measured(n_bootstrap=50, n_untrained=3)
+    ax = plots.conflict_by_layer({"mine": result, "other": measured()}, measure="abs_cosine")
     assert legend(ax) == ["mine", "mine: the same untrained (3)", "mine: chance", "other", "other: chance"]
     drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
     assert drawn["mine"] == [result.pair_mean("abs_cosine", layer) for layer in result.layers]
@@ -293,7 +325,7 @@ def test_conflict_by_layer_draws_interval_chance_and_control():
     bars = ax.containers[0].lines[2][0].get_segments()
     for bar, layer in zip(bars, result.layers, strict=True):
         assert bar[:, 1] == pytest.approx(result.summary_intervals["abs_cosine"][layer])
-    plain = plots.conflict_by_layer({"mine": measured()}, measure="abs_cosine")
+    plain = plots.conflict_by_layer({"mine": measured(n_readouts=0)}, measure="abs_cosine")
     assert (len(plain.lines), plain.containers) == (1, [])  # nothing stands beside what has neither
 
 

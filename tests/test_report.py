@@ -108,7 +108,7 @@ def test_pairs_are_those_of_interference(full):
 
 
 def test_layers_have_means_over_pairs_chance_control_and_range(full):
-    results = [ge.interference(network, X, effective_dimension=True) for network in full.networks]
+    results = [ge.interference(network, X) for network in full.networks]
     copies = [ge.interference(ge.untrained(full.networks[0], seed), X) for seed in (0, 1)]
     labels = {"cosine": "mean cosine", "abs_cosine": "mean |cosine|", "conflict": "in conflict"}
     for row in full.page.tables["Interference by layer"]:
@@ -122,13 +122,13 @@ def test_layers_have_means_over_pairs_chance_control_and_range(full):
                 assert near(low, min(means[:3]))
                 assert near(high, max(means[:3]))
         assert near(row["chance"], results[0].chance[layer])
+        assert near(row["beyond chance"], results[0].excess(layer)[0])
         patterns = np.corrcoef([result.cosine[layer].numpy()[UPPER] for result in results])
         assert near(row["agreement"], patterns[UPPER].mean())
         low, high = re.search(r"\[(.*), (.*)\]", row["mean cosine"]).groups()
         assert value(low) <= value(row["mean cosine"]) <= value(high)
     for row in full.page.tables["Gradients by layer"]:
         result, layer = results[0], row["layer"]
-        assert near(row["dimension"], result.effective_dimension[layer], 1)
         assert value(row["norm"]) == pytest.approx(float(result.norm[layer].mean()), rel=5.01e-3)
         assert near(row["no gradient"], int(result.undefined[layer].sum()) / 120)
 

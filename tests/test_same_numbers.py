@@ -129,7 +129,7 @@ def test_another_seed_gives_other_numbers(name, other):
 @pytest.mark.parametrize("chunk_size", [1, 7, 39, 1000])
 @pytest.mark.parametrize("make", [lambda: network().double(), smooth, general], ids=["ReLU", "smooth", "general"])
 @pytest.mark.parametrize("ask", [
-    partial(ge.interference, effective_dimension=True), partial(ge.unit_gradients, wrt="input"),
+    ge.interference, partial(ge.unit_gradients, wrt="input"),
     partial(ge.task_modules, layer="input"),
 ], ids=["interference", "unit_gradients", "task_modules"])  # fmt: skip
 def test_chunks_leave_counts_as_they_are_and_means_to_rounding(ask, make, chunk_size):

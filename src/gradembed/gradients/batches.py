@@ -175,6 +175,34 @@ class Stream:
         return batch
 
 
+class Reservoir:
+    """Some of all samples that come by, drawn at random whatever they are cut into: those with the largest random keys.
+
+    Args:
+        most: Samples to keep.
+        seed: Of the keys.
+    """
+
+    def __init__(self, most: int, seed: int) -> None:
+        self.most, self.n, self._rng = most, 0, np.random.default_rng([seed, 1])
+        self._keys, self._kept = np.empty(0), None
+
+    def add(self, batch: Batch) -> None:
+        """Look at some samples, and keep copies of those with large keys."""
+        n, old = size_of(batch), len(self._keys)
+        keys = np.concatenate([self._keys, self._rng.random(n)])
+        best = np.sort(np.argsort(-keys, kind="stable")[: self.most])  # in the order in which they came
+        before, new = best[best < old].tolist(), (best[best >= old] - old).tolist()
+        if new:
+            parts = [chosen(self._kept, before)] * bool(before) + [chosen(batch, new)]
+            self._keys, self._kept = keys[best], joined(parts)
+        self.n += n
+
+    def draw(self, m: int) -> Batch:
+        """Return m of the samples kept, or all of them."""
+        return chosen(self._kept, np.sort(np.argsort(-self._keys, kind="stable")[:m]).tolist())
+
+
 def _alike(batch: Batch, first: Batch) -> tuple[Batch, tuple[str, str] | None]:
     """Put a batch in the order of another; tell what the other has, and what stands there instead, if they differ."""
     if isinstance(batch, Mapping) and isinstance(first, Mapping) and batch.keys() == first.keys():

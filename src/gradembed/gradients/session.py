@@ -26,7 +26,18 @@ from gradembed._validation import (
     refuse,
 )
 from gradembed.gradients.autograd import Autograd
-from gradembed.gradients.batches import Batch, Stream, call, check_fits, float_kind, part, read, size_of, tensors_in
+from gradembed.gradients.batches import (
+    Batch,
+    Reservoir,
+    Stream,
+    call,
+    check_fits,
+    float_kind,
+    part,
+    read,
+    size_of,
+    tensors_in,
+)  # fmt: skip
 from gradembed.gradients.chain import Chain
 from gradembed.gradients.lowrank import Capture
 from gradembed.gradients.sites import OUTPUT, Site, find_sites
@@ -158,28 +169,33 @@ class Session:
         named_last_first = self.layers[::-1]
         return sorted(named_last_first, key=lambda layer: -self.network.time[layer])
 
-    def captures(self, chunk_size: int | None = None, *, patterns: bool = False) -> Iterator[Capture]:
+    def captures(
+        self, chunk_size: int | None = None, *, patterns: bool = False, reservoir: Reservoir | None = None
+    ) -> Iterator[Capture]:
         """Answer chunk by chunk: of samples, or for an ensemble of its networks.
 
         Args:
             chunk_size: Samples at a time; ``None`` chooses by a memory budget.
             patterns: Whether to note activation patterns, where the network has them.
+            reservoir: What keeps some of the samples.
 
         Yields:
             Captures with finite values, in order.
         """
         size = self.samples_at_a_time(chunk_size)
-        parts = self._of_groups(patterns) if self.network.n_members else self._of_chunks(size, patterns)
+        parts = self._of_groups(patterns) if self.network.n_members else self._of_chunks(size, patterns, reservoir)
         with _progress.bar(self.n_samples, "gradients", " samples", wanted=True, delay=1) as bar:
             for capture in parts:
                 check_finite_result("values", capture.values, str(self.unit_site), self.x_name)
                 yield capture
                 bar.update(capture.values.shape[-1])
 
-    def _of_chunks(self, size: int, patterns: bool) -> Iterator[Capture]:
+    def _of_chunks(self, size: int, patterns: bool, reservoir: Reservoir | None) -> Iterator[Capture]:
         """Go through the samples of one network."""
         whole = (part(self.batch, i, i + size) for i in range(0, self.n_samples or 0, size))
         for i, batch in enumerate(self.stream.chunks(size) if self.stream else whole):
+            if reservoir:
+                reservoir.add(batch)
             with self.protect():
                 capture = self.network.capture(batch, self.readout, patterns=patterns, is_first=i == 0)
             yield capture

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from gradembed import _progress
 from gradembed._validation import as_bool, as_integer, as_number, check_choice, describe, refuse
 from gradembed.gradients import Session, Site
-from gradembed.gradients.batches import tensors_in
+from gradembed.gradients.batches import Reservoir, tensors_in
 from gradembed.interference.all_pairs import AllPairs
-from gradembed.interference.chance import chance_levels
+from gradembed.interference.chance import MOST, chance_levels
 from gradembed.interference.outputs import Correlation
 from gradembed.interference.realised import RealisedSums
 from gradembed.interference.result import MEASURES, Interference
@@ -41,9 +41,8 @@ def interference(
     Args:
         model: A trained network that treats every sample by itself; usually in eval mode. Left as it was.
         x: What it is asked with, as in `unit_gradients`. Batches from a ``DataLoader`` or any other iterable are gone
-            through once, in constant memory; the result is that of all samples in one tensor up to rounding, save the
-            effective dimension, which rests on a choice of samples of its own where there are more than
-            2,048 gradients. Messages count batches from 0.
+            through once, in constant memory; the result is that of all samples in one tensor up to rounding.
+            Messages count batches from 0.
         forward: How the model is called with a batch, and what is compared, as in `unit_gradients`.
         unit_layer: The layer that the units belong to, or a `Site`; "output" is what the model returns.
         units: Indices in the unit layer, or labels; ``None`` for all.
@@ -124,9 +123,11 @@ def interference(
             rule = "be 0 for an iterator, whose samples come only once"
             remedy = "Pass batches that can be gone through again (a list, a DataLoader), or set it to 0"
             refuse("n_untrained", rule, n_untrained, remedy)
-        tables, sums = _measure(session, pairing, n_bootstrap, seed, chunk_size)
+        some = Reservoir(MOST, seed)
+        tables, sums = _measure(session, pairing, n_bootstrap, seed, chunk_size, some)
         if n_readouts:
-            levels = chance_levels(model, session, forward, reference, n_readouts, seed, partial(_abs_cosine, pairing))
+            below: dict[str, Any] = {"forward": forward, "reference": reference, "r": n_readouts, "seed": seed}
+            levels = chance_levels(model, session, some, measure=partial(_abs_cosine, pairing), **below)
             tables["chance"], tables["readouts"] = levels
     ends = {layer: part.intervals(confidence) for layer, part in sums.items() if n_bootstrap}
     names = MEASURES if n_bootstrap else ()
@@ -147,12 +148,12 @@ def interference(
 
 def _abs_cosine(pairing: str, session: Session) -> dict[str, tuple[Tensor, Tensor]]:
     """Return |cosine| and count of all pairs of units, per layer."""
-    tables, _ = _measure(session, pairing, 0, 0, None)
+    tables, _ = _measure(session, pairing, 0, 0, None, None)
     return {layer: (tables["abs_cosine"][layer], tables["count"][layer]) for layer in session.layers}
 
 
 def _measure(
-    session: Session, pairing: str, n_bootstrap: int, seed: int, chunk_size: int | None
+    session: Session, pairing: str, n_bootstrap: int, seed: int, chunk_size: int | None, some: Reservoir | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Go through the samples once.
 
@@ -170,7 +171,7 @@ def _measure(
         sums[layer] = AllPairs(layer, u, kind) if is_all else RealisedSums(layer, u, kind, device, n_bootstrap)
     rng, outputs = np.random.default_rng(seed), Correlation()
     weights: Tensor | None = None
-    for capture in session.captures(chunk_size):
+    for capture in session.captures(chunk_size, reservoir=some):
         if n_bootstrap:
             weights = torch.from_numpy(rng.poisson(1.0, (capture.values.shape[1], n_bootstrap)).astype(np.float32))
         for layer, rows in capture.gradients.items():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gradembed._context import preserved
 from gradembed.gradients import Session, Site, unit_rows
-from gradembed.gradients.batches import call, chosen, size_of
+from gradembed.gradients.batches import Reservoir, call, size_of
 from gradembed.gradients.chain import Chain
 from gradembed.gradients.sites import OUTPUT
 from gradembed.gradients.tape import heads_of
@@ -27,8 +27,9 @@ SHARE = 8  # where there are samples enough, chance takes one part in so many of
 
 
 def chance_levels(
-    model: nn.Module, session: Session, forward: Any, reference: Any, r: int, seed: int, measure: Callable[..., Any]
-) -> tuple[dict[str, float], dict[str, Tensor]]:
+    model: nn.Module, session: Session, some: Reservoir, *, forward: Any, reference: Any, r: int, seed: int,
+    measure: Callable[..., Any],
+) -> tuple[dict[str, float], dict[str, Tensor]]:  # fmt: skip
     """Carry r random read-outs of the layer of reference down to the session's layers.
 
     A layer that the reference does not depend on, such as itself, is its own reference, in closed form.
@@ -36,19 +37,18 @@ def chance_levels(
     Args:
         model: The network.
         session: What is asked of it.
+        some: Samples to choose from.
         forward: How it is called, or ``None``.
         reference: The layer of reference; ``None`` for the one just below the units.
         r: Read-outs.
-        seed: Of read-outs and samples.
+        seed: Of the read-outs.
         measure: Gives the mean |cosine| of all pairs of units of a session, per layer.
 
     Returns:
         For each layer the mean |cosine| of two read-outs, and that of every pair of those drawn, [r, r].
     """
     drawn = torch.Generator().manual_seed(seed)
-    n, u = size_of(session.batch), session.n_units
-    m = min(n, max(FEWEST, min(MOST, n * u // (SHARE * r))))
-    batch = chosen(session.batch, torch.randperm(n, generator=drawn)[:m].sort().values.tolist())
+    batch = some.draw(max(FEWEST, some.n * session.n_units // (SHARE * r)))
     if reference is None:
         site = _just_below(model, session, batch, forward)
     else:

@@ -141,7 +141,7 @@ def _draw_group(ax: Axes, name: str, group: Sequence[Interference], measure: str
         ax.plot(layers, values, "s--", color=color, alpha=0.6, label=f"{before}the same untrained ({len(copies)})")
     if measure == "abs_cosine" and all(result.chance for result in group):
         values = [np.mean([result.chance[layer] for result in group]) for layer in layers]
-        ax.plot(layers, values, ":", color=color, alpha=0.8, label=f"{before}chance (random read-outs)")
+        ax.plot(layers, values, ":", color=color, alpha=0.8, label=f"{before}chance")
 
 
 def curves(
