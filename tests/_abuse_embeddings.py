@@ -169,6 +169,8 @@ SUBJECTS = {
     "Enrichment": Subject(lambda **k: [(found := M.enrichment(**k)), found.ratio], partial(placed, n_permutations=19)),
     "permutation_null": Subject(score(M.permutation_null), lambda: {
         "statistic": statistic, "y": CLASSES.clone(), "groups": NETWORK_OF.clone(), "n_permutations": 19, "seed": 0}),
+    "mantel": Subject(score(M.mantel), lambda: {name: table @ table.T for name, table in {
+        "a": PLACES[:5], "b": PLACES[5:10], "control": PLACES[10:15]}.items()} | {"n_permutations": 19, "seed": 0}),
     "cluster_agreement": Subject(M.cluster_agreement, lambda: {k: v for k, v in placed().items() if k != "groups"}),
     "match_units": Subject(M.match_units, given_sets, 1e-6),
     "UnitMatching": Subject(matching, given_sets, 1e-6),
@@ -254,7 +256,7 @@ TABLE: list[Row] = [
     ("sobol_points", "dim", {"many": VALUE}),
     ("sample_points", "x", SAMPLES | ARRAYS), ("sample_points", "m", COUNT | {"many": VALUE}),
     *[(name, "seed", INTEGER) for name in ("GradientFields.subsample", "field_mask", "sobol_points", "sample_points",
-      "linear_probe", "transfer_probe", "retrieval", "enrichment", "permutation_null", "cluster_agreement",
+      "linear_probe", "transfer_probe", "retrieval", "enrichment", "permutation_null", "mantel", "cluster_agreement",
       "project_2d")],
     *[(name, "random_state", INTEGER) for name in ("FieldDescriptor", "GradientFieldEmbedder")],
     # embeddings
@@ -282,7 +284,7 @@ TABLE: list[Row] = [
     *[(name, "y", LABELS | {"zeros": VALUE}) for name in ("linear_probe", "enrichment", "cluster_agreement")],
     *[(name, "groups", LABELS | {"none": FINITE, "zeros": VALUE})
       for name in ("linear_probe", "retrieval", "enrichment")],
-    *[(name, "n_permutations", COUNT | {"one": VALUE}) for name in ("enrichment", "permutation_null")],
+    *[(name, "n_permutations", COUNT | {"one": VALUE}) for name in ("enrichment", "permutation_null", "mantel")],
     *[(name, "z", dict.fromkeys(["zeros", "1e30", "expanded", "half"], FINITE))
       for name in ("ProbeScore", "Enrichment")],
     *[(name, "exclude", {"string": TYPE, "integer": TYPE, "none": TYPE}) for name in ("retrieval", "enrichment")],
@@ -301,6 +303,10 @@ TABLE: list[Row] = [
     ("enrichment", "within", {"string": TYPE, "shorter": VALUE, "floats": TYPE, "numpy": SAME}),
     ("match_units", "z_b", Z | {"one row": FINITE, "one column": VALUE}),
     ("transfer_probe", "groups_train", {"string": TYPE, "shorter": VALUE, "none": SAME}),
+    *[("mantel", name, dict.fromkeys(["string", "object"], TYPE) | dict.fromkeys(["numpy", "list", "strided"], SAME)
+       | dict.fromkeys(["empty", "one axis", "another axis", "one row", "one column", "NaN", "inf", "meta"], VALUE)
+       | ({"none": TYPE, "zeros": VALUE} if name != "control" else {"none": FINITE, "zeros": FINITE}))
+      for name in ("a", "b", "control")],
     ("permutation_null", "statistic", {"string": TYPE, "none": TYPE, "function": VALUE}),
     ("permutation_null", "y", LABELS | {"zeros": VALUE, "shorter": "ValueError: groups",
      "doubled": "ValueError: groups", "as strings": FINITE}),

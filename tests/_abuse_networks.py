@@ -76,7 +76,7 @@ def gradient_arguments(network: Any = chain, **more: Any) -> dict[str, Any]:
 
 def interference_arguments(network: Any = chain, dtype: torch.dtype = torch.float64, **more: Any) -> dict[str, Any]:
     usual = asked(network, units=None, directions=None, chunk_size=None, layers=None, seed=0, confidence=0.9,
-                  centered=False, n_readouts=16, reference=None, reinitialize=None)  # fmt: skip
+                  centered=True, n_readouts=16, reference=None, reinitialize=None)  # fmt: skip
     return usual | {"model": usual["model"].to(dtype), "x": usual["x"].to(dtype)} | more
 
 
@@ -170,8 +170,9 @@ SUBJECTS = {
     "interference, general": Subject(ge.interference, partial(interference_arguments, general)),
     "interference, single": Subject(ge.interference, partial(interference_arguments, chain, torch.float32), 1e-3),
     "interference, all pairs": Subject(partial(ge.interference, pairing="all"), interference_arguments),
-    "interference of units": Subject(ge.interference, lambda: interference_arguments(units=[0, 2])),
-    "interference of directions": Subject(ge.interference, lambda: interference_arguments(directions=DIRECTIONS)),
+    "interference of units": Subject(ge.interference, lambda: interference_arguments(units=[0, 2]), is_ragged=True),
+    "interference of directions": Subject(ge.interference, lambda: interference_arguments(
+        centered=False, directions=DIRECTIONS), is_ragged=True),
     "interference of counts": Subject(ge.interference, lambda: asked(n_bootstrap=5, n_untrained=0)),
     "GradientTree": ragged(lambda **named: shown(ge.gradient_tree(**named)), tree_arguments),
     "GradientTree.subtree": ragged(lambda layer, node: tree().subtree(layer, node), lambda: {"layer": "hidden1",

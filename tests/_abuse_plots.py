@@ -36,7 +36,8 @@ SUBJECTS = {
     f"plots.{name}": Subject(getattr(plots, name), usual, is_ragged=name in RAGGED)
     for name, usual in {
         "similarity_matrix": lambda: {"matrix": matrix(), "labels": list("abc"), "measure": "cosine", "limit": 1.0},
-        "interference": lambda: {"result": result(), "measure": "cosine", "layers": ["input"], "limit": 1.0},
+        "interference": lambda: {"result": result(), "measure": "cosine", "layers": ["input"], "limit": 1.0,
+                                 "order": [0, 1, 2]},
         "conflict_by_layer": lambda: {"results": {"a": result()}, "measure": "conflict"},
         "history": lambda: {"runs": [run()]},
         "confusion": lambda: {"counts": torch.tensor([[9, 1], [2, 8]]), "labels": ["a", "b"], "counted": "flowers"},
@@ -79,7 +80,11 @@ TABLE: list[Row] = [
         ("similarity_matrix", "matrix", NUMBERS | {"NaN": FINITE}),
         ("similarity_matrix confusion", "labels", NAMES),
         ("similarity_matrix interference conflict_by_layer matrix_grid", "measure", CHOICE),
-        ("similarity_matrix interference", "limit", NUMBER | {"zero": VALUE, "tensor": VALUE, "one": SAME}),
+        ("similarity_matrix interference", "limit",
+         NUMBER | {"zero": VALUE, "tensor": VALUE, "one": SAME, "none": FINITE}),
+        ("interference", "order", {"string": VALUE, "nothing": VALUE, "far away": VALUE, "negative in it": VALUE,
+                                   "floats in it": TYPE, "integer": TYPE, "twice the same": VALUE, "none": SAME,
+                                   "as a tuple": SAME, "as an array": SAME, "one item": FINITE}),
         ("interference tree tree_similarity task_modules", "result", WRONG),
         ("curves score_map", "table", WRONG | {"list": TYPE, "empty": VALUE}),
         ("interference", "layers", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "None in it": TYPE,

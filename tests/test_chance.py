@@ -219,6 +219,18 @@ def test_heads_are_centered_each_by_itself_and_lonely_units_are_refused():
         ge.interference(model, x, centered=True, directions=torch.eye(4))
 
 
+def test_chance_of_centered_logits_is_that_of_centered_random_readouts():
+    x, networks = torch.randn(200, 20), [ge.MLP([20, 24, 24, 4], seed=seed) for seed in range(30)]
+    for asked in ({"centered": True}, {"directions": torch.eye(4) - 1 / 4}, {"directions": torch.tensor(
+            [[1.0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]])}):  # fmt: skip
+        results = [ge.interference(network, x, seed=i, **asked) for i, network in enumerate(networks)]
+        for layer in results[0].layers:
+            mean = np.mean([result.pair_mean("abs_cosine", layer) for result in results])
+            assert np.mean([result.chance[layer] for result in results]) == pytest.approx(mean, rel=0.1)
+        independent = np.mean([ge.interference(network, x).chance["hidden2"] for network in networks[:3]])
+        assert abs(independent / mean - 1) > 0.2  # at the last layer: what is forced by the directions counts
+
+
 # Outputs
 
 

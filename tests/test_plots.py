@@ -124,7 +124,8 @@ def test_constant_numbers_are_drawn(drawn, value):
 @pytest.mark.parametrize("measure", MEASURES)
 def test_colors_have_the_limits_of_the_measure_and_are_explained(measure):
     label, (low, high) = MEASURES[measure]
-    ax = plots.similarity_matrix(MATRIX / 10, measure=measure)
+    assert image(plots.similarity_matrix(MATRIX / 10, measure=measure)).get_clim()[1] == pytest.approx(0.052)
+    ax = plots.similarity_matrix(MATRIX / 10, measure=measure, limit=1)
     assert image(ax).get_clim() == (low, high)
     assert ax.figure.axes[1].get_ylabel() == label
     assert len(plots.similarity_matrix(MATRIX, measure=measure, colorbar=False).figure.axes) == 1

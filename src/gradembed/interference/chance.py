@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,14 +41,13 @@ def chance_levels(
         some: Samples to choose from.
         forward: How it is called, or ``None``.
         reference: The layer of reference; ``None`` for the one just below the units.
-        r: Read-outs.
+        r: Read-outs, about.
         seed: Of the read-outs.
         measure: Gives the mean |cosine| of all pairs of units of a session, per layer.
 
     Returns:
-        For each layer the mean |cosine| of two read-outs, and that of every pair of those drawn, [r, r].
+        For each layer the mean |cosine| of two read-outs, and that of every two of each set drawn, [s, k, k].
     """
-    drawn = torch.Generator().manual_seed(seed)
     batch = some.draw(max(FEWEST, some.n * session.n_units // (SHARE * r)))
     if reference is None:
         site = _just_below(model, session, batch, forward)
@@ -56,9 +56,9 @@ def chance_levels(
         with Session.open(model, batch, reference, **named) as above:
             (site,) = above.sites
     asked: dict[str, Any] = {"forward": forward, "unit_layer": site}
-    chance: dict[str, float] = {}
-    pairs: dict[str, Tensor] = {}
-    below, different = [layer for layer in session.sites if layer != site], ~torch.eye(r, dtype=torch.bool)
+    sets, chance, pairs = Sets(session.readout, r, seed), dict[str, float](), dict[str, Tensor]()
+    own: Tensor | None = None
+    below = [layer for layer in session.sites if layer != site]
     for group in [below, *([layer] for layer in below)]:  # one by one where some do not feed the reference
         if len(chance) < len(below):
             with ExitStack() as stack:
@@ -66,24 +66,81 @@ def chance_levels(
                     drawn_from = stack.enter_context(Session.open(model, batch, group, **asked))
                 except ValueError:
                     continue
-                readout = torch.randn(r, drawn_from.n_units, generator=drawn)
-                own = abs_cosines(readout)
-                found = measure(replace(drawn_from, readout=readout, unit_labels=("",) * r, heads=()))
+                drawn = sets.draw(drawn_from.n_units)
+                own, expected = sets.abs_cosines(drawn), sets.expected(drawn.shape[1])
+                found = measure(replace(drawn_from, readout=drawn, unit_labels=("",) * len(drawn), heads=()))
             for layer, (matrix, count) in found.items():
-                defined = (count > 0) & different
-                pairs[layer], expected = matrix, isotropic_abs_cosine(readout.shape[1])
-                chance[layer] = _corrected(matrix[defined], own[defined], expected) if bool(defined.any()) else 0.0
-    for layer in session.layers:
-        if layer not in chance:
-            d = session.network.widths[layer]
-            chance[layer], pairs[layer] = isotropic_abs_cosine(d), abs_cosines(torch.randn(r, d, generator=drawn))
+                pairs[layer], defined = sets.within(matrix), (sets.within(count) > 0) & sets.different
+                level = _corrected(pairs[layer][defined], own[defined], expected) if bool(defined.any()) else 0.0
+                chance[layer] = level
+    for layer in session.sites:
+        if str(layer) not in chance:
+            d = session.network.widths[str(layer)]
+            new = sets.abs_cosines(sets.draw(d)) if own is None or layer != site else own
+            chance[str(layer)], pairs[str(layer)] = sets.expected(d), new
     return {layer: chance[layer] for layer in session.layers}, {layer: pairs[layer] for layer in session.layers}
 
 
-def abs_cosines(rows: Tensor) -> Tensor:
-    """Return |cosine| of every two rows, [r, r] of [r, d]."""
-    vectors = unit_rows(rows.double())[0]
-    return (vectors @ vectors.T).abs()
+class Sets:
+    """Sets of random read-outs, independent of each other; within a set related as the units are by what they read.
+
+    Units that are outputs are read by independent rows of a random matrix: there is one set of r of them. Units that
+    are directions of the outputs, such as logits less their mean, are directions of the rows of a random matrix.
+
+    Args:
+        readout: Of the units: indices [u], or directions [u, D].
+        r: Read-outs in all, about.
+        seed: Of all draws.
+
+    Attributes:
+        different: Pairs of different read-outs of a set, [s, k, k].
+    """
+
+    def __init__(self, readout: Tensor, r: int, seed: int) -> None:
+        self.generator, self.seed = torch.Generator().manual_seed(seed), seed
+        self.directions: Tensor | None = None  # [k, D]
+        self.s, self.k = 1, r
+        if readout.ndim > 1 and len(readout) > 1:
+            chosen = torch.randperm(len(readout), generator=self.generator)[:r].sort().values
+            self.directions = readout.detach().cpu().double()[chosen]
+            self.k = len(chosen)
+            self.s = -(-r // self.k)
+        self.different = ~torch.eye(self.k, dtype=torch.bool).expand(self.s, -1, -1)
+
+    def draw(self, d: int) -> Tensor:
+        """Draw isotropic read-outs of d numbers, [s · k, d]."""
+        if self.directions is None:
+            return torch.randn(self.k, d, generator=self.generator)
+        drawn = torch.randn(self.s, self.directions.shape[1], d, generator=self.generator)
+        return (self.directions.to(drawn) @ drawn).flatten(0, 1)
+
+    def within(self, matrix: Tensor) -> Tensor:
+        """Return what of a matrix over all read-outs is within sets, [s, k, k]."""
+        return matrix.reshape(self.s, self.k, self.s, self.k).diagonal(dim1=0, dim2=2).movedim(-1, 0)
+
+    def abs_cosines(self, drawn: Tensor) -> Tensor:
+        """Return |cosine| of every two read-outs of a set, [s, k, k]."""
+        vectors = unit_rows(drawn.double())[0]
+        return self.within((vectors @ vectors.T).abs())
+
+    def expected(self, d: int) -> float:
+        """Mean |cosine| over all draws, at the layer itself, which has d numbers.
+
+        Of two independent directions Γ(d/2) / (√π Γ((d+1)/2)), about sqrt(2 / (π d)). Of two with correlation ρ in
+        every coordinate, a² ~ χ²(d), z ~ N(0, 1) and b² ~ χ²(d-1) give p = ρ a + sqrt(1-ρ²) z, the part of one along
+        the other, and the cosine p / sqrt(p² + (1-ρ²) b²): averaged over 20,000 draws.
+
+        Returns:
+            A number in (0, 1].
+        """
+        if self.directions is None or d == 1:
+            return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
+        vectors, rng = unit_rows(self.directions)[0], np.random.default_rng(self.seed)
+        rho = (vectors @ vectors.T)[*torch.triu_indices(self.k, self.k, 1)].clamp(-1, 1).numpy()[:, None]
+        left = 1 - rho**2
+        along = rho * np.sqrt(rng.chisquare(d, 20_000)) + np.sqrt(left) * rng.standard_normal(20_000)
+        length = np.sqrt(along**2 + left * rng.chisquare(d - 1, 20_000))
+        return float(np.abs(along / length).mean())
 
 
 def _corrected(found: Tensor, own: Tensor, expected: float) -> float:
@@ -97,7 +154,7 @@ def _corrected(found: Tensor, own: Tensor, expected: float) -> float:
         expected: The mean of the latter over all draws.
     """
     left = own - own.mean()
-    slope = (left * found).sum() / left.square().sum().clamp_min(1e-300)
+    slope = (left * found).sum() / left.square().sum().clamp_min(1e-30)
     return float(found.mean() + slope * (expected - own.mean()))
 
 
@@ -127,12 +184,3 @@ def _last_linear(model: nn.Module, batch: Any, forward: Any) -> str:
         heads = list(heads_of((forward or call)(model, batch), size_of(batch), type(model).__name__).values())
     names = [name for name, out in runs if len(heads) == 1 and out.ndim > 1 and torch.equal(out.flatten(1), heads[0])]
     return names[0] if len(names) == 1 and [name for name, _ in runs].count(names[0]) == 1 else ""
-
-
-def isotropic_abs_cosine(d: int) -> float:
-    """Mean |cosine| of independent directions, uniform on the sphere in d dimensions: Γ(d/2) / (√π Γ((d+1)/2)).
-
-    Returns:
-        A number in (0, 1], about sqrt(2 / (π d)).
-    """
-    return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)

@@ -28,16 +28,16 @@ def spread_of_means(pairs: Tensor, u: int) -> float:
     asymptotically normal distribution).
 
     Args:
-        pairs: A number for every two of r read-outs, [r, r].
+        pairs: A number for every two of k read-outs, in s independent sets, [s, k, k].
         u: At least 2.
 
     Returns:
         A standard deviation.
     """
-    r = len(pairs)
-    off = pairs[~torch.eye(r, dtype=torch.bool)].reshape(r, r - 1)
-    of_pair, of_mean = float(off.var()), float(off.mean(1).var())
-    zeta = max(0.0, (of_mean * (r - 1) - of_pair) / (r - 3))  # less a mean's own noise
+    k = pairs.shape[-1]
+    off = pairs[:, ~torch.eye(k, dtype=torch.bool)].reshape(-1, k, k - 1)
+    of_pair, of_mean = (float(part.var(correction=0)) for part in (off, off.mean(2)))
+    zeta = max(0.0, (of_mean * (k - 1) - of_pair) / (k - 3)) if k > 3 else 0.0  # less a mean's own noise
     return math.sqrt((4 * (u - 2) * zeta + 2 * of_pair) / (u * (u - 1)))
 
 
@@ -69,8 +69,10 @@ class Interference:
         pairing: "realised" (both gradients at the same sample) or "all" (at every ordered pair of samples).
         chance: Mean |cosine| per layer of two independent isotropic read-outs of the layer of reference, carried down
             through the same network at some of the samples: what any read-outs have there. At the layer of reference
-            itself it is in closed form. Empty for ``n_readouts=0``.
-        readouts: Mean |cosine| of every two of the r random read-outs behind it, [r, r]; empty likewise.
+            itself it is in closed form. Directions, and centered units, are those of random read-outs. Empty for
+            ``n_readouts=0``.
+        readouts: Mean |cosine| of every two of the random read-outs behind it, in s independent sets of k, [s, k, k];
+            empty likewise.
         intervals: Measure → layer → bootstrap interval of each pair's mean, [2, u, u] (low, high); empty without
             ``n_bootstrap``.
         summary_intervals: Measure → layer → bootstrap interval of the mean over all pairs of different units.
@@ -100,7 +102,7 @@ class Interference:
     heads: tuple[str, ...] = ()
     pairing: str = "realised"
     chance: dict[str, float] = field(default_factory=dict)
-    readouts: dict[str, Float64[Tensor, "r r"]] = field(default_factory=dict)
+    readouts: dict[str, Float64[Tensor, "s k k"]] = field(default_factory=dict)
     intervals: dict[str, dict[str, Float64[Tensor, "2 u u"]]] = field(default_factory=dict)
     summary_intervals: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     confidence: float = 0.95
@@ -207,7 +209,8 @@ class Interference:
             got = "one unit" if self.chance else "n_readouts=0"
             refuse("result", "have two units or more, and a level of chance", got, "Measure it with n_readouts=16")
         pairs, z = self.readouts[layer], NormalDist().inv_cdf((1 + self.confidence) / 2)
-        errors = [spread_of_means(pairs, u), spread_of_means(pairs, len(pairs))]
+        s, k, _ = pairs.shape
+        errors = [spread_of_means(pairs, u), spread_of_means(pairs, k) / math.sqrt(s)]
         if "abs_cosine" in self.summary_intervals:
             low, high = self.summary_intervals["abs_cosine"][layer]
             errors.append((high - low) / 2 / z)
@@ -236,8 +239,8 @@ class Interference:
             columns["n_pairs"] = self.count[layer][a, b].numpy()
             columns["output_correlation"] = self.output_correlation[a, b].numpy()
             if self.chance:
-                r = len(self.readouts[layer])
-                pairs = self.readouts[layer][*torch.triu_indices(r, r, 1)]
+                k = self.readouts[layer].shape[-1]
+                pairs = self.readouts[layer][:, *torch.triu_indices(k, k, 1)]
                 ends = pairs.new_tensor([(1 + self.confidence) / 2, (1 - self.confidence) / 2])
                 high, low = pairs.quantile(ends).tolist()
                 columns |= {"chance": self.chance[layer], "excess": columns["abs_cosine"] - self.chance[layer]}

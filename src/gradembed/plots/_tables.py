@@ -112,9 +112,9 @@ def interference(
     chosen = list(first.layers) if layers is None else as_list("layers", layers, "a list of layer names")
     for layer in chosen:
         check_layer("layers", layer, first.layers)
-    panels = _frame.panels("axes", axes, (3.6 * len(chosen) + 1, 3.6), source, (1, len(chosen)), title)
     tables = [np.mean([getattr(one, measure)[layer].numpy(force=True) for one in results], 0) for layer in chosen]
     limit, places = _limit(limit, tables), _order(order, results, chosen)
+    panels = _frame.panels("axes", axes, (3.6 * len(chosen) + 1, 3.6), source, (1, len(chosen)), title)
     names, neutral = [first.unit_labels[i] for i in places], {"cosine": 0.0, "conflict": 0.5}.get(measure)
     for ax, layer, table in zip(panels, chosen, tables, strict=True):
         image = _draw(ax, table[np.ix_(places, places)], names, measure, limit)
