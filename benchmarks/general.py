@@ -27,6 +27,7 @@ from benchmarks import _measure, _rivals
 CHUNKS = (16, 64, 256)
 MOST = 4e9  # bytes of gradients at a time that the rival may ask for
 OUTPUTS = 10
+MEASURES = partial(ge.interference, n_readouts=0)  # the rivals know no level of chance
 
 
 class Attention(nn.Module):
@@ -190,13 +191,16 @@ def side_by_side(name: str, quick: bool) -> dict[str, Any]:
     for layer, cosine in rivals["16"]().items():
         if not torch.allclose(cosine.double(), first.cosine[layer], atol=1e-3):
             raise RuntimeError(f"the rival computes something else at {layer} of {name}")
-    seconds = _measure.medians({"gradembed": partial(ge.interference, network, x), **rivals}, repeats)
+    contestants: dict[str, Callable[[], Any]] = {"gradembed": partial(MEASURES, network, x), **rivals}
+    contestants["chance"] = partial(ge.interference, network, x)
+    seconds = _measure.medians(contestants, repeats)
     chunk = min(rivals, key=seconds.__getitem__)
     ours, theirs = (peak_memory(_peak, name, quick, size) for size in (0, int(chunk)))
     return {
         "network": name, "samples": len(x), "layers": len(first.layers), "gradembed (s)": seconds["gradembed"],
         "hooks (s)": seconds[chunk], "chunk": chunk, "time ratio": seconds["gradembed"] / seconds[chunk],
         "gradembed (MB)": ours, "hooks (MB)": theirs, "memory ratio": ours / max(theirs, 1),
+        "with chance": seconds["chance"] / seconds["gradembed"],
     }  # fmt: skip
 
 
@@ -211,7 +215,7 @@ def one_layer(name: str, quick: bool) -> dict[str, Any]:
     """
     network, x, layer, repeats = setting(name, quick)
     k = int(layer) + 1
-    ask: Callable[[], ge.Interference] = partial(ge.interference, network, x, layers=[layer])
+    ask: Callable[[], ge.Interference] = partial(MEASURES, network, x, layers=[layer])
     sizes = chunks(network, x, [layer])
     rivals: dict[str, Callable[[], Any]] = {
         **{f"hooks, {c}": partial(_rivals.hooked, network, x, [layer], c) for c in sizes},
@@ -242,7 +246,7 @@ def _peak(name: str, quick: bool, chunk: int) -> float:
     layers = ge.interference(network, x[:1]).layers
 
     def ask(samples: Tensor) -> object:
-        return _rivals.hooked(network, samples, layers, chunk) if chunk else ge.interference(network, samples)
+        return _rivals.hooked(network, samples, layers, chunk) if chunk else MEASURES(network, samples)
 
     ask(x[:1])
     before = _measure.high_water()
@@ -268,7 +272,7 @@ def depth(few: int, repeats: int) -> float:
     contestants = {}
     for k in (few, 2 * few):
         network = nn.Sequential(nn.Linear(64, 64), *(Skip(64) for _ in range(k)), nn.Linear(64, OUTPUTS))
-        contestants[str(k)] = partial(ge.interference, network, torch.randn(256, 64))
+        contestants[str(k)] = partial(MEASURES, network, torch.randn(256, 64))
     seconds = _measure.medians(contestants, repeats)
     return seconds[str(2 * few)] / seconds[str(few)]
 
