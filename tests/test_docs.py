@@ -45,7 +45,7 @@ def built(tmp_path_factory):
 def test_the_groups_are_those_of_all():
     assert [name for names in GROUPS.values() for name in names] == ge.__all__
     assert all(GROUPS)
-    assert "unit_gradients" in GROUPS["gradients"]
+    assert "unit_gradients" in GROUPS["gradients and interference"]
 
 
 @BY_NAME
@@ -69,7 +69,7 @@ def test_the_pages_say_what_every_measure_of_interference_means():
     text = (ROOT / "docs" / "reading.md").read_text()
     assert [
         name
-        for name in (*MEASURES, "chance", "excess", "output_correlation", "centered", "undefined")
+        for name in (*MEASURES, "chance", "excess(layer)", "output_correlation", "centered=True", "undefined")
         if f"`{name}`" not in text
     ] == []
 

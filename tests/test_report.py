@@ -111,8 +111,9 @@ def test_layers_have_means_over_pairs_chance_control_and_range(full):
     results = [ge.interference(network, X) for network in full.networks]
     copies = [ge.interference(ge.untrained(full.networks[0], seed), X) for seed in (0, 1)]
     labels = {"cosine": "mean cosine", "abs_cosine": "mean |cosine|", "conflict": "in conflict"}
-    for row in full.page.tables["Interference by layer"]:
-        layer = row["layer"]
+    beside = full.page.tables["Gradients by layer"]
+    for row, other in zip(full.page.tables["Interference by layer"], beside, strict=True):
+        layer, row = row["layer"], row | other
         for matrices, label in labels.items():
             means = [getattr(result, matrices)[layer].numpy()[UPPER].mean() for result in (*results, *copies)]
             assert near(row[label], means[0])

@@ -51,11 +51,22 @@ if TYPE_CHECKING:
 __version__ = version("gradembed")
 
 __all__ = [
-    "datasets", "metrics", "MLP", "MLPEnsemble", "TrainConfig", "TrainingRun", "train", "train_ensemble", "untrained",
-    "Site", "UnitGradients", "unit_gradients", "Interference", "interference", "GradientTree", "gradient_tree",
-    "TaskModules", "ablated", "task_modules", "GradientFields", "field_mask", "gradient_fields", "grid_points",
-    "sample_points", "sobol_points", "FieldDescriptor", "GradientFieldEmbedder", "RowEmbedder", "UnitCard", "unit_card",
-    "report", "SweepResult", "sweep", "Cache", "plots",
+    # data, and how good an embedding is
+    "datasets", "metrics",
+    # models and training
+    "MLP", "MLPEnsemble", "TrainConfig", "TrainingRun", "train", "train_ensemble", "untrained",
+    # gradients and interference
+    "Site", "UnitGradients", "unit_gradients", "Interference", "interference",
+    # tree, and which units serve which task
+    "GradientTree", "gradient_tree", "TaskModules", "ablated", "task_modules",
+    # gradient fields
+    "GradientFields", "field_mask", "gradient_fields", "grid_points", "sample_points", "sobol_points",
+    # units embedded by what they compute
+    "FieldDescriptor", "GradientFieldEmbedder", "RowEmbedder",
+    # one unit, and everything about one network, on one page
+    "UnitCard", "unit_card", "report",
+    # many settings, results on disk, figures
+    "SweepResult", "sweep", "Cache", "plots",
 ]  # fmt: skip
 
 
