@@ -63,8 +63,8 @@ def interference(
             something for centered logits only. As fast as without. For log-probabilities pass
             ``forward=lambda model, batch: model(batch).log_softmax(1)``: there the mean is the softmax's own, which
             the likeliest class dominates.
-        n_readouts: Random read-outs behind the level of chance, at least 4; 0 for none. They are looked at in 8 to 64
-            samples, and take about an eighth of the time where there are many.
+        n_readouts: Random read-outs behind the level of chance, at least 4; 0 for none. They are looked at in up to 64
+            samples, off the path of chains in fewer, at least 8, so that they take about an eighth of the time.
         reference: The layer whose random read-outs are chance; ``None`` for the one that the units are read from. What
             units have beyond it, their own read-outs have brought; with an earlier layer, the layers between add to
             that: beyond random read-outs of "hidden1" is what "hidden2" and the outputs do together.

@@ -24,7 +24,7 @@ from gradembed.gradients.sites import OUTPUT
 from gradembed.gradients.tape import heads_of
 
 FEWEST, MOST = 8, 64  # samples at which read-outs are looked at
-SHARE = 8  # where there are samples enough, chance takes one part in so many of what the measure itself takes
+SHARE = 8  # off the chain path, where there are samples enough, chance takes one part in so many of the measure's time
 
 
 def chance_levels(
@@ -48,7 +48,8 @@ def chance_levels(
     Returns:
         For each layer the mean |cosine| of two read-outs, and that of every two of each set drawn, [s, k, k].
     """
-    batch = some.draw(max(FEWEST, some.n * session.n_units // (SHARE * r)))
+    is_cheap = isinstance(session.network, Chain)
+    batch = some.draw(MOST if is_cheap else max(FEWEST, some.n * session.n_units // (SHARE * r)))
     if reference is None:
         site = _just_below(model, session, batch, forward)
     else:
