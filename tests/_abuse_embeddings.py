@@ -305,7 +305,8 @@ TABLE: list[Row] = [
     ("transfer_probe", "groups_train", {"string": TYPE, "shorter": VALUE, "none": SAME}),
     *[("mantel", name, dict.fromkeys(["string", "object"], TYPE) | dict.fromkeys(["numpy", "list", "strided"], SAME)
        | dict.fromkeys(["empty", "one axis", "another axis", "one row", "one column", "NaN", "inf", "meta"], VALUE)
-       | ({"none": TYPE, "zeros": VALUE} if name != "control" else {"none": FINITE, "zeros": FINITE}))
+       | ({"none": TYPE, "zeros": VALUE} if name != "control" else
+          {"none": FINITE, "zeros": FINITE, "another axis": SAME}))
       for name in ("a", "b", "control")],
     ("permutation_null", "statistic", {"string": TYPE, "none": TYPE, "function": VALUE}),
     ("permutation_null", "y", LABELS | {"zeros": VALUE, "shorter": "ValueError: groups",

@@ -544,6 +544,18 @@ def test_partial_mantel_takes_off_what_a_third_pattern_says_of_both():
     assert partial.observed == pytest.approx(np.corrcoef(*left)[0, 1])
 
 
+def test_partial_mantel_takes_a_control_for_each_network():
+    """Each pattern is its own control plus noise: nothing is common, whatever the mean of the controls says."""
+    own, mean = [], []
+    for i in range(20):
+        controls = torch.stack([pattern(10, 4 * i), pattern(10, 4 * i + 1)])
+        a, b = (control + 0.5 * pattern(10, 4 * i + 2 + j) for j, control in enumerate(controls))
+        own.append(ge.metrics.mantel(a, b, controls, n_permutations=19).observed)
+        mean.append(ge.metrics.mantel(a, b, controls.mean(0), n_permutations=19).observed)
+    assert abs(np.mean(own)) < 0.1
+    assert np.mean(mean) < -0.4
+
+
 @pytest.mark.parametrize(("tables", "message"), [
     ((pattern(3, 0), pattern(3, 1)), r"`a` should be a symmetric matrix of the same 4 or more units. Got shape"),
     ((pattern(5, 0), pattern(6, 1)), r"`b` should be a symmetric matrix"),

@@ -236,8 +236,10 @@ def mantel(
     Args:
         a: A number for every pair of units, [u, u], symmetric: say mean cosines at a layer.
         b: Another, say the correlation of the outputs.
-        control: A third, [u, u], whose share is taken off both: the partial correlation is tested (Smouse, Long and
-            Sokal 1986, Multiple regression and correlation extensions of the Mantel test).
+        control: A third, [u, u], or several, [c, u, u], whose share is taken off both: the partial correlation is
+            tested (Smouse, Long and Sokal 1986, Multiple regression and correlation extensions of the Mantel test).
+            For patterns of two networks pass each network's own control, not their mean: the mean holds the other's
+            noise, and makes patterns that have nothing in common oppose each other.
         n_permutations: Permutations to draw, at least 19.
         seed: Of the permutations.
 
@@ -255,15 +257,16 @@ def mantel(
         >>> ge.metrics.mantel(cosine, 2 * cosine + 1, n_permutations=99)
         Enrichment(observed 1.00, null ... p ≤ 0.01, 99 permutations)
     """
-    named = {"a": a, "b": b} | ({} if control is None else {"control": control})
-    read = {name: as_doubles(name, value, "u v") for name, value in named.items()}
-    u = len(read["a"])
+    read = {name: as_doubles(name, value, "u v") for name, value in (("a", a), ("b", b))}
+    u, above = len(read["a"]), np.triu_indices(len(read["a"]), 1)
+    if control is not None:
+        read["control"] = as_doubles("control", control, "u v | c u v").reshape(-1, *np.shape(control)[-2:])
     for name, table in read.items():
-        if table.shape != (u, u) or not np.allclose(table, table.T, atol=1e-6) or u < 4:
+        if table.shape[-2:] != (u, u) or not np.allclose(table, table.swapaxes(-1, -2), atol=1e-6) or u < 4:
             rule, got = "be a symmetric matrix of the same 4 or more units", f"shape {list(table.shape)}"
             refuse(name, rule, got, "Pass [u, u] with [i, j] equal to [j, i]")
-    above = np.triu_indices(u, 1)
-    known = np.stack([np.ones(len(above[0])), *([] if control is None else [read["control"][above]])], 1)  # [pairs, 1+]
+    controls = read.get("control", np.empty((0, u, u)))
+    known = np.stack([np.ones(len(above[0])), *controls[:, *above]], 1)  # [pairs, 1 + c]
 
     def beyond(name: str, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         left: NDArray[np.float64] = numbers - known @ np.linalg.lstsq(known, numbers, rcond=None)[0]
