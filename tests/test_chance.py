@@ -120,6 +120,20 @@ def test_layer_that_a_linear_module_reads_is_the_reference_and_an_earlier_one_ca
         ge.interference(model, x, reference="nothing")
 
 
+def test_models_without_default_layers_and_models_that_squeeze_have_a_level():
+    parts = {"left": nn.Embedding(9, 4), "right": nn.Embedding(9, 6), "a": nn.Linear(4, 2), "b": nn.Linear(6, 2)}
+    model = Net(lambda m, x: {"a": m.a(m.left(x[:, 0])), "b": m.b(m.right(x[:, 1]))}, **parts).double()
+    tokens = torch.randint(9, (30, 2))
+    with pytest.raises(ValueError, match="`layers` should name a layer, since none by itself feeds all units"):
+        ge.interference(model, tokens)
+    found = ge.interference(model, tokens, layers=["left"], units=["a[0]", "a[1]"])
+    assert found.chance["left"] == pytest.approx(isotropic(4))
+    parts = {"trunk": nn.Linear(5, 7), "act": nn.Tanh(), "read": nn.Linear(7, 3)}
+    squeezing = Net(lambda m, x: m.read(m.act(m.trunk(x))).squeeze(), **parts).double()
+    for n in (1, 2):
+        assert ge.interference(squeezing, randn(n, 5)).chance["act"] == pytest.approx(isotropic(7))
+
+
 def test_layers_beside_the_reference_are_their_own():
     children = {name: nn.Linear(*size) for name, size in (("left", (5, 4)), ("right", (5, 7)), ("top", (4, 3)))}
     model = Net(lambda m, x: m.top(torch.relu(m.left(x))) + torch.relu(m.right(x))[:, :3], **children).double()

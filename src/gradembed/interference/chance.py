@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gradembed._context import preserved
 from gradembed.gradients import Session, Site, unit_rows
-from gradembed.gradients.batches import Reservoir, call, size_of
+from gradembed.gradients.batches import Reservoir, call, each, joined, size_of
 from gradembed.gradients.chain import Chain
 from gradembed.gradients.sites import OUTPUT
 from gradembed.gradients.tape import heads_of
@@ -171,17 +171,31 @@ def _just_below(model: nn.Module, session: Session, batch: Any, forward: Any) ->
     reader = unit_site.name if unit_site is not OUTPUT and unit_site.is_plain else _last_linear(model, batch, forward)
     if isinstance(modules.get(reader), nn.Linear):
         return Site(reader, input=True)
-    with Session.open(model, batch, None, forward=forward, unit_layer=unit_site) as default:
-        return max(default.sites, key=lambda site: default.network.time[str(site)])
+    asked = session
+    with ExitStack() as stack, suppress(ValueError):  # a model without default layers
+        asked = stack.enter_context(Session.open(model, batch, None, forward=forward, unit_layer=unit_site))
+    return max(asked.sites, key=lambda site: asked.network.time[str(site)])
 
 
 def _last_linear(model: nn.Module, batch: Any, forward: Any) -> str:
     """Return the name of the linear module, run once, whose output the model returns; empty if there is none."""
     runs: list[tuple[str, Tensor]] = []
-    with ExitStack() as stack, torch.no_grad(), preserved(model):
+    copy = joined(
+        [batch, batch] if size_of(batch) == 1 else [each(batch, torch.clone)]
+    )  # a batch of one may be squeezed
+    # with gradients on: without them, attention may take a path of its own through nested tensors
+    with ExitStack() as stack, torch.enable_grad(), preserved(model):
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear):
                 stack.callback(module.register_forward_hook(lambda _m, _a, out, n=name: runs.append((n, out))).remove)
-        heads = list(heads_of((forward or call)(model, batch), size_of(batch), type(model).__name__).values())
-    names = [name for name, out in runs if len(heads) == 1 and out.ndim > 1 and torch.equal(out.flatten(1), heads[0])]
+        heads = list(heads_of((forward or call)(model, copy), size_of(copy), type(model).__name__).values())
+    names = [name for name, out in runs if len(heads) == 1 and _is_same(out, heads[0])]
     return names[0] if len(names) == 1 and [name for name, _ in runs].count(names[0]) == 1 else ""
+
+
+def _is_same(out: Tensor, head: Tensor) -> bool:
+    """Whether a module's output, [n, ...], is a head, [n, D]; not inside of vmap, where it has no samples."""
+    try:
+        return not out.is_nested and out.ndim > 1 and torch.equal(out.flatten(1), head)
+    except RuntimeError:
+        return False
