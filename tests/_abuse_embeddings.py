@@ -26,7 +26,8 @@ def make_fields(*, own: bool = True, u: int = 8) -> ge.GradientFields:
 
 def parts(**changes: Any) -> dict[str, Any]:
     fields = make_fields()
-    return dict(vars(fields)) | {"regions": torch.arange(80).reshape(8, 10) % 4} | changes
+    made = {"regions": torch.arange(80).reshape(8, 10) % 4, "fit_r2": torch.linspace(0, 1, 8).double()}
+    return dict(vars(fields)) | made | changes
 
 
 KINDS = ("none", "permutation", "orthogonal", "linear")
@@ -126,6 +127,7 @@ SUBJECTS = {
         lambda rotations: make_fields().rotated(rotations), lambda: {"rotations": torch.eye(3).flip(0).double()}),
     "GradientFields.transformed": Subject(
         lambda matrices: make_fields().transformed(matrices), lambda: {"matrices": draw(3, 3) + 3 * torch.eye(3)}),
+    "estimated_fields": Subject(ge.estimated_fields, given_fields, 1e-4),
     "field_mask": Subject(ge.field_mask, lambda: given_fields() | {"fraction": 0.4, "seed": 0, "kind": "points"}),
     **{f"gradient_fields{name}": Subject(ge.gradient_fields, lambda network=network: {
         "model": network(), "points": X.clone(), "wrt": "input", "unit_layer": "output", "units": [0, 2],
@@ -236,6 +238,9 @@ TABLE: list[Row] = [
     *[(f"GradientFields.{method}", name, FLOATS | {"list": FINITE, "zeros": VALUE, "one column": VALUE, "half": VALUE})
       for method, name in (("rotated", "rotations"), ("transformed", "matrices"))],
     ("GradientFields.transformed", "matrices", {"1e30": FINITE, "1e-30": FINITE}),
+    ("estimated_fields", "fields", FIELDS | dict.fromkeys(["one point", "two points", "without values"], VALUE)
+     | dict.fromkeys(["one unit", "constant units", "equal points", "single precision", "strided fields"], FINITE)),
+    ("GradientFields", "fit_r2", {"string": TYPE, "numpy": SAME, "list": SAME, "NaN": VALUE, "shorter": VALUE}),
     ("field_mask", "fields", FIELDS | {"one unit": FINITE, "one point": VALUE}),
     ("field_mask", "fraction", SHARE | {"tiny": FINITE}), ("field_mask", "kind", CHOICE),
     *[(f"gradient_fields{path}", "points", SAMPLES | LISTED | {"one column": "ValueError: points|x"})

@@ -72,7 +72,8 @@ X, G = torch.zeros(10, 4), torch.zeros(3, 10, 4)
 @pytest.mark.parametrize("convert", [np.asarray, torch.Tensor.tolist, lambda t: t.clone().requires_grad_()])
 def test_arrays_and_lists_are_kept_as_tensors_of_their_own_without_a_graph(convert):
     given = make_fields(dtype=torch.float32)
-    converted = {name: convert(value) if value.is_floating_point() else value for name, value in vars(given).items()}
+    there = {name: value for name, value in vars(given).items() if value is not None}
+    converted = {name: convert(value) if value.is_floating_point() else value for name, value in there.items()}
     fields = ge.GradientFields(**converted)
     assert_same(fields, given)
     assert {fields.points.requires_grad, fields.gradients.requires_grad} == {False}

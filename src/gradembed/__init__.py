@@ -34,7 +34,15 @@ from typing import TYPE_CHECKING, Any
 from gradembed import datasets, metrics
 from gradembed.cards import UnitCard, unit_card
 from gradembed.embed import FieldDescriptor, GradientFieldEmbedder, RowEmbedder
-from gradembed.fields import GradientFields, field_mask, gradient_fields, grid_points, sample_points, sobol_points
+from gradembed.fields import (
+    GradientFields,
+    estimated_fields,
+    field_mask,
+    gradient_fields,
+    grid_points,
+    sample_points,
+    sobol_points,
+)  # fmt: skip
 from gradembed.gradients import Site, UnitGradients, unit_gradients
 from gradembed.interference import Interference, interference
 from gradembed.models import MLP, MLPEnsemble, untrained
@@ -60,7 +68,8 @@ __all__ = [
     # tree, and which units serve which task
     "GradientTree", "gradient_tree", "TaskModules", "ablated", "task_modules",
     # gradient fields
-    "GradientFields", "field_mask", "gradient_fields", "grid_points", "sample_points", "sobol_points",
+    "GradientFields", "estimated_fields", "field_mask", "gradient_fields", "grid_points", "sample_points",
+    "sobol_points",
     # units embedded by what they compute
     "FieldDescriptor", "GradientFieldEmbedder", "RowEmbedder",
     # one unit, and everything about one network, on one page

@@ -18,7 +18,8 @@ from torch import Tensor
 from gradembed import _files
 from gradembed._validation import as_integer, as_list, as_tensor, describe, refuse
 
-OPTIONAL = {"values": ("float", "u m"), "labels": ("int", "u"), "groups": ("int", "u"), "regions": ("int", "u m")}
+OPTIONAL = {"values": ("float", "u m"), "labels": ("int", "u"), "groups": ("int", "u"), "regions": ("int", "u m"),
+            "fit_r2": ("float", "u")}  # fmt: skip
 NAMES = ("points", "gradients", *OPTIONAL)
 
 
@@ -37,6 +38,7 @@ class GradientFields:
         groups: Which network each unit is from, [u]; or ``None``.
         regions: Numbers of the linear pieces that the points lie in, [u, m]: of two points of a unit with the same
             number the gradients are the same. Known for piecewise-linear networks; else ``None``.
+        fit_r2: Of gradients that `estimated_fields` made: how well the values were fitted, [u]; else ``None``.
 
     Raises:
         ValueError: If shapes do not fit each other, numbers are not finite, or precisions or devices differ.
@@ -58,6 +60,7 @@ class GradientFields:
     labels: Int64[Tensor, " u"] | None = None
     groups: Int64[Tensor, " u"] | None = None
     regions: Int64[Tensor, "u m"] | None = None
+    fit_r2: Float[Tensor, " u"] | None = None
 
     def __post_init__(self) -> None:
         gradients = as_tensor("gradients", self.gradients, "u m d")  # first: the others have to fit them
@@ -99,7 +102,7 @@ class GradientFields:
         optional: dict[str, Tensor | None] = {}
         for name in OPTIONAL:
             given = [value for part in items if (value := getattr(part, name)) is not None]
-            if len(given) not in (0, len(items)) and name != "regions":
+            if len(given) not in (0, len(items)) and name not in ("regions", "fit_r2"):
                 got = f"{len(items) - len(given)} of {len(items)} without"
                 refuse("parts", f"all have {name}, or none", got, "Add or drop them with dataclasses.replace")
             optional[name] = torch.cat(given) if len(given) == len(items) else None
