@@ -321,6 +321,9 @@ def test_conflict_by_layer_draws_interval_chance_and_control():
     drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
     assert drawn["mine"] == [result.pair_mean("abs_cosine", layer) for layer in result.layers]
     assert drawn["mine: chance"] == [result.chance[layer] for layer in result.layers]
+    ends = [result.excess(layer) for layer in result.layers]
+    random = [(mean - high, mean - low) for mean, (_, low, high) in zip(drawn["mine"], ends, strict=True)]
+    assert band(ax.collections[2], range(2)) == [pytest.approx(pair) for pair in random]
     control = [[copy.pair_mean("abs_cosine", layer) for copy in result.untrained] for layer in result.layers]
     assert drawn["mine: the same untrained (3)"] == pytest.approx([np.mean(values) for values in control])
     bars = ax.containers[0].lines[2][0].get_segments()

@@ -74,7 +74,8 @@ def conflict_by_layer(
         results: One result, or results under a name for the legend; several under one name (say, of different
             seeds) are drawn as a line of their means with a band from least to greatest, a single one with its
             bootstrap interval, if it has one. Dashed: its untrained control, if it has one. Dotted, for |cosine|: its
-            level of chance, likewise.
+            level of chance, with a pale band where the mean over as many random read-outs lies (see
+            `gradembed.Interference.excess`).
         measure: "conflict", "cosine", "abs_cosine" or "norm_similarity".
         title: Above the plot.
         source: Where the data come from.
@@ -142,6 +143,10 @@ def _draw_group(ax: Axes, name: str, group: Sequence[Interference], measure: str
     if measure == "abs_cosine" and all(result.chance for result in group):
         values = [np.mean([result.chance[layer] for result in group]) for layer in layers]
         ax.plot(layers, values, ":", color=color, alpha=0.8, label=f"{before}chance")
+        if len(group[0].unit_labels) > 1:  # where the mean over as many random read-outs lies
+            ends = np.mean([[result.excess(layer)[1:] for layer in layers] for result in group], axis=0)  # [layers, 2]
+            level = lines.mean(0)
+            ax.fill_between(range(len(layers)), level - ends[:, 1], level - ends[:, 0], color=color, alpha=0.08)
 
 
 def curves(
