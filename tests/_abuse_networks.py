@@ -207,6 +207,7 @@ DIRECTED = {"string": TYPE} | dict.fromkeys(["strided", "requires grad", "numpy"
 DIRECTED |= dict.fromkeys(["empty", "one column", "one axis", "NaN", "inf", "zeros", "longs", "meta", "complex"], VALUE)
 DIRECTED |= dict.fromkeys(["one row", "1e30", "1e-30", "list"], FINITE) | {"half": VALUE}
 ASKED = SAMPLES | dict.fromkeys(["list", "numpy", "frame", "in a tuple", "in a mapping", "in batches"], SAME)
+OFF_CHAIN = dict.fromkeys(["in a tuple", "in a mapping"], FINITE)  # there chance looks at fewer samples
 ASKED |= {"one column": VALUE, "dictionary": TYPE, "batches of nothing": r"TypeError: x\[0\]"}
 WHOLE = ASKED | {"in batches": VALUE}  # all samples at once
 FORWARD = dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME, "function": "ValueError: model"}
@@ -297,13 +298,13 @@ TABLE = rows({
     "unit_gradients of units": {"units": LABELLED | {"one item": FINITE, "twice the same": FINITE}},
     "unit_gradients of directions": {"directions": DIRECTED},
     # interference
-    "interference": {"x": ASKED, "model": NETWORKS, "layers": LAYERS, "unit_layer": LAYER, "forward": FORWARD,
+    "interference": {"x": ASKED | OFF_CHAIN, "model": NETWORKS, "layers": LAYERS, "unit_layer": LAYER, "forward": FORWARD,
         "pairing": CHOICE, "chunk_size": CHUNK, "seed": INTEGER, "centered": FLAG, "n_readouts": INTEGER,
         "reference": LAYER | {"none": SAME},
         "reinitialize": dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME},
         "confidence": NUMBER | {"zero": VALUE, "one": VALUE, "tensor": VALUE}},
     "interference, general": {"x": ASKED, "model": NETWORKS},
-    "interference, all pairs": {"x": ASKED | {"in batches": "ValueError: pairing"},
+    "interference, all pairs": {"x": ASKED | OFF_CHAIN | {"in batches": "ValueError: pairing"},
         "model": {"dead": FINITE, "dead ReLUs": FINITE, "frozen": SAME}},
     "interference, single": {"x": {"1e30": FINITE, "1e-30": FINITE, "zeros": FINITE, "half": VALUE, "strided": SAME},
         "model": {"weights 1e30": VALUE + ": x", "weights 1e-30": FINITE, "dead": FINITE}},
