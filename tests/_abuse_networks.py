@@ -299,8 +299,8 @@ TABLE = rows({
     "unit_gradients of directions": {"directions": DIRECTED},
     # interference
     "interference": {"x": ASKED | OFF_CHAIN, "model": NETWORKS, "layers": LAYERS, "unit_layer": LAYER,
-        "forward": FORWARD, "pairing": CHOICE, "chunk_size": CHUNK, "seed": INTEGER, "centered": FLAG, "n_readouts": INTEGER,
-        "reference": LAYER | {"none": SAME},
+        "forward": FORWARD, "pairing": CHOICE, "chunk_size": CHUNK, "seed": INTEGER, "centered": FLAG,
+        "n_readouts": INTEGER, "reference": LAYER | {"none": SAME},
         "reinitialize": dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME},
         "confidence": NUMBER | {"zero": VALUE, "one": VALUE, "tensor": VALUE}},
     "interference, general": {"x": ASKED, "model": NETWORKS},
