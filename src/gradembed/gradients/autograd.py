@@ -17,8 +17,8 @@ from gradembed.gradients.sites import OUTPUT, Site, refuse_independent
 from gradembed.gradients.tape import Place, Tape, frozen, heads_of, place_of
 
 GRADIENT_BYTES = 2**30  # of gradients at all sites, at a time
-SITE_BYTES = 16 * 2**20  # of activations at all sites: about what stays in the caches
-MOST_SAMPLES = 96  # at a time: more are hardly faster, and cost memory
+SITE_BYTES = 12 * 2**20  # of activations at all sites: about what stays in the caches
+MOST_SAMPLES = 256, 96  # at a time, at one site and at several: more are hardly faster, and cost memory
 PAIR_NUMBERS = 8  # that are held for each sample and pair of units while means are taken
 PROBED_UNITS = 8  # of which it is asked whether a layer feeds them
 
@@ -112,7 +112,7 @@ class Autograd:
     def chunk(self, item: int, u: int) -> int:
         """The number of samples at a time, for numbers of ``item`` bytes and u units."""
         item, width = max(4, item), sum(self.widths.values())
-        size = min(max(SITE_BYTES // (width * item), 16), MOST_SAMPLES)
+        size = min(max(SITE_BYTES // (width * item), 16), MOST_SAMPLES[len(self.sites) > 1])
         return max(1, min(size, GRADIENT_BYTES // (u * max(width, PAIR_NUMBERS * u) * item)))
 
     def _backward(
