@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 import gradembed as ge
+from benchmarks import _measure
 from gradembed.gradients import Session
 from gradembed.interference.realised import WIDE
 
@@ -211,9 +212,9 @@ class Machine:
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.abs_()  # no unit is ever off
-        ge.interference(network, x, n_readouts=0)
-        one = self.measure(lambda: ge.interference(network, x[:1], chunk_size=1, n_readouts=0), least=9)
-        chunk = (self.measure(lambda: ge.interference(network, x, chunk_size=1, n_readouts=0), least=9) - one) / (n - 1)
+        _measure.measures(network, x)
+        one = self.measure(lambda: _measure.measures(network, x[:1], chunk_size=1), least=9)
+        chunk = (self.measure(lambda: _measure.measures(network, x, chunk_size=1), least=9) - one) / (n - 1)
         step, rest = works(widths, 1)
         self.prepare(step, rest)
         self.round()

@@ -2,7 +2,8 @@
 
 Run with ``python -m benchmarks.general`` (``--quick`` for a look whether it works; its numbers say nothing). The rival
 puts a hook at each layer and asks for one backward pass per output and chunk, at the best of some sizes of chunks; it
-computes the mean cosine alone, `gradembed.interference` all its measures. Both look at the default layers. With respect
+computes the mean cosine alone, `gradembed.interference` all its measures, without the level of chance, whose cost is
+given beside. Both look at the default layers. With respect
 to one layer, ``vmap(jacrev)`` competes too. Weights and samples are random, because speed does not depend on them. Peak
 memory is that of a process of its own, beyond what it had after a first small call. Prints tables.
 """
@@ -27,7 +28,6 @@ from benchmarks import _measure, _rivals
 CHUNKS = (16, 64, 256)
 MOST = 4e9  # bytes of gradients at a time that the rival may ask for
 OUTPUTS = 10
-MEASURES = partial(ge.interference, n_readouts=0)  # the rivals know no level of chance
 
 
 class Attention(nn.Module):
@@ -191,7 +191,7 @@ def side_by_side(name: str, quick: bool) -> dict[str, Any]:
     for layer, cosine in rivals["16"]().items():
         if not torch.allclose(cosine.double(), first.cosine[layer], atol=1e-3):
             raise RuntimeError(f"the rival computes something else at {layer} of {name}")
-    contestants: dict[str, Callable[[], Any]] = {"gradembed": partial(MEASURES, network, x), **rivals}
+    contestants: dict[str, Callable[[], Any]] = {"gradembed": partial(_measure.measures, network, x), **rivals}
     contestants["chance"] = partial(ge.interference, network, x)
     seconds = _measure.medians(contestants, repeats)
     chunk = min(rivals, key=seconds.__getitem__)
@@ -215,7 +215,7 @@ def one_layer(name: str, quick: bool) -> dict[str, Any]:
     """
     network, x, layer, repeats = setting(name, quick)
     k = int(layer) + 1
-    ask: Callable[[], ge.Interference] = partial(MEASURES, network, x, layers=[layer])
+    ask: Callable[[], ge.Interference] = partial(_measure.measures, network, x, layers=[layer])
     sizes = chunks(network, x, [layer])
     rivals: dict[str, Callable[[], Any]] = {
         **{f"hooks, {c}": partial(_rivals.hooked, network, x, [layer], c) for c in sizes},
@@ -246,7 +246,7 @@ def _peak(name: str, quick: bool, chunk: int) -> float:
     layers = ge.interference(network, x[:1]).layers
 
     def ask(samples: Tensor) -> object:
-        return _rivals.hooked(network, samples, layers, chunk) if chunk else MEASURES(network, samples)
+        return _rivals.hooked(network, samples, layers, chunk) if chunk else _measure.measures(network, samples)
 
     ask(x[:1])
     before = _measure.high_water()
@@ -272,7 +272,7 @@ def depth(few: int, repeats: int) -> float:
     contestants = {}
     for k in (few, 2 * few):
         network = nn.Sequential(nn.Linear(64, 64), *(Skip(64) for _ in range(k)), nn.Linear(64, OUTPUTS))
-        contestants[str(k)] = partial(MEASURES, network, torch.randn(256, 64))
+        contestants[str(k)] = partial(_measure.measures, network, torch.randn(256, 64))
     seconds = _measure.medians(contestants, repeats)
     return seconds[str(2 * few)] / seconds[str(few)]
 

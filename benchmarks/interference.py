@@ -21,8 +21,6 @@ import torch
 import gradembed as ge
 from benchmarks import _measure, _rivals
 
-MEASURES = partial(ge.interference, n_readouts=0)  # the rivals know no level of chance
-
 WIDTHS = [784, 64, 64, 10]
 N = 10_000
 RIVALS = (_rivals.vmap_jacrev, _rivals.vmap_jacrev_at_once, _rivals.batched_grad, _rivals.unit_loop)
@@ -58,7 +56,7 @@ def side_by_side() -> pd.DataFrame:
         for layer, cosine in zip(ours.layers, _rivals.at_all_layers(rival, network, x), strict=True):
             if not torch.allclose(cosine, ours.cosine[layer].float(), atol=1e-4):
                 raise RuntimeError(f"{rival.__name__} computes something else at {layer}")
-    contestants: dict[str, Callable[[], object]] = {"gradembed": partial(MEASURES, network, x)}
+    contestants: dict[str, Callable[[], object]] = {"gradembed": partial(_measure.measures, network, x)}
     contestants["with chance"] = partial(ge.interference, network, x)
     contestants |= {rival.__name__: partial(_rivals.at_all_layers, rival, network, x) for rival in RIVALS}
     seconds = _measure.medians(contestants)
@@ -81,7 +79,7 @@ def growth() -> pd.DataFrame:
     for what, widths, n in cases:
         network, x = ge.MLP(widths, seed=0), torch.randn(n, widths[0])
         contestants: dict[str, Callable[[], object]] = {
-            "gradembed": partial(MEASURES, network, x),
+            "gradembed": partial(_measure.measures, network, x),
             "vmap_jacrev": partial(_rivals.at_all_layers, _rivals.vmap_jacrev, network, x),
         }
         seconds = _measure.medians(contestants, repeats=3)
@@ -111,7 +109,7 @@ def all_pairs() -> pd.DataFrame:
     network, rows = ge.MLP(WIDTHS, seed=0), []
     for n in (1_000, 4_000, N):
         x = torch.randn(n, WIDTHS[0])
-        ours = partial(MEASURES, network, x, layers=["input"], pairing="all")
+        ours = partial(_measure.measures, network, x, layers=["input"], pairing="all")
         if n == N:  # minutes a call for the rival
             rows.append({"samples": n, **_measure.medians({"gradembed": ours}, repeats=1)})
             continue
@@ -167,9 +165,9 @@ def peak_memory(n: int) -> float:
 
 def _peak(n: int) -> float:
     network, x = ge.MLP(WIDTHS, seed=0), torch.randn(n, WIDTHS[0])
-    MEASURES(network, x[:100])  # what the first call loads for good
+    _measure.measures(network, x[:100])  # what the first call loads for good
     before = _measure.high_water()
-    MEASURES(network, x)
+    _measure.measures(network, x)
     return _measure.high_water() - before
 
 

@@ -80,11 +80,11 @@ def growth(device: torch.device, rounds: int = 5) -> pd.DataFrame:
         x = torch.randn(min(n, BATCH), widths[0], device=device)
         m = min(n, _cost.chunk_size(network, x))
         machine.prepare(*_cost.works(widths, m))
-        ge.interference(network, x[:64], n_readouts=0)
+        _measure.measures(network, x[:64])
         times = []
         for _ in range(rounds):
             start = time.perf_counter()
-            ge.interference(network, stream(x, n), n_readouts=0)  # ends with results on the CPU
+            _measure.measures(network, stream(x, n))  # ends with results on the CPU
             seconds = time.perf_counter() - start
             machine.round()
             predicted, products = machine.predict(widths, n, m)
@@ -119,10 +119,10 @@ def peak_memory(n: int, device: str) -> float:
 
 def _peak(n: int, device: str) -> float:
     network, x = ge.MLP([784, 64, 64, 10], seed=0).to(device), torch.randn(BATCH, 784, device=device)
-    ge.interference(network, x[:100], n_readouts=0)  # what the first call loads for good
+    _measure.measures(network, x[:100])  # what the first call loads for good
     high_water = _measure.high_water if device == "cpu" else lambda: torch.cuda.max_memory_allocated() / 2**20
     before = high_water()
-    ge.interference(network, stream(x, n), n_readouts=0)
+    _measure.measures(network, stream(x, n))
     return high_water() - before
 
 

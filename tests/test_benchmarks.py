@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import gradembed as ge
-from benchmarks import _cost, scale
+from benchmarks import _cost, _measure, scale
 
 
 class FlopCounter(TorchDispatchMode):
@@ -46,7 +46,7 @@ def test_counted_products_are_those_that_torch_counts(widths, n):
     network, x = ge.MLP(widths, seed=0), torch.randn(1000, widths[0])
     m = _cost.chunk_size(network, x)
     with FlopCounter() as counter:
-        ge.interference(network, scale.stream(x, n), n_readouts=0)
+        _measure.measures(network, scale.stream(x, n))
     chunk, rest = _cost.works(widths, m)
     counted = products(chunk) * n / m + products(rest)
     assert counter.total == pytest.approx(counted, rel=0.01)

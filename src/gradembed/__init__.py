@@ -42,7 +42,7 @@ from gradembed.fields import (
     grid_points,
     sample_points,
     sobol_points,
-)  # fmt: skip
+)
 from gradembed.gradients import Site, UnitGradients, unit_gradients
 from gradembed.interference import Interference, interference
 from gradembed.models import MLP, MLPEnsemble, untrained

@@ -37,7 +37,7 @@ from gradembed.gradients.batches import (
     read,
     size_of,
     tensors_in,
-)  # fmt: skip
+)
 from gradembed.gradients.chain import Chain
 from gradembed.gradients.lowrank import Capture
 from gradembed.gradients.sites import OUTPUT, Site, find_sites
@@ -259,9 +259,10 @@ def _less_mean(widths: dict[str, int], units: Tensor) -> Tensor:
     if alone := [head for head, size in widths.items() if size < 2]:
         got = f"one unit in head {alone[0]!r}" if alone[0] else "one unit"
         refuse("centered", "be False where a unit has no others to be held against", got, "Leave it out")
-    means = torch.block_diag(*(torch.full((c, c), 1 / c) for c in widths.values()))
-    directions: Tensor = (torch.eye(len(means)) - means)[units]
-    return directions
+    sizes = torch.tensor(list(widths.values()))
+    head = torch.arange(len(sizes)).repeat_interleave(sizes)  # of each unit, [D]
+    means = (head[units][:, None] == head) / sizes[head]  # [u, D]: no matrix as wide as it is high
+    return means.neg_().index_put_((torch.arange(len(units)), units), torch.tensor(1.0), accumulate=True)
 
 
 def resolve_units(

@@ -100,9 +100,10 @@ def interference(
     confidence = as_number("confidence", confidence, 0.5, 0.9999)
     centered, n_readouts = as_bool("centered", centered), as_integer("n_readouts", n_readouts, 0)
     if 0 < n_readouts < 4:
-        refuse(
-            "n_readouts", "be 0 or at least 4, to tell how much they vary", n_readouts, "Pass 16, or 0 for no chance"
-        )
+        rule = "be 0 or at least 4, to tell how much they vary"
+        refuse("n_readouts", rule, n_readouts, "Pass 16, or 0 for no chance")
+    if not n_readouts and reference is not None:
+        refuse("reference", "be None with n_readouts=0", describe(reference), "Ask for read-outs: n_readouts=16")
     if centered and directions is not None:
         remedy = "Center the directions: directions - directions.mean(1, keepdim=True)"
         refuse("centered", "be False with `directions`, which say themselves what is read", centered, remedy)
@@ -123,9 +124,9 @@ def interference(
             rule = "be 0 for an iterator, whose samples come only once"
             remedy = "Pass batches that can be gone through again (a list, a DataLoader), or set it to 0"
             refuse("n_untrained", rule, n_untrained, remedy)
-        some = Reservoir(MOST, seed)
+        some = Reservoir(MOST, seed) if n_readouts else None
         tables, sums = _measure(session, pairing, n_bootstrap, seed, chunk_size, some)
-        if n_readouts:
+        if some:
             below: dict[str, Any] = {"forward": forward, "reference": reference, "r": n_readouts, "seed": seed}
             levels = chance_levels(model, session, some, measure=partial(_abs_cosine, pairing), **below)
             tables["chance"], tables["readouts"] = levels

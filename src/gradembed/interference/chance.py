@@ -99,21 +99,22 @@ class Sets:
 
     def __init__(self, readout: Tensor, r: int, seed: int) -> None:
         self.generator, self.seed = torch.Generator().manual_seed(seed), seed
-        self.directions: Tensor | None = None  # [k, D]
+        self.gram: Tensor | None = None  # of the directions, scaled to length 1, [k, k]
         self.s, self.k = 1, r
         if readout.ndim > 1 and len(readout) > 1:
             chosen = torch.randperm(len(readout), generator=self.generator)[:r].sort().values
-            self.directions = readout.detach().cpu().double()[chosen]
-            self.k = len(chosen)
+            vectors = unit_rows(readout.detach().cpu()[chosen].double())[0]
+            self.gram, self.k = vectors @ vectors.T, len(chosen)
             self.s = -(-r // self.k)
         self.different = ~torch.eye(self.k, dtype=torch.bool).expand(self.s, -1, -1)
 
     def draw(self, d: int) -> Tensor:
         """Draw isotropic read-outs of d numbers, [s · k, d]."""
-        if self.directions is None:
-            return torch.randn(self.k, d, generator=self.generator)
-        drawn = torch.randn(self.s, self.directions.shape[1], d, generator=self.generator)
-        return (self.directions.to(drawn) @ drawn).flatten(0, 1)
+        drawn = torch.randn(self.s, self.k, d, generator=self.generator)
+        if self.gram is not None:  # directions of a random matrix are normal, with their Gram matrix as covariance
+            eigenvalues, vectors = torch.linalg.eigh(self.gram)
+            drawn = (vectors * eigenvalues.clamp_min(0).sqrt()).to(drawn) @ drawn
+        return drawn.flatten(0, 1)
 
     def within(self, matrix: Tensor) -> Tensor:
         """Return what of a matrix over all read-outs is within sets, [s, k, k]."""
@@ -129,18 +130,18 @@ class Sets:
 
         Of two independent directions Γ(d/2) / (√π Γ((d+1)/2)), about sqrt(2 / (π d)). Of two with correlation ρ in
         every coordinate, a² ~ χ²(d), z ~ N(0, 1) and b² ~ χ²(d-1) give p = ρ a + sqrt(1-ρ²) z, the part of one along
-        the other, and the cosine p / sqrt(p² + (1-ρ²) b²): averaged over 20,000 draws.
+        the other, and the cosine p / sqrt(p² + (1-ρ²) b²): averaged over 40,000 draws, shared out among the pairs.
 
         Returns:
             A number in (0, 1].
         """
-        if self.directions is None or d == 1:
+        if self.gram is None or d == 1:
             return math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
-        vectors, rng = unit_rows(self.directions)[0], np.random.default_rng(self.seed)
-        rho = (vectors @ vectors.T)[*torch.triu_indices(self.k, self.k, 1)].clamp(-1, 1).numpy()[:, None]
-        left = 1 - rho**2
-        along = rho * np.sqrt(rng.chisquare(d, 20_000)) + np.sqrt(left) * rng.standard_normal(20_000)
-        length = np.sqrt(along**2 + left * rng.chisquare(d - 1, 20_000))
+        rng = np.random.default_rng(self.seed)
+        rho = self.gram[*torch.triu_indices(self.k, self.k, 1)].clamp(-1, 1).numpy()[:, None]
+        left, size = 1 - rho**2, (len(rho), -(-40_000 // len(rho)))
+        along = rho * np.sqrt(rng.chisquare(d, size)) + np.sqrt(left) * rng.standard_normal(size)
+        length = np.sqrt(along**2 + left * rng.chisquare(d - 1, size))
         return float(np.abs(along / length).mean())
 
 
@@ -180,9 +181,8 @@ def _just_below(model: nn.Module, session: Session, batch: Any, forward: Any) ->
 def _last_linear(model: nn.Module, batch: Any, forward: Any) -> str:
     """Return the name of the linear module, run once, whose output the model returns; empty if there is none."""
     runs: list[tuple[str, Tensor]] = []
-    copy = joined(
-        [batch, batch] if size_of(batch) == 1 else [each(batch, torch.clone)]
-    )  # a batch of one may be squeezed
+    copies = [each(batch, torch.clone)] * (2 if size_of(batch) == 1 else 1)  # a batch of one may be squeezed
+    copy = joined(copies)
     # with gradients on: without them, attention may take a path of its own through nested tensors
     with ExitStack() as stack, torch.enable_grad(), preserved(model):
         for name, module in model.named_modules():

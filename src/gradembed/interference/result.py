@@ -190,7 +190,7 @@ class Interference:
             layer: Where.
 
         Returns:
-            The excess, and the ends of its interval: it holds 0 where as many random read-outs do as much. It counts
+            The excess, and the ends of its interval: it contains 0 where as many random read-outs do as much. It counts
             how much their mean varies from draw to draw, how well chance is known, and, with a bootstrap, the samples.
 
         Raises:

@@ -260,7 +260,8 @@ def mantel(
     read = {name: as_doubles(name, value, "u v") for name, value in (("a", a), ("b", b))}
     u, above = len(read["a"]), np.triu_indices(len(read["a"]), 1)
     if control is not None:
-        read["control"] = as_doubles("control", control, "u v | c u v").reshape(-1, *np.shape(control)[-2:])
+        held = as_doubles("control", control, "u v | c u v")
+        read["control"] = held.reshape(-1, *held.shape[-2:])
     for name, table in read.items():
         if table.shape[-2:] != (u, u) or not np.allclose(table, table.swapaxes(-1, -2), atol=1e-6) or u < 4:
             rule, got = "be a symmetric matrix of the same 4 or more units", f"shape {list(table.shape)}"

@@ -104,9 +104,8 @@ def interference(
     for one in results:
         _frame.check_result("result", one, "Interference", "interference", "pair_mean", "unit_labels")
     if not results or len({(one.layers, one.unit_labels) for one in results}) > 1:
-        refuse(
-            "result", "be of one network, or of several alike", f"{len(results)} that differ", "Ask them all the same"
-        )
+        rule, got = "be of one network, or of several alike", f"{len(results)} that differ"
+        refuse("result", rule, got, "Ask them all the same")
     first: Interference = results[0]
     check_choice("measure", measure, _frame.MEASURES)
     chosen = list(first.layers) if layers is None else as_list("layers", layers, "a list of layer names")
