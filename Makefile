@@ -25,7 +25,7 @@ notebooks-full: $(DONE)  ## Run every notebook in the full profile and write the
 	$(BIN)/python scripts/run_notebooks.py --profile full --in-place
 
 test: $(DONE)  ## Run all tests: docstring examples, and every notebook in the quick profile
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 # gradients, interference, trees, fields, oracles: no browser, no cluster, no notebook, nothing over five seconds
 CORE = gradients interference tree modules fields gradient_fields random_networks streaming zoo context layout

@@ -146,7 +146,8 @@ SUBJECTS = {
     "FieldDescriptor.transform": Subject(
         lambda fields: ge.FieldDescriptor(n_features=64).fit(make_fields()).transform(fields), given_fields, 1e-5),
     "FieldDescriptor": Subject(lambda **settings: ge.FieldDescriptor(**settings).fit_transform(make_fields()), lambda: {
-        "invariance": "linear", "n_features": 64, "random_state": 0}, is_ragged=True),
+        "invariance": "linear", "n_features": 64, "random_state": 0, "origin": True, "discount_groups": False},
+        is_ragged=True),
     **{f"GradientFieldEmbedder, {kind}": Subject(partial(fitted, invariance=kind), given_fields, 1e-3)
        for kind in KINDS},
     "GradientFieldEmbedder, shared": Subject(partial(fitted, invariance="none"), given_shared, 1e-3),

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import itertools
 import re
 import resource
 
@@ -12,7 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import gradembed as ge
 from gradembed.embed._coordinates import Coordinates
-from gradembed.embed._descriptor import Features
+from gradembed.embed._descriptor import SHRINK, Discount, Features
 
 INVARIANCES = ("none", "permutation", "orthogonal", "linear")
 CHANGES = ("permute", "rotate", "rescale", "remix")
@@ -97,7 +98,7 @@ def test_twins_of_a_network_are_recognised(kind):
         descriptor = ge.FieldDescriptor(invariance).fit(one)
         distance = moved(descriptor.transform(one), descriptor.transform(other))
         assert distance < 1e-4 if kind in KEPT[invariance] else distance > 1e-2
-    fitted = embedder().fit(one)
+    fitted = embedder(invariance="linear").fit(one)
     assert nearest(fitted.transform(other), fitted.embedding_).tolist() == list(range(len(one)))
 
 
@@ -112,49 +113,181 @@ def test_nearest_neighbours_of_the_learnt_embedding_change_only_without_invarian
 
 @pytest.mark.parametrize("invariance", INVARIANCES)
 def test_order_scale_offset_and_chunks_do_not_matter(invariance, monkeypatch):
-    fields = wave_fields(m=60)
-    descriptor = ge.FieldDescriptor(invariance).fit(fields)
+    fields = wave_fields(m=300)
+    descriptor = ge.FieldDescriptor(invariance, n_features=64, origin=False).fit(fields)
     rows = descriptor.transform(fields)
-    shuffled = at(fields, torch.randperm(60, generator=generator()))
+    shuffled = at(fields, torch.randperm(300, generator=generator()))
     scaled = dataclasses.replace(fields, gradients=3 * fields.gradients, values=3 * fields.values + 7)
     flipped = dataclasses.replace(fields, gradients=-fields.gradients, values=-fields.values)
     assert max(moved(rows, descriptor.transform(same)) for same in (shuffled, scaled)) < 1e-4
     assert moved(rows, descriptor.transform(flipped)) > 1e-2
     monkeypatch.setattr("gradembed.embed._descriptor.CHUNK", 1)
+    monkeypatch.setattr("gradembed.embed._descriptor.UNITS_AT_A_TIME", 7)
     monkeypatch.setattr("gradembed.embed._coordinates.UNITS_AT_A_TIME", 5)
     assert moved(rows, descriptor.transform(fields)) < 1e-5
 
 
-def oracle_row(a, g, f, weights, phases):
-    """The "orthogonal" features of one unit, point by point, in float64; a centred and scaled, f standardised."""
-    m, curves = len(a), [np.ones(len(a)), f, f**2 - 1, np.tanh(1.5 * f)]
-    v = np.array([sum(c[i] * g[i] for i in range(m)) / m for c in curves])
+EVERY = {*CHANGES, "shift", "offset"}
+BLIND = {  # what leaves a block alone, in coordinates that are not whitened
+    "waves": {"permute", "rotate", "shift", "offset"},
+    "reach": EVERY,
+    "step": EVERY,
+    "near": {"permute", "rotate", "shift", "offset"},
+    "pairs": {"permute", "rotate", "shift", "offset"},
+    "level": {*CHANGES, "shift"},
+    "floor": {*CHANGES},
+    "coordinates": {"permute", "shift", "offset"},
+}
+
+
+def changed(fields, name):
+    if name == "offset":
+        return dataclasses.replace(fields, values=fields.values + 1)
+    if name == "shift":
+        return dataclasses.replace(fields, points=fields.points + 0.5)
+    return fields.transformed(change(8, name))
+
+
+@pytest.mark.parametrize("invariance", ["permutation", "linear"])
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_each_block_is_blind_to_its_group_and_to_no_more(invariance, name):
+    fields = wave_fields(m=100, rotate=False)
+    descriptor = ge.FieldDescriptor(invariance).fit(fields)
+    before, after = (descriptor.blocks(descriptor.transform(some)) for some in (fields, changed(fields, name)))
+    blind = {**BLIND, "waves": EVERY, "pairs": EVERY} if invariance == "linear" else BLIND
+    assert tuple(before) == descriptor.block_names_
+    assert set(before) == set(BLIND) - ({"near", "coordinates"} if invariance == "linear" else set())
+    for block, rows in before.items():
+        distance = moved(rows, after[block])
+        assert distance < 1e-3 if name in blind[block] else distance > 1e-2, block
+
+
+def test_without_an_origin_no_block_sees_shifts_and_offsets():
+    fields = wave_fields(m=100)
+    descriptor = ge.FieldDescriptor(origin=False).fit(fields)
+    for name in ("shift", "offset"):
+        assert moved(descriptor.transform(fields), descriptor.transform(changed(fields, name))) < 1e-3
+
+
+def oracle_frame(a, g, f):
+    """The frame of four mean gradients, by a singular value decomposition."""
+    v = np.stack([f**0, f, f**2 - 1, np.tanh(1.5 * f)]) @ g / len(a)
     left, s, right = np.linalg.svd(v, full_matrices=False)
-    frame = left @ np.diag(s / np.sqrt(s**2 + 0.25)) @ right
-    c = sum(np.outer(x, x) for x in g) / sum(x @ x for x in g)
-    row = np.zeros(len(phases))
-    for i in range(m):
-        forms = [g[i] @ c @ g[i], a[i] @ c @ a[i], g[i] @ c @ a[i]]
-        token = [f[i], a[i] @ g[i], np.sqrt(g[i] @ g[i]), *forms, *(frame @ a[i]), *(frame @ g[i])]
-        row += np.cos(np.array(token) @ weights + phases) / m
-    return row
+    return left @ np.diag(s / np.sqrt(s**2 + 0.25)) @ right
+
+
+def oracle_blocks(a, g, f, zero, offset, features):
+    """The blocks of one unit, point by point and pair by pair, in float64; a centred, f standardised."""
+    waves = {block.name: block.waves for block in features.blocks}
+    wave = {k: lambda t, w=w: np.cos(np.array(t) @ w.weights.numpy() + w.phases.numpy()) for k, w in waves.items()}
+    m, frame = len(a), oracle_frame(a, g, f)
+    order = np.argsort(f)
+    bins = [order[[i for i in range(m) if i * 8 // m == b]] for b in range(8)]
+    gap = np.array([[(x - y) @ (x - y) for y in a] for x in a])
+    gap /= np.sort(gap[order][:, order].ravel())[(m * m - 1) // 2]  # the lower median
+
+    def binned(number):
+        return np.array([np.mean([number(i, j) for i in one for j in two]) for one in bins for two in bins])
+
+    covariance = a.T @ a / m
+    tokens = []
+    for one, two in features.draws.double().numpy().T:
+        i, j = order[int(np.float32(one) * m)], order[int(np.float32(two) * m)]
+        token = [f[i], f[j], g[i] @ (a[j] - a[i]), g[j] @ (a[i] - a[j]), g[i] @ covariance @ g[j]]
+        tokens.append([*token, *([g[i] @ g[j], 2 * np.sqrt(gap[i, j])] if "near" in waves else [])])
+    points = [[f[i], a[i] @ g[i], np.sqrt(g[i] @ g[i]), *(frame @ a[i]), *(frame @ g[i])] for i in range(m)]
+    grid = np.linspace(0, 1, 34)[1:-1]
+    near = [binned(lambda i, j, c=c: np.exp(-c * gap[i, j])) for c in (2.0, 0.5)]
+    return {
+        "waves": wave["waves"](points).mean(0),
+        "reach": np.sqrt(binned(lambda i, j: (g[i] @ a[j]) ** 2)),
+        "step": binned(lambda i, j: np.tanh(g[i] @ (a[j] - a[i]))),
+        "near": np.concatenate(near),
+        "pairs": wave["pairs"](tokens).mean(0),
+        "level": np.quantile(f + offset, grid),
+        "floor": np.quantile([f[i] + offset - g[i] @ (a[i] - zero) for i in range(m)], grid),
+    }
 
 
 @pytest.mark.parametrize("invariance", ["orthogonal", "linear"])
 def test_features_are_those_of_the_formula(invariance):
     fields = wave_fields(2, 2, dim=5, m=40)
+    fields = dataclasses.replace(fields, values=fields.values + 2)
     descriptor = ge.FieldDescriptor(invariance, n_features=20).fit(fields)
-    _, waves = descriptor.features_.blocks[0]
+    features = descriptor.features_
     a, g = fields.points.double().numpy(), fields.gradients.double().numpy()
     f, scale = fields.values.double().numpy(), 1 / np.sqrt(((a - a.mean(1, keepdims=True)) ** 2).mean())
-    for i, row in enumerate(descriptor.transform(fields)):
-        centred, spread = a[i] - a[i].mean(0), f[i].std()
+    rows = []
+    for i in range(4):
+        center, spread = a[i].mean(0), f[i].std()
         matrix = scale * np.eye(5)
         if invariance == "linear":  # any square root of the inverse covariance will do
-            matrix = np.linalg.cholesky(np.linalg.inv(centred.T @ centred / 40))
-        field = centred @ matrix, g[i] @ np.linalg.inv(matrix).T / spread, (f[i] - f[i].mean()) / spread
-        expected = oracle_row(*field, waves.weights.double().numpy(), waves.phases.double().numpy())
-        np.testing.assert_allclose(row, expected, atol=2e-5)
+            matrix = np.linalg.cholesky(np.linalg.inv((a[i] - center).T @ (a[i] - center) / 40))
+        field = (a[i] - center) @ matrix, g[i] @ np.linalg.inv(matrix).T / spread, (f[i] - f[i].mean()) / spread
+        rows.append(oracle_blocks(*field, -center @ matrix, f[i].mean() / spread, features))
+    for name, block in descriptor.blocks(descriptor.transform(fields)).items():
+        expected = np.stack([row[name] for row in rows])
+        expected = expected - expected.mean(0)
+        expected = expected / np.sqrt((expected**2).sum(1).mean())
+        np.testing.assert_allclose(block, expected, atol=2e-4, err_msg=name)
+
+
+def test_the_more_references_the_smaller_the_error(monkeypatch):
+    """What subsampling pairs costs: with a quarter of the points, step moves by less than a third of its spread."""
+    fields = wave_fields(m=256)
+    monkeypatch.setattr("gradembed.embed._blocks.REFERENCES", 256)
+    descriptor = ge.FieldDescriptor().fit(fields)
+    rows = descriptor.blocks(descriptor.transform(fields))["step"]
+    errors = []
+    for n in (32, 64, 128, 256):
+        monkeypatch.setattr("gradembed.embed._blocks.REFERENCES", n)
+        fewer = descriptor.blocks(descriptor.transform(fields))["step"]
+        errors.append(np.sqrt(((rows - fewer) ** 2).sum(1).mean() / (rows**2).sum(1).mean()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] == 0 < errors[1] < 1 / 3
+
+
+def two_groups(n=12, d=40):
+    """Rows of n functions in each of eight groups, which differ by a shift and along five directions."""
+    functions = torch.randn(n, d, generator=generator(), dtype=torch.float64)
+    nuisance = 3 * torch.randn(8 * n, 5, generator=generator(1), dtype=torch.float64)
+    nuisance = nuisance @ torch.randn(5, d, generator=generator(2), dtype=torch.float64) / 2
+    shifts = 2 * torch.randn(8, d, generator=generator(3), dtype=torch.float64).repeat_interleave(n, 0)
+    return functions.repeat(8, 1) + nuisance + shifts, torch.arange(8).repeat_interleave(n), torch.arange(n).repeat(8)
+
+
+def test_what_differs_between_groups_is_discounted():
+    rows, groups, functions = two_groups()
+    discount = Discount(rows, groups)
+    plain, centred = (ge.metrics.retrieval(z, functions, groups).accuracy for z in (rows, discounted(rows, groups)))
+    found = ge.metrics.retrieval(discount(rows, groups), functions, groups).accuracy
+    assert found > centred + 0.1
+    assert centred > plain
+    assert torch.equal(discount(rows, groups), discount(rows, groups * 7 - 3))  # whatever groups are called
+    shifted = rows + torch.randn(8, rows.shape[1], generator=generator(4), dtype=torch.float64)[groups]
+    assert torch.allclose(discount(shifted, groups), discount(rows, groups), atol=1e-9)
+
+
+def discounted(rows, groups):
+    return torch.cat([rows[groups == k] - rows[groups == k].mean(0) for k in groups.unique()])
+
+
+def test_the_discount_is_that_of_the_formula():
+    rows, groups, _ = two_groups(n=5, d=7)
+    centred = discounted(rows, groups).numpy()
+    differences = []
+    for i in range(40):
+        for j in range(i + 1, 40):
+            if groups[i] == groups[j]:
+                continue
+            one = min(np.flatnonzero(groups == groups[j]), key=lambda k: np.linalg.norm(centred[i] - centred[k]))
+            two = min(np.flatnonzero(groups == groups[i]), key=lambda k: np.linalg.norm(centred[j] - centred[k]))
+            if (one, two) == (j, i):
+                differences.append(centred[i] - centred[j])
+    w = np.array(differences).T @ np.array(differences) / len(differences) / 2
+    variances, vectors = np.linalg.eigh(w / (SHRINK * np.trace(w)) + np.eye(7))
+    expected = centred @ vectors / np.sqrt(variances) @ vectors.T
+    np.testing.assert_allclose(Discount(rows, groups)(rows, groups).numpy(), expected, atol=1e-9)
 
 
 def test_whitening_keeps_pairings_and_drops_what_is_not_there():
@@ -223,12 +356,14 @@ def test_only_what_is_seen_reaches_the_encoder():
     mask = ge.field_mask(fields, 0.4)
     other = fields.gradients + mask[..., None] * torch.randn(fields.gradients.shape, generator=generator())
     changed = dataclasses.replace(fields, gradients=other)
-    for invariance in INVARIANCES:
-        coordinates = Coordinates(fields, invariance)
-        features = Features(invariance, fields, is_flat=False, n=64, seed=0)
-        one, two = (coordinates.transform(f) for f in (fields, changed))
-        assert torch.equal(features.transform(one, ~mask), features.transform(two, ~mask))
-        assert not torch.equal(features.transform(one), features.transform(two))
+    for invariance, bare in itertools.product(INVARIANCES, (False, True)):
+        given = [dataclasses.replace(f, values=None) if bare else f for f in (fields, changed)]
+        coordinates = Coordinates(given[0], invariance)
+        features = Features(invariance, given[0], is_flat=False, n=64, seed=0)
+        one, two = (coordinates.transform(f) for f in given)
+        seen = [features.transform(f, ~mask[None]) for f in (one, two)]
+        assert torch.allclose(*seen, atol=1e-4)
+        assert not torch.allclose(features.transform(one), features.transform(two), atol=1e-2)
 
 
 def test_the_same_seed_gives_the_same_and_the_global_generator_stays():
@@ -245,7 +380,11 @@ def test_the_same_seed_gives_the_same_and_the_global_generator_stays():
 
 def test_decoding_follows_the_basis_and_the_scale():
     fields = wave_fields(m=200)
-    fitted, matrix, asked = embedder(max_steps=150).fit(fields), change(8, "remix"), fields.points[:, :20]
+    fitted, matrix, asked = (
+        embedder(invariance="linear", max_steps=150).fit(fields),
+        change(8, "remix"),
+        fields.points[:, :20],
+    )
     moved_fields = dataclasses.replace(fields, gradients=5 * fields.gradients, values=5 * fields.values)
     predicted = fitted.predict_gradients(fields, asked)
     remixed = fitted.predict_gradients(moved_fields.transformed(matrix), asked @ matrix.T)

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -26,33 +25,19 @@ def test_the_notebooks_are_those_that_the_readme_lists():
     assert sorted(set(listed)) == [path.stem for path in NOTEBOOKS] != []
 
 
-@pytest.fixture(scope="module")
-def runs(request, tmp_path_factory):
-    """What runs of the notebooks asked for report, two at a time with one thread each, and where their pages are."""
-    out = tmp_path_factory.mktemp("pages")
-    alone = {name: value for name, value in os.environ.items() if name != "GRADEMBED_DATA"} | {"OMP_NUM_THREADS": "1"}
-
-    def run(path):
-        command = [sys.executable, SCRIPT, path, "--profile", "quick", "--out", out / path.stem]
-        return subprocess.run(command, capture_output=True, text=True, env=alone, timeout=1200), out / path.stem
-
-    asked = [item.callspec.params["path"] for item in request.session.items if "runs" in item.fixturenames]
-    with ThreadPoolExecutor(2) as pool:
-        yield {path: pool.submit(run, path) for path in asked}
-        pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.slow
 @BY_NAME
-def test_notebook_runs_in_the_quick_profile(path, runs):
+def test_notebook_runs_in_the_quick_profile(path, tmp_path):
     before = path.read_bytes()
-    done, out = runs[path].result()
+    alone = {name: value for name, value in os.environ.items() if name != "GRADEMBED_DATA"} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, SCRIPT, path, "--profile", "quick", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert path.read_bytes() == before
-    page = (out / f"{path.stem}.html").read_text()
+    page = (tmp_path / f"{path.stem}.html").read_text()
     assert "<html" in page
     assert "Warning" not in page.replace("UserWarning: MNIST is not below", "")  # the sample stands in, and says so
-    assert f'href="{path.stem}.html"' in (out / "index.html").read_text()
+    assert f'href="{path.stem}.html"' in (tmp_path / "index.html").read_text()
 
 
 @pytest.mark.slow

@@ -33,6 +33,8 @@ class Canonical:
         center: What was subtracted from the points, [u or 1, 1, d].
         basis: Points of these coordinates are (a - center) @ basis.
         amplitudes: Gradients in the layer's own coordinates are amplitude · g @ basis', [u].
+        zero: The layer's zero in these coordinates, [u or 1, 1, d].
+        offsets: Mean of the values, in units of their spread, [u]; 0 where there are none.
     """
 
     points: Tensor
@@ -41,6 +43,8 @@ class Canonical:
     center: Tensor
     basis: Basis
     amplitudes: Tensor
+    zero: Tensor
+    offsets: Tensor
 
     def transform(self, points: Tensor) -> Tensor:
         """Return other points, [u, m, d], in these coordinates."""
@@ -58,14 +62,15 @@ class Coordinates:
     Args:
         fields: Of the fit.
         invariance: As for `FieldDescriptor`.
+        origin: Whether zero has a meaning. If not, each unit's mean point and mean value stand in for it.
 
     Attributes:
         center: Where the basis is shared: the mean of all points, [1, 1, d]. Else each unit has its own.
         scale: Root mean square of the centered points' coordinates; 1 where each unit is whitened by itself.
     """
 
-    def __init__(self, fields: GradientFields, invariance: str) -> None:
-        self.invariance, self.center, self.scale = invariance, None, 1.0
+    def __init__(self, fields: GradientFields, invariance: str, *, origin: bool = True) -> None:
+        self.invariance, self.origin, self.center, self.scale = invariance, origin, None, 1.0
         if invariance == "linear":
             return
         points = fields.points.double().cpu()
@@ -90,12 +95,16 @@ class Coordinates:
                 scale = g.square().sum(2).mean(1).sqrt()
                 amplitudes[part] = torch.where(scale > 0, scale, 1)  # no point differs along any of it: it stays zero
             points[part], gradients[part] = a, g / amplitudes[part, None, None]
-        values = None if fields.values is None else fields.values.double().cpu()
-        if values is not None:
-            values = ((values - values.mean(1, keepdim=True)) / amplitudes[:, None]).float()
+        values, offsets = None, torch.zeros(u)
+        if fields.values is not None:
+            values = fields.values.double().cpu() / amplitudes[:, None]
+            middle = values.mean(1)
+            values, offsets = (values - middle[:, None]).float(), middle.float() if self.origin else offsets
+        zero = torch.cat([_times(-c if self.origin else torch.zeros_like(c), b) for c, b in frames]).float()
         center = torch.cat([center for center, _ in frames]) if self.center is None else self.center
         bases = [basis for _, basis in frames if isinstance(basis, Tensor)]
-        return Canonical(points, gradients, values, center, torch.cat(bases) if bases else basis, amplitudes)
+        whole = torch.cat(bases) if bases else basis
+        return Canonical(points, gradients, values, center, whole, amplitudes, zero, offsets)
 
     def _frame(self, points: Tensor) -> tuple[Tensor, Basis, Basis]:
         """Return the center of points, [u or 1, m, d], the basis for them, and the one for gradients."""

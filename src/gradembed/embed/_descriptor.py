@@ -1,13 +1,8 @@
-"""Units described by averages over their fields, blind to changes of basis: nothing is trained.
-
-In shapes, a [u, m, d] are points, g [u, m, d] gradients, f [u, m] values and w [u, m] weights of the points, which add
-up to 1 for each unit.
-"""
+"""Units described by averages over their fields, blind to changes of basis: nothing is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -18,100 +13,15 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from gradembed import _context
-from gradembed._validation import as_integer, check_choice, is_finite, refuse
-from gradembed.embed._coordinates import INVARIANCES, Canonical, Coordinates, slices
+from gradembed._validation import as_bool, as_integer, check_choice, is_finite, refuse
+from gradembed.embed import _blocks
+from gradembed.embed._coordinates import INVARIANCES, UNITS_AT_A_TIME, Canonical, Coordinates, slices
 from gradembed.fields._fields import GradientFields, check_fields
 
-SOFTNESS = 0.5  # vectors of a frame much shorter than this are noise and are not blown up
-TOKEN_SCALE = 0.5  # length scale of half of the waves; the others' is twice that
 CHUNK = 4_000_000  # numbers in the largest intermediate tensor
+ROUNDING = 1e-5  # blocks of features, which are of order 1, that vary by less are not blown up
 FLOOR = 1e-6  # components with less than this share of the largest spread are rounding
-
-
-class Waves:
-    """Random Fourier features cos(w·t + b) of tokens, half of them at one and half at twice the length scale.
-
-    Args:
-        n_tokens: Numbers per token, t.
-        k: Features.
-        scale: The smaller length scale.
-        generator: Of the directions, [t, k], and phases, [k].
-    """
-
-    def __init__(self, n_tokens: int, k: int, scale: float, generator: torch.Generator) -> None:
-        scales = torch.full((k,), scale)
-        scales[k // 2 :] *= 2
-        self.weights: Tensor = torch.randn(n_tokens, k, generator=generator) / scales
-        self.phases: Tensor = 2 * torch.pi * torch.rand(k, generator=generator)
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        return (tokens @ self.weights + self.phases).cos()
-
-
-Block = Callable[[Waves, Tensor, Tensor, Tensor | None, Tensor], Tensor]
-
-
-def flat_block(_: Waves, a: Tensor, g: Tensor, f: Tensor | None, w: Tensor) -> Tensor:  # noqa: ARG001
-    """Return the gradients in line, zero where unseen; the more is unseen, the larger is the rest: [u, m·d]."""
-    return (g * (w[..., None] * float(g.shape[1] ** 0.5))).flatten(1)
-
-
-def kernel_block(waves: Waves, a: Tensor, g: Tensor, f: Tensor | None, w: Tensor) -> Tensor:
-    """Return the kernel mean E[φ(a) ⊗ (g, f)] with φ = 1 and waves of the point, [u, (k + 1)(d + 1)]."""
-    channels = g if f is None else torch.cat([g, f[..., None]], 2)
-    phi = torch.cat([torch.ones_like(a[..., :1]), waves(a)], 2) * w[..., None]  # [u, m, k + 1]
-    return (phi.mT @ channels).flatten(1)
-
-
-def frame_block(waves: Waves, a: Tensor, g: Tensor, f: Tensor | None, w: Tensor) -> Tensor:
-    """Return the mean over points of waves of numbers that do not depend on the basis, [u, k].
-
-    They are f (if known), a·g, |g|, a and g in the moment frame, and with C = E[g g'] of trace 1 the forms g'Cg, a'Ca
-    and g'Ca, which see what an even function hides from the frame.
-    """
-    frame = moment_frame(g, _heights(a, g, f), w)
-    second = (g * w[..., None]).mT @ g  # [u, d, d]
-    second = second / second.diagonal(dim1=1, dim2=2).sum(1).clamp_min(1e-12)[:, None, None]
-    ga, aa = g @ second, a @ second
-    scalars = [(a * g).sum(2), g.square().sum(2).sqrt(), (ga * g).sum(2), (aa * a).sum(2), (ga * a).sum(2)]
-    scalars = scalars if f is None else [f, *scalars]
-    tokens = torch.cat([torch.stack(scalars, 2), a @ frame.mT, g @ frame.mT], 2)  # [u, m, 13 or 14]
-    return torch.bmm(w[:, None], waves(tokens))[:, 0]
-
-
-def coordinate_block(waves: Waves, a: Tensor, g: Tensor, f: Tensor | None, w: Tensor) -> Tensor:
-    """Return the mean over coordinates of waves of moments over points, which no other coordinate enters, [u, k]."""
-    f, w = _heights(a, g, f)[..., None], w[..., None]  # [u, m, 1]
-    strength = a.shape[2] ** 0.5  # so that one coordinate of d counts like a whole gradient
-    wg, wa, bend = w * g, w * a, f.square() - 1
-    slopes = [wg.sum(1), (w * g.square()).sum(1).sqrt(), (wg * f).sum(1), (wg * bend).sum(1), (wa * g).sum(1)]
-    places = [(wa * f).sum(1), (wa * bend).sum(1), (w * a.square()).sum(1).sqrt(), (w * a.pow(3)).sum(1) / 3]
-    moments = [*(slope * strength for slope in slopes), *places]  # each [u, d]
-    return waves(torch.stack(moments, 2)).mean(1)  # tokens [u, d, 9]
-
-
-def moment_frame(g: Tensor, f: Tensor, w: Tensor) -> Tensor:
-    """Return each unit's frame of four vectors that turn with its basis, from mean gradients, [u, 4, d].
-
-    The vectors are E[ψ(f) g] with ψ = 1, f, f² - 1, tanh(3f/2), stacked to V and softly made orthonormal:
-    (V V' + s²)^-½ V. Nothing has to be sorted and no sign chosen, so the frame depends smoothly on the field. A
-    direction in which all four means vanish, as for a function that is even along it, is missing.
-    """
-    curves = torch.stack([torch.ones_like(f), f, f.square() - 1, torch.tanh(1.5 * f)], 1) * w[:, None]  # [u, 4, m]
-    vectors = (curves @ g).double()  # [u, 4, d]
-    squares, turns = torch.linalg.eigh(vectors @ vectors.mT)
-    shrink = (squares.clamp_min(0) + SOFTNESS**2).rsqrt()
-    frame: Tensor = (turns * shrink[:, None]) @ turns.mT @ vectors
-    return frame.float()
-
-
-def _heights(a: Tensor, g: Tensor, f: Tensor | None) -> Tensor:
-    """Return the values or, where there are none, what the gradient says of them: a·g, standardized, [u, m]."""
-    if f is not None:
-        return f
-    pairing = (a * g).sum(2)
-    centered = pairing - pairing.mean(1, keepdim=True)
-    return centered / centered.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
+SHRINK = 0.07  # of what differs between groups: variance below which a direction is left as it is
 
 
 class Features:
@@ -126,27 +36,72 @@ class Features:
     """
 
     def __init__(self, invariance: str, fields: GradientFields, *, is_flat: bool, n: int, seed: int) -> None:
-        d, n_scalars = fields.dim, 5 + (fields.values is not None)
-        frame, coordinates = (frame_block, n_scalars + 8, n, TOKEN_SCALE), (coordinate_block, 9, n, TOKEN_SCALE)
-        kinds: list[tuple[Block, int, int, float]] = [frame, coordinates] if invariance == "permutation" else [frame]
+        d, affine, few = fields.dim, invariance == "linear", max(n // 2, 2)
+        none = (0, 0, 1.0)  # waves
+        kinds: dict[str, tuple[Any, int, int, float]] = {
+            "waves": (_blocks.frame, 10 + (fields.values is not None), n, 0.5),
+            "reach": (_blocks.reach, *none),
+            "step": (_blocks.step, *none),
+            "near": (_blocks.near, *none),
+            "pairs": (_blocks.affine_pairs, 5, few, 0.7) if affine else (_blocks.metric_pairs, 7, few, 0.7),
+            "level": (_blocks.level, *none),
+            "floor": (_blocks.floor, *none),
+            "coordinates": (_blocks.coordinates, 9, n, 0.5),
+        }
         if invariance == "none":
-            kinds = [(flat_block, 0, 0, 1) if is_flat else (kernel_block, d, max(n // 8, 8), 0.5 * d**0.5)]
+            kinds = {"kernel": (_blocks.kernel, d, max(n // 8, 8), 0.5 * d**0.5)}
+            kinds = {"flat": (_blocks.flat, *none)} if is_flat else kinds
+        unfit = {"linear": ("near", "coordinates"), "orthogonal": ("coordinates",)}.get(invariance, ())
         generator = torch.Generator().manual_seed(seed)
-        self.blocks = [(block, Waves(n_tokens, k, scale, generator)) for block, n_tokens, k, scale in kinds]
+        self.blocks = [
+            _blocks.Block(name, function, _blocks.Waves(n_tokens, k, scale, generator))
+            for name, (function, n_tokens, k, scale) in kinds.items()
+            if name not in unfit
+        ]
+        self.draws = torch.rand(2, _blocks.PAIRS, generator=generator)
+        self.places: dict[str, slice] = {}
+        self.middle, self.size = torch.zeros(()), torch.ones(())
 
-    def transform(self, fields: Canonical, visible: Tensor | None = None) -> Tensor:
-        """Return averages over the points that are seen, [u, m] of True, or over all: [u, p]."""
-        a, g, f = fields.points, fields.gradients, fields.values
-        u, m, d = g.shape
-        seen = torch.ones(u, m) if visible is None else visible.float()
-        w, parts = seen / seen.sum(1, keepdim=True), []
-        for i in slices(u, max(CHUNK // (m * max([d, *(len(waves.phases) for _, waves in self.blocks)])), 1)):
-            given = (a[i], g[i], None if f is None else f[i], w[i])
-            parts.append(torch.cat([block(waves, *given) for block, waves in self.blocks], 1))
-        rows = torch.cat(parts)
+    def standardize(self, rows: Tensor) -> None:
+        """Center each block, and divide it by its root total variance over the units of a fit, [u, p]."""
+        self.middle, self.size = rows.mean(0), torch.ones(rows.shape[1], dtype=rows.dtype)
+        variances = (rows - self.middle).square().mean(0)  # [p]
+        for place in self.places.values():
+            if variances[place].mean() > ROUNDING**2:
+                self.size[place] = variances[place].sum().sqrt()
+
+    def transform(self, fields: Canonical, views: Tensor | None = None) -> Tensor:
+        """Return averages over the points seen in each of v views, [v, u, m] of True, or over all: [v, u, p]."""
+        u, m, d = fields.gradients.shape
+        views = torch.ones(1, u, m, dtype=torch.bool) if views is None else views
+        weights = views / views.sum(2, keepdim=True)
+        widest = max([d, min(m, _blocks.REFERENCES), *(len(block.waves.phases) for block in self.blocks)])
+        parts = [self._described(fields, i, weights[:, i]) for i in slices(u, max(CHUNK // (m * widest), 1))]
+        rows = (torch.cat(parts, 1) - self.middle) / self.size
         if not is_finite(rows):
             refuse("fields", "have points whose products with gradients are finite", "an overflow", "Scale them down")
         return rows
+
+    def _described(self, fields: Canonical, i: slice, weights: Tensor) -> Tensor:
+        units, described = None, []
+        for w in weights:
+            if units is None or fields.values is None:
+                units = self._units(fields, i, w)
+            blocks = {block.name: block.function(block.waves, units, w) for block in self.blocks}
+            described.append(torch.cat(list(blocks.values()), 1))
+        ends = np.cumsum([0, *(rows.shape[1] for rows in blocks.values())])
+        self.places = dict(zip(blocks, map(slice, ends[:-1], ends[1:]), strict=True))
+        return torch.stack(described)
+
+    def _units(self, fields: Canonical, i: slice, w: Tensor) -> _blocks.Units:
+        """Return some units; without values their scale and heights are those of the gradients that are seen."""
+        a, g, f = fields.points[i], fields.gradients[i], fields.values
+        if f is None:
+            length = (w * g.square().sum(2)).sum(1).sqrt()  # 1 where all is seen
+            g = g * (w > 0)[..., None] / torch.where(length > 0, length, 1)[:, None, None]
+        zero = fields.zero[i] if len(fields.zero) > 1 else fields.zero
+        known = _blocks.heights(a, g, w) if f is None else f[i]
+        return _blocks.Units(a, g, known, zero, fields.offsets[i], self.draws, has_values=f is not None)
 
 
 class PrincipalComponents:
@@ -187,17 +142,18 @@ class FieldEstimator(BaseEstimator):
     invariance: str
     n_features: int
     random_state: int
+    origin: bool
 
     def _fit_features(self, fields: GradientFields, *, is_flat: bool) -> None:
         check_choice("invariance", self.invariance, INVARIANCES)
         n, seed = as_integer("n_features", self.n_features, 2), as_integer("random_state", self.random_state, 0)
         self.n_features_in_, self.kind_ = fields.dim, _kind(fields)
         self.points_ = fields.points.double().cpu() if is_flat else None
-        self.coordinates_ = Coordinates(fields, self.invariance)
+        self.coordinates_ = Coordinates(fields, self.invariance, origin=as_bool("origin", self.origin))
         self.features_ = Features(self.invariance, fields, is_flat=is_flat, n=n, seed=seed)
 
-    def _canonical(self, fields: GradientFields) -> Canonical:
-        """Return fields in the coordinates of the fit, refusing those that are of another kind."""
+    def _check_kind(self, fields: GradientFields) -> None:
+        """Refuse fields that are of another kind than those of the fit."""
         check_is_fitted(self)
         check_fields("fields", fields, least_points=2)
         if (kind := _kind(fields)) != self.kind_:
@@ -205,64 +161,100 @@ class FieldEstimator(BaseEstimator):
         if not (self.points_ is None or (fields.is_shared and torch.equal(fields.points.double().cpu(), self.points_))):
             remedy = "Take fields at those points, or fit again to fields with own points"
             refuse("fields", "have the shared points of fit", "other points", remedy)
-        return self.coordinates_.transform(fields)
+
+    def _rows(self, fields: GradientFields) -> Tensor:
+        """Return the blocks of units, a few at a time, [u, p], in float64."""
+        rows = [
+            self.features_.transform(self.coordinates_.transform(fields[part]))[0]
+            for part in slices(len(fields), UNITS_AT_A_TIME)
+        ]
+        return torch.cat(rows).double()
 
 
 class FieldDescriptor(FieldEstimator):
     """A row of features per unit that says what function it is, whatever the basis; nothing is trained.
 
-    A feature is the mean over a unit's points of a random wave cos(w·t + b) of the point's token t. Rows of two units
-    are near each other if their tokens have nearly the same joint distribution (a kernel mean). What the tokens are
-    decides which changes of basis leave the rows as they are. In all, scale and offset of the unit's output are
-    dropped; its sign is not.
+    A row is made of blocks, each an average over a unit's points or over pairs of them, divided by the block's spread
+    over the units of the fit. Rows are near each other where points, values and gradients have nearly the same joint
+    distribution, in what the invariance lets through. Scale of the unit's output is dropped; its sign is not.
+
+    =========== ========================================================================= ================
+    block       average of                                                                leaves it alone
+    =========== ========================================================================= ================
+    waves       random waves of f, g·a, length of g, a and g in a frame of mean gradients rotation, shift (¹)
+    reach       (g_i·a_j)², i and j in eighths by rank of the value                       matrix, shift
+    step        tanh of the first-order change g_i·(a_j - a_i), the same eighths          matrix, shift
+    near        exp(-gap²), the same eighths: which values lie together, no gradient      rotation, shift
+    pairs       random waves of f_i, f_j, both changes, g_i'Σg_j; g_i·g_j and gap (²)     rotation, shift (¹)
+    level       (quantiles) values, with their offset                                     any map of the points
+    floor       (quantiles) value at zero of the affine piece at each point               matrix
+    coordinates (*permutation* only) moments of each coordinate, as a set                 order, shift
+    =========== ========================================================================= ================
+
+
+    (¹) With "linear" any invertible matrix. (²) Not with "linear". Points are centered but in level and floor.
 
     ``invariance`` is one of:
 
-    - "linear": any invertible affine map of the layer, a → Ma + c and g → M⁻ᵀg. Points are whitened with their own
-      covariance Σ, a → Σ^-½ (a - ā), and gradients the opposite way, then as "orthogonal". Assumes that the points of
-      different units come from the same distribution up to such a map. Blind to the scale at which a function varies:
-      a function of half as wide inputs looks like one of all of them.
-    - "orthogonal": shifts, rotations and reflections. Tokens hold f, a·g, |g|, and a and g in a frame of four vectors
-      built from mean gradients, which turns with the basis. Assumes that units share one scale of inputs. Blind to
-      which direction of the layer a function reads, and to how it differs from its mirror images along
-      directions in which the mean gradients of high, low and all values vanish.
-    - "permutation": also sees, per coordinate of the layer, how the gradient is distributed along it (strongest,
-      sparse or spread); coordinates may come in any order. The fields of two units are compared as sets of
-      coordinates, so it is blind to which coordinates act together, except as "orthogonal" sees it. Assumes that
-      units share one scale of inputs, and that coordinates are hidden units, not arbitrary directions.
+    - "permutation": coordinates may come in any order, as hidden units do; the best on the development suite
+      (``python -m benchmarks.suite``), and no worse than the others where a basis is arbitrary. Assumes that units
+      share one scale of inputs.
+    - "orthogonal": rotations and reflections: as "permutation" without coordinates. For exact invariance where a
+      basis is arbitrary. Blind to which direction of the layer a function reads.
+    - "linear": any invertible matrix, a → Ma and g → M⁻ᵀg, such as rescaled hidden units. Points are whitened with
+      their own covariance Σ, a → Σ^-½ (a - ā), and gradients the opposite way. Assumes that the points of different
+      units come from the same distribution up to such a map. Blind to the scale at which a function varies: a
+      function of half as wide inputs looks like one of all of them.
     - "none": all units share one basis. Own points: kernel mean E[φ(a) ⊗ (g, f)] with random waves φ of the point.
       Shared points: the gradients themselves, flattened. Blind to nothing; networks with hidden bases of their own
       look unrelated.
 
     Args:
         invariance: "none", "permutation", "orthogonal" or "linear".
-        n_features: Random waves of each kind of token. With "none" an eighth of it, times d + 1 channels.
+        n_features: Random waves of a point's tokens; half as many of a pair's. With "none" an eighth of it, times
+            d + 1 channels.
         random_state: Seed of the waves. Rows of descriptors with different seeds cannot be compared.
+        origin: Whether zero has a meaning, for points and values: in a layer of ReLUs it has. ``False`` makes all
+            blocks blind to shifts of the points and to the offset of the output.
+        discount_groups: Whether to take out what differs between the groups of the fields, such as networks: each
+            group's mean row; and, from what differs between mutual nearest neighbours in two groups, the directions
+            that say more of the group than of the unit are shrunk. Labels are not looked at. For groups that
+            hold comparable sets of units.
 
     Attributes:
         n_features_in_: Dimension d of the fields.
+        block_names_: Of the blocks, in their order.
 
     Example:
         >>> import torch, gradembed as ge
         >>> x = torch.randn(2, 200, 3)
         >>> fields = ge.GradientFields(x, gradients=x, values=x.square().sum(2) / 2)
-        >>> rows = ge.FieldDescriptor().fit_transform(fields)
+        >>> descriptor = ge.FieldDescriptor("linear").fit(fields)
+        >>> rows = descriptor.transform(fields)
         >>> rows.shape
-        (2, 512)
+        (2, 576)
         >>> remixed = fields.transformed(torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 5.0]]))
-        >>> bool(abs(ge.FieldDescriptor().fit_transform(remixed) - rows).max() < 1e-4)
+        >>> bool(abs(descriptor.transform(remixed) - rows).max() < 1e-3 * abs(rows).max())
         True
+        >>> {name: block.shape[1] for name, block in descriptor.blocks(rows).items()}
+        {'waves': 256, 'reach': 64, 'step': 64, 'pairs': 128, 'level': 32, 'floor': 32}
 
     References:
         K. Muandet, K. Fukumizu, B. Sriperumbudur, B. Schölkopf (2017), Kernel mean embedding of distributions.
         A. Rahimi, B. Recht (2007), Random features for large-scale kernel machines.
+        A. Bar-Hillel, T. Hertz, N. Shental, D. Weinshall (2005), Learning a Mahalanobis metric from equivalence
+        constraints: the discount of groups is theirs, with mutual neighbours in place of given pairs.
     """
 
-    def __init__(self, invariance: str = "linear", *, n_features: int = 512, random_state: int = 0) -> None:
+    def __init__(
+        self, invariance: str = "permutation", *, n_features: int = 256, random_state: int = 0, origin: bool = True,
+        discount_groups: bool = False,
+    ) -> None:  # fmt: skip
         self.invariance, self.n_features, self.random_state = invariance, n_features, random_state
+        self.origin, self.discount_groups = origin, discount_groups
 
     def fit(self, fields: GradientFields, y: Any = None) -> Self:  # noqa: ARG002
-        """Measure the common scale of the points, and draw the waves.
+        """Measure the common scale of the points and the spread of each block, and draw the waves.
 
         Args:
             fields: The units.
@@ -272,13 +264,26 @@ class FieldDescriptor(FieldEstimator):
             The fitted descriptor.
 
         Raises:
-            ValueError: If a setting is out of range, or there are fewer than two points.
+            ValueError: If a setting is out of range, there are fewer than two points, or groups that should be
+                discounted are unknown, fewer than two, or of one unit.
             TypeError: If an argument has the wrong type.
         """
+        self._fit(fields)
+        return self
+
+    def _fit(self, fields: GradientFields) -> Tensor:
         check_fields("fields", fields, least_points=2)
         with _context.all_or_nothing(self):
             self._fit_features(fields, is_flat=self.invariance == "none" and fields.is_shared)
-        return self
+            rows = self._rows(fields)
+            self.block_names_ = tuple(self.features_.places)
+            self.features_.standardize(rows)
+            rows = (rows - self.features_.middle) / self.features_.size
+            self.discount_ = None
+            if as_bool("discount_groups", self.discount_groups):
+                self.discount_ = Discount(rows, fields.groups)
+                rows = self.discount_(rows, fields.groups)
+        return rows
 
     def transform(self, fields: GradientFields) -> NDArray[np.float64]:
         """Describe units.
@@ -294,10 +299,11 @@ class FieldDescriptor(FieldEstimator):
             ValueError: If the fields do not fit those of `fit`, or a unit is constant.
             TypeError: If they are no `GradientFields`.
         """
-        canonical = self._canonical(fields)
-        return np.asarray(self.features_.transform(canonical).double())
+        self._check_kind(fields)
+        rows = self._rows(fields)
+        return np.asarray(rows if self.discount_ is None else self.discount_(rows, fields.groups))
 
-    def fit_transform(self, fields: GradientFields, y: Any = None) -> NDArray[np.float64]:
+    def fit_transform(self, fields: GradientFields, y: Any = None) -> NDArray[np.float64]:  # noqa: ARG002
         """Fit, and describe the same units.
 
         Args:
@@ -307,7 +313,60 @@ class FieldDescriptor(FieldEstimator):
         Returns:
             [u, p].
         """
-        return self.fit(fields, y).transform(fields)
+        return np.asarray(self._fit(fields))
+
+    def blocks(self, rows: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Cut rows of this descriptor into its blocks, by name.
+
+        Args:
+            rows: As `transform` gives them, [u, p].
+
+        Returns:
+            Name → [u, features].
+        """
+        check_is_fitted(self)
+        return {name: rows[:, place] for name, place in self.features_.places.items()}
+
+
+class Discount:
+    """Take out what differs between groups of comparable units: mean rows, and what tells neighbours apart.
+
+    With D the differences of the rows of mutual nearest neighbours in different groups and W = E[DD'] / 2, rows are
+    multiplied by (W / λ + 1)^-½, λ a share of the trace of W: the metric of relevant component analysis.
+
+    Args:
+        rows: Of a fit, [u, p].
+        groups: Of the units, [u].
+    """
+
+    def __init__(self, rows: Tensor, groups: Tensor | None) -> None:
+        self.matrix = torch.zeros(rows.shape[1], 0, dtype=rows.dtype)
+        rows = self(rows, groups)
+        names, group = torch.unique(cast(Tensor, groups), return_inverse=True)
+        if len(names) < 2:
+            refuse("fields", "have two groups to be compared", "one", "Pass discount_groups=False")
+        distances = torch.cdist(rows, rows)
+        members = [torch.nonzero(group == k)[:, 0] for k in range(len(names))]
+        nearest = torch.stack([some[distances[:, some].argmin(1)] for some in members], 1)  # [u, groups]
+        i, k = torch.nonzero(group[:, None] < torch.arange(len(names)), as_tuple=True)
+        j = nearest[i, k]
+        mutual = nearest[j, group[i]] == i
+        differences = rows[i[mutual]] - rows[j[mutual]]
+        basis = torch.linalg.qr(rows.mT)[0]  # differences lie in the span of the rows
+        inside = differences @ basis
+        variances, vectors = torch.linalg.eigh(inside.mT @ inside / (2 * max(len(inside), 1)))
+        floor = SHRINK * variances.sum().clamp_min(1e-300)
+        self.matrix = basis @ vectors * (1 - (variances.clamp_min(0) / floor + 1).rsqrt()).sqrt()
+
+    def __call__(self, rows: Tensor, groups: Tensor | None) -> Tensor:
+        """Return rows, [u, p], without their group's mean, and with what differs between groups shrunk."""
+        if groups is None or bool((torch.unique(groups, return_counts=True)[1] < 2).any()):
+            got = "no groups" if groups is None else "a group of one unit"
+            refuse("fields", "have groups of two or more units", got, "Pass discount_groups=False, or group them")
+        index = torch.unique(groups, return_inverse=True)[1]
+        totals = torch.zeros(int(index.max()) + 1, rows.shape[1], dtype=rows.dtype).index_add_(0, index, rows)
+        rows = rows - (totals / torch.bincount(index)[:, None])[index]
+        return rows - rows @ self.matrix @ self.matrix.mT
 
 
 def _kind(fields: GradientFields) -> str:

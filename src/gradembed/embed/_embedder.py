@@ -53,6 +53,7 @@ class GradientFieldEmbedder(FieldEstimator):
         n_features: Random features of each kind of token.
         n_views: Choices of left-out points of each unit.
         width: Of the hidden layers.
+        origin: Whether zero has a meaning; as for `FieldDescriptor`.
         progress: Whether to draw a progress bar on standard error.
 
     Attributes:
@@ -73,14 +74,14 @@ class GradientFieldEmbedder(FieldEstimator):
     """
 
     def __init__(
-        self, n_components: int = 8, invariance: str = "linear", encoder: str = "auto", mask_fraction: float = 0.4,
+        self, n_components: int = 8, invariance: str = "permutation", encoder: str = "auto", mask_fraction: float = 0.4,
         max_steps: int = 1500, random_state: int = 0, *, mask_kind: str = "points", learning_rate: float = 3e-3,
-        n_features: int = 512, n_views: int = 16, width: int = 64, progress: bool = True,
+        n_features: int = 256, n_views: int = 16, width: int = 64, origin: bool = True, progress: bool = True,
     ) -> None:  # fmt: skip
         self.n_components, self.invariance, self.encoder = n_components, invariance, encoder
         self.mask_fraction, self.max_steps, self.random_state = mask_fraction, max_steps, random_state
         self.mask_kind, self.learning_rate, self.n_features = mask_kind, learning_rate, n_features
-        self.n_views, self.width, self.progress = n_views, width, progress
+        self.n_views, self.width, self.origin, self.progress = n_views, width, origin, progress
 
     def fit(self, fields: GradientFields, y: Any = None) -> Self:  # noqa: ARG002
         """Train the cloze. Labels and groups of the fields are not looked at.
@@ -114,8 +115,11 @@ class GradientFieldEmbedder(FieldEstimator):
             self.n_axes_ = None if axes is None else axes.shape[1]
             seeds = range(seed * n_views, (seed + 1) * n_views)
             masks = [field_mask(fields, settings.mask_fraction, s, self.mask_kind).cpu() for s in seeds]
-            self.components_ = PrincipalComponents(self.features_.transform(canonical), 2 * settings.n_components)
-            inputs = torch.stack([self._inputs(canonical, mask) for mask in masks])  # [v, u, p]
+            rows = self.features_.transform(canonical)[0]
+            self.features_.standardize(rows)
+            rows = (rows - self.features_.middle) / self.features_.size
+            self.components_ = PrincipalComponents(rows, 2 * settings.n_components)
+            inputs = self._inputs(canonical, torch.stack(masks))  # [v, u, p]
             with _context.seeded(seed):
                 cloze = Cloze(inputs, self.components_.n, torch.stack(masks), canonical, axes, settings)
                 cloze.train(progress=self.progress)
@@ -142,7 +146,8 @@ class GradientFieldEmbedder(FieldEstimator):
             ValueError: If the fields do not fit those of `fit`, or a unit is constant.
             TypeError: If they are no `GradientFields`.
         """
-        return np.asarray((self._embed(self._canonical(fields)) - self.middle_) @ self.turn_)
+        self._check_kind(fields)
+        return np.asarray((self._embed(self.coordinates_.transform(fields)) - self.middle_) @ self.turn_)
 
     def fit_transform(self, fields: GradientFields, y: Any = None) -> NDArray[np.float64]:
         """Fit, and give the embedding of the same units.
@@ -174,7 +179,8 @@ class GradientFieldEmbedder(FieldEstimator):
             ValueError: If fields or points do not fit those of `fit`.
             TypeError: If one of them has the wrong type.
         """
-        canonical = self._canonical(fields)
+        self._check_kind(fields)
+        canonical = self.coordinates_.transform(fields)
         asked = as_tensor("points", points, "m d|u m d", u=len(fields), d=fields.dim).cpu()
         embedded, axes = self._embed(canonical).float(), None
         if self.n_axes_ is not None:
@@ -186,15 +192,15 @@ class GradientFieldEmbedder(FieldEstimator):
         return canonical.inverse_transform(predicted).to(fields.gradients)
 
     def _inputs(self, canonical: Canonical, hidden: Tensor) -> Tensor:
-        """Return what the encoder may see, [u, inputs], with points left out where ``hidden``, [u, m], is true."""
+        """Return what the encoder may see, [v, u, inputs], without the points that are ``hidden``, [v, u, m]."""
         rows = self.components_.transform(self.features_.transform(canonical, ~hidden))
-        return rows if self.encoder_kind_ == "set" else torch.cat([rows, hidden.float()], 1)
+        return rows if self.encoder_kind_ == "set" else torch.cat([rows, hidden.float()], 2)
 
     @torch.no_grad()
     def _embed(self, canonical: Canonical) -> Tensor:
         """Return the bottleneck for whole fields, [u, k], in float64."""
-        nothing = torch.zeros(canonical.gradients.shape[:2], dtype=torch.bool)
-        return self.encoder_.forward(self._inputs(canonical, nothing))[0].double()
+        nothing = torch.zeros(1, *canonical.gradients.shape[:2], dtype=torch.bool)
+        return self.encoder_.forward(self._inputs(canonical, nothing)[0])[0].double()
 
 
 class RowEmbedder(TransformerMixin, BaseEstimator):

@@ -18,7 +18,7 @@ from gradembed.gradients.tape import Place, Tape, frozen, heads_of, place_of
 
 GRADIENT_BYTES = 2**30  # of gradients at all sites, at a time
 SITE_BYTES = 12 * 2**20  # of activations at all sites: about what stays in the caches
-MOST_SAMPLES = 256, 96  # at a time, at one site and at several: more are hardly faster, and cost memory
+MOST_SAMPLES = 256  # at a time: more are hardly faster, and cost memory
 PAIR_NUMBERS = 8  # that are held for each sample and pair of units while means are taken
 PROBED_UNITS = 8  # of which it is asked whether a layer feeds them
 
@@ -39,6 +39,7 @@ class Autograd:
         sites: Sequence[Site] | None, argument: str, x_name: str,
     ) -> None:  # fmt: skip
         self.model, self.forward, self.argument, self.x_name = model, forward, argument, x_name
+        self.learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.unit_site = unit_site
         for site in sites or ():
@@ -112,7 +113,7 @@ class Autograd:
     def chunk(self, item: int, u: int) -> int:
         """The number of samples at a time, for numbers of ``item`` bytes and u units."""
         item, width = max(4, item), sum(self.widths.values())
-        size = min(max(SITE_BYTES // (width * item), 16), MOST_SAMPLES[len(self.sites) > 1])
+        size = min(max(SITE_BYTES // (width * item), 16), MOST_SAMPLES)
         return max(1, min(size, GRADIENT_BYTES // (u * max(width, PAIR_NUMBERS * u) * item)))
 
     def _backward(
@@ -126,7 +127,7 @@ class Autograd:
             return dict.fromkeys(places)
         outputs, weights = zip(*live, strict=True)
         try:
-            with frozen(self.model):  # as in the forward pass, which a checkpoint repeats
+            with frozen(self.learnable):  # as in the forward pass, which a checkpoint repeats
                 found = torch.autograd.grad(outputs, edges, weights, retain_graph=keep, allow_unused=True)
         except RuntimeError as error:
             _let_pass(error)
@@ -143,7 +144,7 @@ class Autograd:
     def _run(self, batch: Batch, sites: Sequence[Site]) -> Tape:
         """Run forward with the graph kept from the sites on."""
         tape = Tape(size_of(batch), self.argument, sites, self.unit_site)
-        with torch.enable_grad(), frozen(self.model), tape.tapping(self.modules):
+        with torch.enable_grad(), frozen(self.learnable), tape.tapping(self.modules):
             result = self._call(tape.cut_input(batch))
         if self.unit_site is OUTPUT:
             tape.units = heads_of(result, tape.n, type(self.model).__name__)

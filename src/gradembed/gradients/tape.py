@@ -167,18 +167,17 @@ def _refuse_runs(argument: str, site: Site) -> NoReturn:
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def frozen(learnable: Sequence[nn.Parameter]) -> Iterator[None]:
     """Have no gradients flow to the parameters: a graph is then kept from the sites on only."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fast = torch.backends.mha.get_fastpath_enabled()  # which leads past modules where nothing needs a gradient
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        for parameter in wanted:
+        for parameter in learnable:
             parameter.requires_grad_(False)
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for parameter in wanted:
+        for parameter in learnable:
             parameter.requires_grad_(True)
 
 
