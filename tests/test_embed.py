@@ -122,8 +122,7 @@ def test_order_scale_offset_and_chunks_do_not_matter(invariance, monkeypatch):
     assert max(moved(rows, descriptor.transform(same)) for same in (shuffled, scaled)) < 1e-4
     assert moved(rows, descriptor.transform(flipped)) > 1e-2
     monkeypatch.setattr("gradembed.embed._descriptor.CHUNK", 1)
-    monkeypatch.setattr("gradembed.embed._descriptor.UNITS_AT_A_TIME", 7)
-    monkeypatch.setattr("gradembed.embed._coordinates.UNITS_AT_A_TIME", 5)
+    monkeypatch.setattr("gradembed.embed._coordinates.AT_A_TIME", 5 * 300 * 8)
     assert moved(rows, descriptor.transform(fields)) < 1e-5
 
 
@@ -305,7 +304,7 @@ def test_whitening_keeps_pairings_and_drops_what_is_not_there():
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("invariance", INVARIANCES)
 def test_the_inverse_undoes_the_coordinates(invariance, shared, monkeypatch):
-    monkeypatch.setattr("gradembed.embed._coordinates.UNITS_AT_A_TIME", 3)
+    monkeypatch.setattr("gradembed.embed._coordinates.AT_A_TIME", 3 * 80 * 5)
     fields = wave_fields(2, 4, dim=5, m=80, rotate=not shared, shared=shared)
     canonical = Coordinates(fields, invariance).transform(fields)
     assert torch.allclose(canonical.inverse_transform(canonical.gradients).float(), fields.gradients, atol=1e-4)

@@ -117,7 +117,10 @@ class Units:
 
 def at(numbers: Tensor, points: Tensor) -> Tensor:
     """Return the rows of numbers, [u, m, k], at points of each unit's own, [u, n]."""
-    return numbers.gather(1, points[..., None].expand(-1, -1, numbers.shape[2]))
+    if numbers.stride(0) == 0:  # the same for all units
+        return numbers[0][points]
+    rows = points + numbers.shape[1] * torch.arange(len(points))[:, None]
+    return numbers.flatten(0, 1).index_select(0, rows.flatten()).view(*points.shape, -1)
 
 
 def averages(member: Tensor) -> Tensor:
@@ -155,12 +158,16 @@ def frame(waves: Waves, units: Units, w: Tensor) -> Tensor:
 
 def coordinates(waves: Waves, units: Units, w: Tensor) -> Tensor:
     """Mean over coordinates of waves of moments over points of each alone, [u, k]. Blind to their order."""
-    a, g, f, w = units.a, units.g, units.f[..., None], w[..., None]
+    a, g, f = units.a, units.g, units.f
+    bend, one = (f.square() - 1) * w, w[:, None]  # [u, m], [u, 1, m]
+    curves = torch.stack([w, w * f, bend], 1)
+    mean, *slopes = (curves @ g).unbind(1)  # each [u, d]
+    slopes = [mean, (one @ g.square())[:, 0].sqrt(), *slopes, (one @ (a * g))[:, 0]]
+    _, *places = (curves @ a).unbind(1)
+    squares = a.square()
+    places += [(one @ squares)[:, 0].sqrt(), (one @ squares.mul_(a))[:, 0] / 3]
     strength = a.shape[2] ** 0.5  # so that one coordinate of d counts like a whole gradient
-    wg, wa, bend = w * g, w * a, f.square() - 1
-    slopes = [wg.sum(1), (w * g.square()).sum(1).sqrt(), (wg * f).sum(1), (wg * bend).sum(1), (wa * g).sum(1)]
-    places = [(wa * f).sum(1), (wa * bend).sum(1), (w * a.square()).sum(1).sqrt(), (w * a.pow(3)).sum(1) / 3]
-    moments = [*(slope * strength for slope in slopes), *places]  # each [u, d]
+    moments = [*(slope * strength for slope in slopes), *places]
     return waves(torch.stack(moments, 2)).mean(1)  # tokens [u, d, 9]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from gradembed.fields._fields import GradientFields, varying_amplitudes
 
 INVARIANCES = ("none", "permutation", "orthogonal", "linear")
 RANK_TOLERANCE = 1e-9  # directions of the points with less than this share of the largest variance are not there
-UNITS_AT_A_TIME = 64  # in float64
+AT_A_TIME = 1_500_000  # numbers: what stays in the caches
 SHARE = 0.99  # of the gradients' squared length that the axes should hold
 MOST_AXES = 6
 FULL = 4  # with at most so many axes all combinations of signs are tried, with more one flip at a time
@@ -73,45 +75,56 @@ class Coordinates:
         self.invariance, self.origin, self.center, self.scale = invariance, origin, None, 1.0
         if invariance == "linear":
             return
-        points = fields.points.double().cpu()
-        self.center = points.flatten(0, -2).mean(0)[None, None] if invariance == "none" else None
-        center = points.mean(-2, keepdim=True) if self.center is None else self.center[0]
-        self.scale = float((points - center).square().mean().sqrt()) or 1.0
+        points = fields.points if fields.points.ndim == 3 else fields.points[None]
+        parts = points.cpu().split(_units_at_a_time(points))
+        centers = [part.mean(1, keepdim=True, dtype=torch.float64) for part in parts]
+        if invariance == "none":
+            self.center = torch.cat(centers).mean(0, keepdim=True)
+            centers = [self.center] * len(parts)
+        squares = [float(_shifted(*both).square().sum()) for both in zip(parts, centers, strict=True)]
+        self.scale = (sum(squares) / points.numel()) ** 0.5 or 1.0
 
     def transform(self, fields: GradientFields) -> Canonical:
-        """Return the fields in these coordinates, computed in float64, a few units at a time; refuses constant ones."""
+        """Return the fields in these coordinates; refuses constant ones."""
+        parts = list(self.parts(fields))
+        if len(parts) == 1:
+            return parts[0]
+        common = ("center", "basis", "zero") if fields.is_shared or self.center is not None else ()
+        joined: dict[str, Any] = {}
+        for name, first in vars(parts[0]).items():
+            is_common = name in common or not isinstance(first, Tensor)
+            joined[name] = first if is_common else torch.cat([getattr(part, name) for part in parts])
+        return Canonical(**joined)
+
+    def parts(self, fields: GradientFields) -> Iterator[Canonical]:
+        """Yield the fields in these coordinates, a few units at a time."""
         amplitudes = varying_amplitudes(fields).double().cpu()
         u, m, d = fields.gradients.shape
-        points, gradients = (torch.empty(u, m, d, dtype=torch.float32) for _ in range(2))
-        frames: list[tuple[Tensor, Basis]] = []
-        for part in slices(u, UNITS_AT_A_TIME):
-            if not fields.is_shared or not frames:
-                a = (fields.points[None] if fields.is_shared else fields.points[part]).double().cpu()  # [u or 1, m, d]
-                center, basis, inverse = self._frame(a)
-                frames.append((center, basis))
-                a = _times(a - center, basis)
-            g = _times(fields.gradients[part].double().cpu(), inverse)  # [u, m, d]
+        for part in slices(u, _units_at_a_time(fields.gradients)):
+            if not fields.is_shared or part.start == 0:
+                points = (fields.points[None] if fields.is_shared else fields.points[part]).cpu()  # [u or 1, m, d]
+                center, basis, inverse = self._frame(points)
+                a = _times(_shifted(points, center), basis).float()
+                zero = _times(-center if self.origin else torch.zeros_like(center), basis).float()
+            scale, values, offsets = amplitudes[part], None, torch.zeros(len(amplitudes[part]))
+            g = _times(fields.gradients[part].cpu(), inverse)  # [u, m, d]
             if fields.values is None:  # then the scale is the gradients' own, in these coordinates
-                scale = g.square().sum(2).mean(1).sqrt()
-                amplitudes[part] = torch.where(scale > 0, scale, 1)  # no point differs along any of it: it stays zero
-            points[part], gradients[part] = a, g / amplitudes[part, None, None]
-        values, offsets = None, torch.zeros(u)
-        if fields.values is not None:
-            values = fields.values.double().cpu() / amplitudes[:, None]
-            middle = values.mean(1)
-            values, offsets = (values - middle[:, None]).float(), middle.float() if self.origin else offsets
-        zero = torch.cat([_times(-c if self.origin else torch.zeros_like(c), b) for c, b in frames]).float()
-        center = torch.cat([center for center, _ in frames]) if self.center is None else self.center
-        bases = [basis for _, basis in frames if isinstance(basis, Tensor)]
-        whole = torch.cat(bases) if bases else basis
-        return Canonical(points, gradients, values, center, whole, amplitudes, zero, offsets)
+                scale = g.double().square().sum(2).mean(1).sqrt()
+                scale = torch.where(scale > 0, scale, 1)  # no point differs along any of it: it stays zero
+            else:
+                values = fields.values[part].double().cpu() / scale[:, None]
+                middle = values.mean(1)
+                values, offsets = (values - middle[:, None]).float(), middle.float() if self.origin else offsets
+            g = (g / scale[:, None, None].to(g)).float()
+            yield Canonical(a.expand(len(g), m, d), g, values, center, basis, scale, zero, offsets)
 
     def _frame(self, points: Tensor) -> tuple[Tensor, Basis, Basis]:
         """Return the center of points, [u or 1, m, d], the basis for them, and the one for gradients."""
-        center = points.mean(1, keepdim=True) if self.center is None else self.center
+        center = points.mean(1, keepdim=True, dtype=torch.float64) if self.center is None else self.center
         if self.invariance != "linear":
             return center, 1 / self.scale, 1 / self.scale * self.scale**2
-        covariance = (points - center).mT @ (points - center) / points.shape[1]  # [u, d, d]
+        shifted = points.double() - center
+        covariance = shifted.mT @ shifted / points.shape[1]  # [u, d, d]
         variances, vectors = torch.linalg.eigh(covariance)
         is_there = variances > RANK_TOLERANCE * variances[:, -1:]  # what no point differs along is zero in both bases
         spreads = torch.where(is_there, variances, 1).sqrt()
@@ -144,7 +157,7 @@ def principal_axes(fields: Canonical, q: int | None = None) -> Tensor:
         [u, q, d].
     """
     d, leading, counts = fields.gradients.shape[2], [], []
-    for g in fields.gradients.split(UNITS_AT_A_TIME):
+    for g in fields.gradients.split(_units_at_a_time(fields.gradients)):
         shares, vectors = torch.linalg.eigh((g.mT @ g).double())  # [u, d] and [u, d, d], the largest last
         shares = shares.flip(1).cumsum(1)
         counts.append((shares < SHARE * shares[:, -1:]).sum(1) + 1)
@@ -193,5 +206,15 @@ def slices(n: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, n, size)]
 
 
+def _units_at_a_time(numbers: Tensor) -> int:
+    return max(AT_A_TIME // max(numbers[0].numel(), 1), 1)
+
+
 def _times(rows: Tensor, basis: Basis) -> Tensor:
-    return rows @ basis if isinstance(basis, Tensor) else rows * basis
+    return rows @ basis.to(rows) if isinstance(basis, Tensor) else rows * basis
+
+
+def _shifted(points: Tensor, center: Tensor) -> Tensor:
+    """Subtract a center in float64 from points in two steps, so that nothing is lost where the points are float32."""
+    rounded = center.to(points)
+    return (points - rounded).sub_((center - rounded).to(points))

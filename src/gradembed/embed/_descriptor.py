@@ -15,10 +15,10 @@ from torch import Tensor
 from gradembed import _context
 from gradembed._validation import as_bool, as_integer, check_choice, is_finite, refuse
 from gradembed.embed import _blocks
-from gradembed.embed._coordinates import INVARIANCES, UNITS_AT_A_TIME, Canonical, Coordinates, slices
+from gradembed.embed._coordinates import INVARIANCES, Canonical, Coordinates, slices
 from gradembed.fields._fields import GradientFields, check_fields
 
-CHUNK = 4_000_000  # numbers in the largest intermediate tensor
+CHUNK = 2_000_000  # numbers in the largest intermediate tensor
 ROUNDING = 1e-5  # blocks of features, which are of order 1, that vary by less are not blown up
 FLOOR = 1e-6  # components with less than this share of the largest spread are rounding
 SHRINK = 0.07  # of what differs between groups: variance below which a direction is left as it is
@@ -164,10 +164,7 @@ class FieldEstimator(BaseEstimator):
 
     def _rows(self, fields: GradientFields) -> Tensor:
         """Return the blocks of units, a few at a time, [u, p], in float64."""
-        rows = [
-            self.features_.transform(self.coordinates_.transform(fields[part]))[0]
-            for part in slices(len(fields), UNITS_AT_A_TIME)
-        ]
+        rows = [self.features_.transform(part)[0] for part in self.coordinates_.parts(fields)]
         return torch.cat(rows).double()
 
 
