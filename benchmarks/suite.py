@@ -246,20 +246,23 @@ def quantiles(fields: ge.GradientFields) -> Tensor:
     return torch.quantile(values, torch.linspace(0.02, 0.98, 25), dim=1).T
 
 
-def described(fields: ge.GradientFields, invariance: str = "orthogonal", *, estimated: bool = False) -> Any:
+def described(fields: ge.GradientFields, *, estimated: bool = False, **settings: Any) -> Any:
     """Describe units by their fields, or by what points and values alone say of them.
 
     Returns:
         [u, p].
     """
-    return ge.FieldDescriptor(invariance).fit_transform(ge.estimated_fields(fields) if estimated else fields)
+    return ge.FieldDescriptor(**settings).fit_transform(ge.estimated_fields(fields) if estimated else fields)
 
 
 METHODS: dict[str, Callable[[ge.GradientFields], Any]] = {
     "quantiles of values": quantiles,
     "points and values": partial(described, estimated=True),
     "linear": partial(described, invariance="linear"),
-    "orthogonal": described,
+    "orthogonal": partial(described, invariance="orthogonal"),
+    "permutation": described,
+    "points and values, discounted": partial(described, estimated=True, discount_groups=True),
+    "permutation, discounted": partial(described, discount_groups=True),
 }
 
 

@@ -20,6 +20,7 @@ REFERENCES = 128  # points that all points are paired with, at most
 PAIRS = 1000  # of points, drawn at random
 NEAR = 2.0  # exp(-2 gap), in units of the median squared gap
 QUANTILES = 32
+TIE = 1e-5  # values closer than this are one, in units of their spread
 
 
 class Waves:
@@ -53,20 +54,22 @@ class Units:
         zero: The layer's zero in these coordinates, [u or 1, 1, d].
         offset: The value's mean in units of its spread, [u].
         has_values: Whether f are values.
+        is_affine: Whether gradients are measured by the points' own covariance: then no basis is preferred.
         draws: Two uniform numbers for each pair of points, [2, pairs].
     """
 
     def __init__(
-        self, a: Tensor, g: Tensor, f: Tensor, zero: Tensor, offset: Tensor, draws: Tensor, *, has_values: bool
-    ) -> None:
+        self, a: Tensor, g: Tensor, f: Tensor, zero: Tensor, offset: Tensor, draws: Tensor, *, has_values: bool,
+        is_affine: bool,
+    ) -> None:  # fmt: skip
         self.a, self.g, self.f, self.zero, self.offset = a, g, f, zero, offset
-        self.has_values, self.draws = has_values, draws
+        self.has_values, self.is_affine, self.draws = has_values, is_affine, draws
         self.m = f.shape[1]
 
     @cached_property
     def order(self) -> Tensor:
-        """Points by rising value, [u, m]."""
-        return self.f.argsort(dim=1, stable=True)
+        """Points by rising value, [u, m]; values that differ by rounding only do not change places."""
+        return (self.f / TIE).round().argsort(dim=1, stable=True)
 
     @cached_property
     def references(self) -> Tensor:
@@ -78,6 +81,20 @@ class Units:
     def own(self) -> Tensor:
         """g_i·a_i, [u, m]."""
         return (self.g * self.a).sum(2)
+
+    def dual(self, vectors: Tensor) -> Tensor:
+        """Return what vectors v, [u, n, d], are multiplied by gradients with: v, or Σv."""
+        if not self.is_affine:
+            return vectors
+        return (vectors @ self.a.mT) @ self.a / self.m
+
+    @cached_property
+    def length(self) -> Tensor:
+        """The length of each gradient, (g'g)^½ or (g'Σg)^½, [u, m]."""
+        if not self.is_affine:
+            return self.g.square().sum(2).sqrt()
+        covariance = self.a.mT @ self.a / self.m
+        return (self.g @ covariance).mul_(self.g).sum(2).clamp_min_(0).sqrt()
 
     @cached_property
     def reach(self) -> Tensor:
@@ -150,8 +167,8 @@ def kernel(waves: Waves, units: Units, w: Tensor) -> Tensor:
 
 def frame(waves: Waves, units: Units, w: Tensor) -> Tensor:
     """Mean over points of waves of f, a·g, |g|, and of a and g in the moment frame, [u, k]. Blind to rotations."""
-    turned = moment_frame(units.g, units.f, w).mT
-    parts = [units.own[..., None], units.g.square().sum(2, keepdim=True).sqrt(), units.a @ turned, units.g @ turned]
+    along, dual = moment_frame(units, w)
+    parts = [units.own[..., None], units.length[..., None], units.a @ along.mT, units.g @ dual.mT]
     parts = [units.f[..., None], *parts] if units.has_values else parts
     return torch.bmm(w[:, None], waves(torch.cat(parts, 2)))[:, 0]  # of tokens [u, m, 10 or 11]
 
@@ -231,19 +248,24 @@ def quantiles(numbers: Tensor, w: Tensor) -> Tensor:
     return torch.lerp(ordered.gather(1, low), ordered.gather(1, torch.minimum(low + 1, last)), share)
 
 
-def moment_frame(g: Tensor, f: Tensor, w: Tensor) -> Tensor:
-    """Return each unit's frame of four vectors that turn with its basis, from mean gradients, [u, 4, d].
+def moment_frame(units: Units, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Make each unit's frame of four vectors that turn with its basis, from mean gradients.
 
     The vectors are E[ψ(f) g] with ψ = 1, f, f² - 1, tanh(3f/2), stacked to V and softly made orthonormal:
-    (V V' + s²)^-½ V. Nothing has to be sorted and no sign chosen, so the frame depends smoothly on the field. A
-    direction in which all four means vanish, as for a function that is even along it, is missing.
+    (V V' + s²)^-½ V, or (V Σ V' + s²)^-½ V. Nothing has to be sorted and no sign chosen, so the frame depends smoothly
+    on the field. A direction in which all four means vanish, as for a function that is even along it, is missing.
+
+    Returns:
+        The frame, by which points are multiplied, and its dual, by which gradients are, [u, 4, d].
     """
+    f = units.f
     curves = torch.stack([torch.ones_like(f), f, f.square() - 1, torch.tanh(1.5 * f)], 1) * w[:, None]  # [u, 4, m]
-    vectors = (curves @ g).double()  # [u, 4, d]
-    squares, turns = torch.linalg.eigh(vectors @ vectors.mT)
+    vectors = curves @ units.g  # [u, 4, d]
+    dual = units.dual(vectors)
+    squares, turns = torch.linalg.eigh(vectors.double() @ dual.double().mT)
     shrink = (squares.clamp_min(0) + SOFTNESS**2).rsqrt()
-    turned: Tensor = (turns * shrink[:, None]) @ turns.mT @ vectors
-    return turned.float()
+    soft = ((turns * shrink[:, None]) @ turns.mT).float()
+    return soft @ vectors, soft @ dual
 
 
 def heights(a: Tensor, g: Tensor, w: Tensor) -> Tensor:

@@ -211,7 +211,7 @@ def _units_at_a_time(numbers: Tensor) -> int:
 
 
 def _times(rows: Tensor, basis: Basis) -> Tensor:
-    return rows @ basis.to(rows) if isinstance(basis, Tensor) else rows * basis
+    return rows.double() @ basis if isinstance(basis, Tensor) else rows * basis
 
 
 def _shifted(points: Tensor, center: Tensor) -> Tensor:

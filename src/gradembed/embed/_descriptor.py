@@ -37,6 +37,7 @@ class Features:
 
     def __init__(self, invariance: str, fields: GradientFields, *, is_flat: bool, n: int, seed: int) -> None:
         d, affine, few = fields.dim, invariance == "linear", max(n // 2, 2)
+        self.is_affine = affine
         none = (0, 0, 1.0)  # waves
         kinds: dict[str, tuple[Any, int, int, float]] = {
             "waves": (_blocks.frame, 10 + (fields.values is not None), n, 0.5),
@@ -96,12 +97,19 @@ class Features:
     def _units(self, fields: Canonical, i: slice, w: Tensor) -> _blocks.Units:
         """Return some units; without values their scale and heights are those of the gradients that are seen."""
         a, g, f = fields.points[i], fields.gradients[i], fields.values
-        if f is None:
-            length = (w * g.square().sum(2)).sum(1).sqrt()  # 1 where all is seen
-            g = g * (w > 0)[..., None] / torch.where(length > 0, length, 1)[:, None, None]
         zero = fields.zero[i] if len(fields.zero) > 1 else fields.zero
-        known = _blocks.heights(a, g, w) if f is None else f[i]
-        return _blocks.Units(a, g, known, zero, fields.offsets[i], self.draws, has_values=f is not None)
+
+        def units(g: Tensor, known: Tensor) -> _blocks.Units:
+            return _blocks.Units(
+                a, g, known, zero, fields.offsets[i], self.draws, has_values=f is not None, is_affine=self.is_affine
+            )
+
+        if f is not None:
+            return units(g, f[i])
+        g = g * (w > 0)[..., None]
+        size = (w * units(g, w).length.square()).sum(1).sqrt()
+        g = g / torch.where(size > 0, size, 1)[:, None, None]
+        return units(g, _blocks.heights(a, g, w))
 
 
 class PrincipalComponents:
@@ -144,12 +152,13 @@ class FieldEstimator(BaseEstimator):
     random_state: int
     origin: bool
 
-    def _fit_features(self, fields: GradientFields, *, is_flat: bool) -> None:
+    def _fit_features(self, fields: GradientFields, *, is_flat: bool, whiten: bool) -> None:
         check_choice("invariance", self.invariance, INVARIANCES)
         n, seed = as_integer("n_features", self.n_features, 2), as_integer("random_state", self.random_state, 0)
         self.n_features_in_, self.kind_ = fields.dim, _kind(fields)
         self.points_ = fields.points.double().cpu() if is_flat else None
-        self.coordinates_ = Coordinates(fields, self.invariance, origin=as_bool("origin", self.origin))
+        kind = "orthogonal" if self.invariance == "linear" and not whiten else self.invariance
+        self.coordinates_ = Coordinates(fields, kind, origin=as_bool("origin", self.origin))
         self.features_ = Features(self.invariance, fields, is_flat=is_flat, n=n, seed=seed)
 
     def _check_kind(self, fields: GradientFields) -> None:
@@ -198,10 +207,10 @@ class FieldDescriptor(FieldEstimator):
       share one scale of inputs.
     - "orthogonal": rotations and reflections: as "permutation" without coordinates. For exact invariance where a
       basis is arbitrary. Blind to which direction of the layer a function reads.
-    - "linear": any invertible matrix, a → Ma and g → M⁻ᵀg, such as rescaled hidden units. Points are whitened with
-      their own covariance Σ, a → Σ^-½ (a - ā), and gradients the opposite way. Assumes that the points of different
-      units come from the same distribution up to such a map. Blind to the scale at which a function varies: a
-      function of half as wide inputs looks like one of all of them.
+    - "linear": any invertible matrix, a → Ma and g → M⁻ᵀg, such as rescaled hidden units. Gradients are measured by
+      the covariance of the unit's points, (g'Σg)^½. Assumes that the points of different units come from the same
+      distribution up to such a map. Blind to the scale at which a function varies: a function of half as wide
+      inputs looks like one of all of them.
     - "none": all units share one basis. Own points: kernel mean E[φ(a) ⊗ (g, f)] with random waves φ of the point.
       Shared points: the gradients themselves, flattened. Blind to nothing; networks with hidden bases of their own
       look unrelated.
@@ -271,7 +280,7 @@ class FieldDescriptor(FieldEstimator):
     def _fit(self, fields: GradientFields) -> Tensor:
         check_fields("fields", fields, least_points=2)
         with _context.all_or_nothing(self):
-            self._fit_features(fields, is_flat=self.invariance == "none" and fields.is_shared)
+            self._fit_features(fields, is_flat=self.invariance == "none" and fields.is_shared, whiten=False)
             rows = self._rows(fields)
             self.block_names_ = tuple(self.features_.places)
             self.features_.standardize(rows)

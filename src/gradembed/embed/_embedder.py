@@ -109,7 +109,7 @@ class GradientFieldEmbedder(FieldEstimator):
             refuse("encoder", "be 'set' or 'auto' with an invariance or own points", "'flat'", remedy)
         with _context.all_or_nothing(self):
             self.encoder_kind_ = "flat" if is_flat else "set"
-            self._fit_features(fields, is_flat=is_flat)
+            self._fit_features(fields, is_flat=is_flat, whiten=True)
             canonical, seed = self.coordinates_.transform(fields), int(self.random_state)
             axes = None if self.invariance == "none" else principal_axes(canonical)
             self.n_axes_ = None if axes is None else axes.shape[1]
