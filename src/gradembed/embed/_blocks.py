@@ -68,8 +68,10 @@ class Units:
 
     @cached_property
     def order(self) -> Tensor:
-        """Points by rising value, [u, m]; values that differ by rounding only do not change places."""
-        return (self.f / TIE).round().argsort(dim=1, stable=True)
+        """Points by rising value, [u, m]; where values differ by no more than rounding, by g·a."""
+        first = self.own.argsort(dim=1, stable=True)
+        values = (self.f / TIE).round().gather(1, first)
+        return first.gather(1, values.argsort(dim=1, stable=True))
 
     @cached_property
     def references(self) -> Tensor:
