@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,3 +67,13 @@ def high_water() -> float:
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes here
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def in_own_process(measure: Callable[..., float], *arguments: object) -> float:
+    """Measure memory where nothing else has used any.
+
+    Returns:
+        Megabytes.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()

@@ -1,4 +1,4 @@
-"""Gradient fields of an ensemble, side by side with going through its networks one by one.
+"""Gradient fields of an ensemble, side by side with going through its networks one by one; and their description.
 
 Run with ``make bench``. Weights and points are random, because speed does not depend on them. `gradembed` also gives
 values and linear regions; the rivals give gradients alone. The arithmetic bound counts the multiplications of one
@@ -14,6 +14,7 @@ from functools import partial
 
 import pandas as pd
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 import gradembed as ge
@@ -109,6 +110,45 @@ def compare(dim: int, repeats: int = 5) -> pd.DataFrame:
     return table
 
 
+def drawn(u: int, m: int, d: int, *, own: bool) -> ge.GradientFields:
+    """Draw fields without meaning.
+
+    Returns:
+        u units.
+    """
+    points = torch.randn(*((u,) if own else ()), m, d)
+    return ge.GradientFields(points, torch.randn(u, m, d), torch.randn(u, m))
+
+
+def _peak(u: int, m: int, d: int, own: bool) -> float:
+    fields = drawn(u, m, d, own=own)
+    before = _measure.high_water()
+    ge.FieldDescriptor().fit_transform(fields)
+    return _measure.high_water() - before
+
+
+def describe(u: int, m: int, d: int, repeats: int = 3) -> pd.DataFrame:
+    """Time the descriptor, with what one would otherwise do to raw gradients: principal components of whole rows.
+
+    Returns:
+        Seconds and megabytes beyond the fields; "half" is with half the units.
+    """
+    rows = []
+    for own in (False, True):
+        fields = drawn(u, m, d, own=own)
+        pca = PCA(8, svd_solver="randomized", random_state=0)
+        contestants: dict[str, Callable[[], object]] = {
+            "seconds": partial(ge.FieldDescriptor().fit_transform, fields),
+            "half": partial(ge.FieldDescriptor().fit_transform, fields[: u // 2]),
+            "PCA of rows": partial(pca.fit_transform, fields.gradients.flatten(1).numpy()),
+        }
+        seconds = _measure.medians(contestants, repeats)
+        del fields, contestants
+        peak = _measure.in_own_process(_peak, u, m, d, own)
+        rows.append({"points": "own" if own else "shared", **seconds, "MB": peak})
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     """Measure and print."""
     torch.manual_seed(0)
@@ -116,6 +156,9 @@ def main() -> None:
     for dim in (1, 8, 64):
         title = f"Fields of {MEMBERS} networks {'-'.join(map(str, [dim, *HIDDEN, 1]))} at {POINTS:,} points"
         print(f"{title} (point_by_point extrapolated)\n{compare(dim).round(4).to_string()}\n")
+    sizes = 1000, 1500, 240
+    print("Description of {:,} units at {:,} points of {} dimensions".format(*sizes))
+    print(describe(*sizes).round(2).to_string(index=False))
 
 
 if __name__ == "__main__":

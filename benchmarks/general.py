@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -195,7 +193,7 @@ def side_by_side(name: str, quick: bool) -> dict[str, Any]:
     contestants["chance"] = partial(ge.interference, network, x)
     seconds = _measure.medians(contestants, repeats)
     chunk = min(rivals, key=seconds.__getitem__)
-    ours, theirs = (peak_memory(_peak, name, quick, size) for size in (0, int(chunk)))
+    ours, theirs = (_measure.in_own_process(_peak, name, quick, size) for size in (0, int(chunk)))
     return {
         "network": name, "samples": len(x), "layers": len(first.layers), "gradembed (s)": seconds["gradembed"],
         "hooks (s)": seconds[chunk], "chunk": chunk, "time ratio": seconds["gradembed"] / seconds[chunk],
@@ -228,16 +226,6 @@ def one_layer(name: str, quick: bool) -> dict[str, Any]:
     best = min(rivals, key=seconds.__getitem__)
     row = {"network": name, "layer": layer, "gradembed (s)": seconds["gradembed"], "best rival": best}
     return row | {"rival (s)": seconds[best], "time ratio": seconds["gradembed"] / seconds[best]}
-
-
-def peak_memory(measure: Callable[..., float], *arguments: object) -> float:
-    """Measure in a process of its own.
-
-    Returns:
-        Megabytes.
-    """
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
 
 
 def _peak(name: str, quick: bool, chunk: int) -> float:
@@ -290,7 +278,7 @@ def main() -> None:
     table = pd.DataFrame([one_layer(name, quick) for name in names])
     print(f"One layer\n{table.round(3).to_string(index=False)}\n", flush=True)
     pixels, few = (32, 5) if quick else (224, 50)
-    extra, ratio = peak_memory(_peak_of_one_unit, pixels), depth(few, 1 if quick else 7)
+    extra, ratio = _measure.in_own_process(_peak_of_one_unit, pixels), depth(few, 1 if quick else 7)
     print(f"one unit of a layer of {64 * (pixels // 4) ** 2:,}: {extra:.0f} MB beyond the forward pass")
     print(f"{2 * few} layers take {ratio:.2f} times as long as {few}")
 

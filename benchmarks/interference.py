@@ -9,7 +9,6 @@ multiplies large square matrices in the same run.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -153,16 +152,6 @@ def merged_trees() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def peak_memory(n: int) -> float:
-    """Additional peak memory of one analysis, in a process of its own.
-
-    Returns:
-        Megabytes.
-    """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (n,))
-
-
 def _peak(n: int) -> float:
     network, x = ge.MLP(WIDTHS, seed=0), torch.randn(n, WIDTHS[0])
     _measure.measures(network, x[:100])  # what the first call loads for good
@@ -199,7 +188,7 @@ def main() -> None:
     print(f"All pairs of samples, at the input\n{all_pairs().round(4).to_string(index=False)}\n")
     print(f"Trees\n{trees().round(4).to_string(index=False)}\n")
     print(f"Trees merged by tolerance, GELU, {N:,} samples\n{merged_trees().round(4).to_string(index=False)}\n")
-    print(f"Additional peak memory, 60,000 samples: {peak_memory(60_000):.0f} MB\n")
+    print(f"Additional peak memory, 60,000 samples: {_measure.in_own_process(_peak, 60_000):.0f} MB\n")
     print(f"drawn: {draw(table).name} in build/benchmarks")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator
@@ -107,16 +106,6 @@ def growth(device: torch.device, rounds: int = 5) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def peak_memory(n: int, device: str) -> float:
-    """Additional peak memory of one analysis, in a process of its own.
-
-    Returns:
-        Megabytes.
-    """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (n, device))
-
-
 def _peak(n: int, device: str) -> float:
     network, x = ge.MLP([784, 64, 64, 10], seed=0).to(device), torch.randn(BATCH, 784, device=device)
     _measure.measures(network, x[:100])  # what the first call loads for good
@@ -167,7 +156,7 @@ def main() -> None:
     off = table["ratio"].where(table["ratio"] > 1, 1 / table["ratio"])
     print(f"measured / predicted: {table['ratio'].min():.2f} to {table['ratio'].max():.2f}; "
           f"{int((off <= WITHIN).sum())} of {len(table)} within a factor of {WITHIN}")  # fmt: skip
-    peaks = {n: peak_memory(n, str(device)) for n in (10_000, 100_000, 1_000_000)}
+    peaks = {n: _measure.in_own_process(_peak, n, str(device)) for n in (10_000, 100_000, 1_000_000)}
     print("additional peak memory: " + ", ".join(f"{n:,} samples {peak:.0f} MB" for n, peak in peaks.items()) + "\n")
     print(f"drawn: {draw(table, f'Interference of streamed samples at all layers, {where}').name} in build/benchmarks")
 
