@@ -64,7 +64,7 @@ class Units:
     ) -> None:  # fmt: skip
         self.a, self.g, self.f, self.zero, self.offset = a, g, f, zero, offset
         self.has_values, self.is_affine, self.draws = has_values, is_affine, draws
-        self.m = f.shape[1]
+        self.m, self._made = f.shape[1], dict[str, Tensor]()
 
     @cached_property
     def order(self) -> Tensor:
@@ -83,6 +83,12 @@ class Units:
     def own(self) -> Tensor:
         """g_i·a_i, [u, m]."""
         return (self.g * self.a).sum(2)
+
+    def once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """Make something that does not depend on which points are seen, when it is first asked for."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def dual(self, vectors: Tensor) -> Tensor:
         """Return what vectors v, [u, n, d], are multiplied by gradients with: v, or Σv."""
@@ -192,43 +198,54 @@ def coordinates(waves: Waves, units: Units, w: Tensor) -> Tensor:
 
 def reach(_: Waves, units: Units, w: Tensor) -> Tensor:
     """Root mean square of g_i·a_j over pairs of bins, [u, 64]. Blind to any invertible matrix."""
-    return units.by_bins(units.reach.square(), w).clamp_min(0).sqrt().flatten(1)
+    squares = units.once("squares", lambda: units.reach.square())
+    return units.by_bins(squares, w).clamp_min(0).sqrt().flatten(1)
 
 
 def step(_: Waves, units: Units, w: Tensor) -> Tensor:
     """Mean of tanh of the first-order change g_i·(a_j - a_i) over pairs of bins, [u, 64]. Blind like reach."""
-    return units.by_bins((units.reach - units.own[..., None]).tanh_(), w).flatten(1)
+    steps = units.once("steps", lambda: (units.reach - units.own[..., None]).tanh_())
+    return units.by_bins(steps, w).flatten(1)
 
 
 def near(_: Waves, units: Units, w: Tensor) -> Tensor:
     """Mean of exp(-2 gap) and exp(-gap / 2) over pairs of bins, no gradient in it, [u, 128]. Blind to rotations."""
-    wide = (units.gap * (-NEAR / 4)).exp_()
-    return torch.cat([units.by_bins(kernel, w).flatten(1) for kernel in (wide.pow(4), wide)], 1)
+    wide = units.once("wide", lambda: (units.gap * (-NEAR / 4)).exp_())
+    narrow = units.once("narrow", lambda: wide.square().square_())
+    return torch.cat([units.by_bins(kernel, w).flatten(1) for kernel in (narrow, wide)], 1)
 
 
 def affine_pairs(waves: Waves, units: Units, w: Tensor) -> Tensor:
     """Mean over random pairs of waves of f_i, f_j, both first-order changes, and g_i'Σg_j, [u, k]. Blind like reach."""
-    return _pair_mean(waves, units, w, [])
+    return _pair_mean(units, w, lambda: waves(_tokens(units, [])))
 
 
 def metric_pairs(waves: Waves, units: Units, w: Tensor) -> Tensor:
     """The same with g_i·g_j and the root of the gap beside, which need a metric, [u, k]. Blind to rotations, shifts."""
-    i, j, column = units.pairs
-    gap = at(units.gap, i).gather(2, column[..., None])[..., 0]
-    return _pair_mean(waves, units, w, [(at(units.g, i) * at(units.g, j)).sum(2), 2 * gap.sqrt()])
+
+    def made() -> Tensor:
+        i, j, column = units.pairs
+        gap = at(units.gap, i).gather(2, column[..., None])[..., 0]
+        return waves(_tokens(units, [(at(units.g, i) * at(units.g, j)).sum(2), 2 * gap.sqrt()]))
+
+    return _pair_mean(units, w, made)
 
 
-def _pair_mean(waves: Waves, units: Units, w: Tensor, more: list[Tensor]) -> Tensor:
+def _tokens(units: Units, more: list[Tensor]) -> Tensor:
     i, j, column = units.pairs
     own = units.own
     there = at(units.reach, i)  # g_i·a_k at all references, [u, pairs, r]
     ahead = there.gather(2, column[..., None])[..., 0] - own.gather(1, i)
     back = (at(units.g, j) * at(units.a, i)).sum(2) - own.gather(1, j)
     spread = (there * at(units.reach, j)).mean(2)  # g_i'Σg_j, Σ that of the references
-    tokens = torch.stack([units.f.gather(1, i), units.f.gather(1, j), ahead, back, spread, *more], 2)
+    return torch.stack([units.f.gather(1, i), units.f.gather(1, j), ahead, back, spread, *more], 2)
+
+
+def _pair_mean(units: Units, w: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    i, j, _ = units.pairs
     seen = (w > 0).gather(1, i) & (w > 0).gather(1, j)
     weights = seen / seen.sum(1, keepdim=True).clamp_min(1)
-    return torch.bmm(weights[:, None], waves(tokens))[:, 0]
+    return torch.bmm(weights[:, None], units.once("pairs", make))[:, 0]
 
 
 def level(_: Waves, units: Units, w: Tensor) -> Tensor:

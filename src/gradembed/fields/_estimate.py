@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh
-from sklearn.linear_model import RidgeCV
 from sklearn.metrics.pairwise import euclidean_distances
 
 from gradembed._validation import refuse
@@ -76,13 +75,15 @@ def _fitted(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.
     for h in (scale * median for scale in SCALES if len(places)):
         kernel = np.exp(-squared / (2 * h))
         eigenvalues, vectors = eigh(kernel)
-        # ridge regression on these features is kernel ridge regression; its weights are residuals over the ridge
-        features = vectors * np.sqrt(np.clip(eigenvalues, 0, None))
-        ridge = RidgeCV(RIDGES, fit_intercept=False, alpha_per_target=True).fit(features, target)
-        weights = (target - ridge.predict(features).reshape(target.shape)) / ridge.alpha_
-        for k in np.flatnonzero(ridge.best_score_ > best):
-            pull = kernel * weights[:, k]  # [m, m]: of each point on each
-            gradients[places[k]] = (pull @ x - pull.sum(1, keepdims=True) * x) / h * spread[places[k]]
-            best[k] = ridge.best_score_[k]
+        along = vectors.T @ target  # [m, v]
+        for ridge in RIDGES:
+            inverse = 1 / (np.clip(eigenvalues, 0, None) + ridge)
+            weights = vectors @ (inverse[:, None] * along)
+            left_out = weights / (vectors**2 @ inverse)[:, None]  # error of the fit without the point
+            score = -(left_out**2).mean(0)
+            for k in np.flatnonzero(score > best):
+                pull = kernel * weights[:, k]  # [m, m]: of each point on each
+                gradients[places[k]] = (pull @ x - pull.sum(1, keepdims=True) * x) / h * spread[places[k]]
+                best[k] = score[k]
     r2[places] = 1 + best
     return gradients, r2
