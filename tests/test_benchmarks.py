@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import gradembed as ge
-from benchmarks import _cost, _measure, scale
+from benchmarks import _cost, _measure, scale, suite
 
 
 class FlopCounter(TorchDispatchMode):
@@ -70,3 +70,21 @@ def test_predictions_add_up(monkeypatch):
     seconds, share = machine.predict(widths, 100, 10)
     assert seconds > 1.1
     assert 0 < share < 1
+
+
+def test_the_suite_judges_every_method_on_every_cell():
+    assert len(suite.cells()) == 2 * (2 * 13 + 2)
+    assert not {cell[0] for cell in suite.cells()} & {cell[0] for cell in suite.cells(held_out=True)}
+    units = suite.rotated_waves(3, 1.0, seed=0, m=40)
+    assert units.fields.gradients.shape == (160, 40, 3)
+    cube = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    size = (
+        ge.datasets.random_waves(10, 3).gradient(cube).norm(dim=2).mean(1).repeat(16)
+    )  # which a rotation leaves alone
+    assert torch.allclose(units.fields.gradients.norm(dim=2).mean(1), size, rtol=0.4)
+    assert (units.fields.points[:10] == units.fields.points[0]).all()
+    table = suite.judged(("waves", "input", 40), lambda: units)
+    assert list(table["method"]) == list(suite.METHODS)
+    assert table[suite.MEASURES].notna().all(axis=None)
+    told = suite.summary(table)["all"]
+    assert told["mean gap"].min() == 0 <= told["worst gap"].max()

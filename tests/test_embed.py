@@ -482,3 +482,31 @@ REFUSED = {  # with a word of their own; the rest is in the table of abuses
 def test_what_is_refused_is_said(estimator, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         REFUSED[message](estimator.fit(SHARED))
+
+
+GROUPS = {  # what cannot be discounted
+    "have groups of two or more units. Got no groups": lambda f: dataclasses.replace(f, groups=None),
+    "have groups of two or more units. Got a group of one unit": lambda f: dataclasses.replace(
+        f, groups=torch.arange(4)
+    ),
+    "have two groups to be compared. Got one": lambda f: dataclasses.replace(f, groups=torch.zeros(4).long()),
+}
+
+
+@pytest.mark.parametrize("message", GROUPS)
+def test_groups_that_cannot_be_discounted_are_refused_with_a_remedy_that_works(message):
+    fields, descriptor = GROUPS[message](OWN), ge.FieldDescriptor(n_features=16, discount_groups=True)
+    with pytest.raises(ValueError, match=re.escape(message) + ".*Pass discount_groups=False"):
+        descriptor.fit(fields)
+    assert not hasattr(descriptor, "block_names_")
+    assert descriptor.set_params(discount_groups=False).fit_transform(fields).shape[0] == 4
+
+
+def test_a_fitted_discount_is_applied_to_other_units():
+    fields = wave_fields(4, 6, m=60)
+    descriptor = ge.FieldDescriptor(n_features=32, discount_groups=True).fit(fields)
+    half = fields[fields.groups < 3]
+    np.testing.assert_allclose(descriptor.transform(half), descriptor.transform(fields)[fields.groups < 3], atol=1e-6)
+    plain = ge.FieldDescriptor(n_features=32).fit_transform(fields)
+    assert descriptor.transform(fields).shape == plain.shape
+    assert moved(plain, descriptor.transform(fields)) > 1e-2
