@@ -89,7 +89,9 @@ def test_the_commands_do_what_is_said_of_them():
     assert "writes pages to build/" in told["notebooks"]
     assert "the notebooks among them" in told["test"]
     assert 'default=ROOT / "build"' in (ROOT / "scripts" / "run_notebooks.py").read_text()
-    assert re.search(r"^test: .*\n\t\$\(BIN\)/python -m pytest$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    recipe = re.search(r"^test: .*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert recipe.startswith("OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses")
+    assert not re.search(r" (-m|-k|--ignore|--deselect)\b", recipe.partition("pytest")[2])  # nothing is left out
 
 
 def test_links_files_and_variables_that_are_named_exist():
