@@ -26,6 +26,11 @@ for result in (*STORABLE.values(), Capture, LowRank):
     jaxtyped(result, typechecker=beartype)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what is slow: of several processes none is left with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("GRADEMBED_DATA", raising=False)
