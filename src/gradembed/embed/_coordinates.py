@@ -76,12 +76,16 @@ class Coordinates:
         if invariance == "linear":
             return
         points = fields.points if fields.points.ndim == 3 else fields.points[None]
-        parts = points.cpu().split(_units_at_a_time(points))
-        centers = [part.mean(1, keepdim=True, dtype=torch.float64) for part in parts]
+        parts = slices(len(points), _units_at_a_time(points))
+        centers = torch.empty(
+            len(points), 1, points.shape[2], dtype=torch.float64
+        )  # not in pieces: they hold up memory
+        for part in parts:
+            centers[part] = points[part].mean(1, keepdim=True, dtype=torch.float64).cpu()
         if invariance == "none":
-            self.center = torch.cat(centers).mean(0, keepdim=True)
-            centers = [self.center] * len(parts)
-        squares = [float(_shifted(*both).square().sum()) for both in zip(parts, centers, strict=True)]
+            self.center = centers.mean(0, keepdim=True)
+            centers = self.center.expand_as(centers)
+        squares = [float(_shifted(points[part].cpu(), centers[part]).square().sum()) for part in parts]
         self.scale = (sum(squares) / points.numel()) ** 0.5 or 1.0
 
     def transform(self, fields: GradientFields) -> Canonical:
