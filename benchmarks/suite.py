@@ -112,10 +112,10 @@ def tents(x: Tensor) -> Tensor:
 
 
 def friedman(x: Tensor) -> Tensor:
-    """Four smooth functions of three inputs: an interaction, a parabola, a slope, and their sum.
+    """Four smooth functions of three inputs: an interaction, a parabola, a slope, and a mixture.
 
     Returns:
-        [n, 4], standardized on the cube.
+        [n, 4], of mean 0 and a spread of about 1 on the cube.
     """
     parts = [(torch.pi * x[:, 0] * x[:, 1]).sin(), x[:, 2].square(), x[:, 0] - x[:, 1] + x[:, 2]]
     y = torch.stack([*parts, (torch.pi * x[:, 0] * x[:, 1]).sin() + 2 * x[:, 2].square()], 1)

@@ -270,6 +270,9 @@ TABLE: list[Row] = [
     ("FieldDescriptor, linear", "fields", {"points 1e30": VALUE, "single precision": FINITE}),
     *[(f"{name}.transform", "fields", FIELDS | EQUAL | {"one unit": FINITE, "without values": VALUE,
       "constant units": VALUE, "one point": VALUE}) for name in ("FieldDescriptor", "GradientFieldEmbedder")],
+    *[(name, "origin", {"string": TYPE, "none": TYPE, "integer": TYPE}) for name in
+      ("FieldDescriptor", "GradientFieldEmbedder")],
+    ("FieldDescriptor", "discount_groups", {"string": TYPE, "none": TYPE, "integer": TYPE}),
     ("FieldDescriptor", "invariance", CHOICE), ("FieldDescriptor", "n_features", COUNT | {"one": VALUE, "two": FINITE}),
     *[(f"GradientFieldEmbedder, {kind}", "fields", EMBEDDED) for kind in (*KINDS, "shared")],
     ("GradientFieldEmbedder.predict_gradients", "fields", FIELDS | {"strided fields": SAME, "constant units": VALUE}),

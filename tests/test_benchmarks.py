@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -78,13 +79,32 @@ def test_the_suite_judges_every_method_on_every_cell():
     units = suite.rotated_waves(3, 1.0, seed=0, m=40)
     assert units.fields.gradients.shape == (160, 40, 3)
     cube = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    size = (
-        ge.datasets.random_waves(10, 3).gradient(cube).norm(dim=2).mean(1).repeat(16)
-    )  # which a rotation leaves alone
+    size = ge.datasets.random_waves(10, 3).gradient(cube).norm(dim=2).mean(1).repeat(16)  # rotations leave it alone
     assert torch.allclose(units.fields.gradients.norm(dim=2).mean(1), size, rtol=0.4)
     assert (units.fields.points[:10] == units.fields.points[0]).all()
     table = suite.judged(("waves", "input", 40), lambda: units)
     assert list(table["method"]) == list(suite.METHODS)
     assert table[suite.MEASURES].notna().all(axis=None)
-    told = suite.summary(table)["all"]
-    assert told["mean gap"].min() == 0 <= told["worst gap"].max()
+
+
+def test_the_gap_is_to_the_best_method_of_each_cell():
+    probes = {("a", 140): (1.0, 0.75), ("b", 140): (0.5, 0.75), ("b", 600): (1.0, 0.5)}
+    table = pd.DataFrame(
+        [
+            {
+                "problem": problem,
+                "wrt": "input",
+                "points": m,
+                "method": method,
+                "neighbour": 1,
+                "probe": probe,
+                "ARI": 0,
+            }
+            for (problem, m), both in probes.items()
+            for method, probe in zip(("one", "other"), both, strict=True)
+        ]
+    )
+    told = suite.summary(table)
+    assert told["all", "mean gap"].tolist() == pytest.approx([0.25 / 3, 0.75 / 3])
+    assert told["all", "worst gap"].tolist() == [0.25, 0.5]
+    assert told["input, 140", "probe"].tolist() == [0.75, 0.75]

@@ -379,11 +379,8 @@ def test_the_same_seed_gives_the_same_and_the_global_generator_stays():
 
 def test_decoding_follows_the_basis_and_the_scale():
     fields = wave_fields(m=200)
-    fitted, matrix, asked = (
-        embedder(invariance="linear", max_steps=150).fit(fields),
-        change(8, "remix"),
-        fields.points[:, :20],
-    )
+    fitted, matrix = embedder(invariance="linear", max_steps=150).fit(fields), change(8, "remix")
+    asked = fields.points[:, :20]
     moved_fields = dataclasses.replace(fields, gradients=5 * fields.gradients, values=5 * fields.values)
     predicted = fitted.predict_gradients(fields, asked)
     remixed = fitted.predict_gradients(moved_fields.transformed(matrix), asked @ matrix.T)
@@ -500,6 +497,16 @@ def test_groups_that_cannot_be_discounted_are_refused_with_a_remedy_that_works(m
         descriptor.fit(fields)
     assert not hasattr(descriptor, "block_names_")
     assert descriptor.set_params(discount_groups=False).fit_transform(fields).shape[0] == 4
+
+
+def test_rows_of_another_width_have_no_blocks():
+    descriptor = ge.FieldDescriptor(n_features=16).fit(OWN)
+    rows = descriptor.transform(OWN)
+    assert np.array_equal(np.concatenate(list(descriptor.blocks(rows).values()), 1), rows)
+    with pytest.raises(ValueError, match="`rows` should have shape"):
+        descriptor.blocks(rows[:, :-1])
+    with pytest.raises(NotFittedError):
+        ge.FieldDescriptor().blocks(rows)
 
 
 def test_a_fitted_discount_is_applied_to_other_units():

@@ -90,19 +90,19 @@ class Units:
             self._made[name] = make()
         return self._made[name]
 
+    @cached_property
+    def covariance(self) -> Tensor:
+        """Σ of the points, [u, d, d]."""
+        return self.a.mT @ self.a / self.m
+
     def dual(self, vectors: Tensor) -> Tensor:
-        """Return what vectors v, [u, n, d], are multiplied by gradients with: v, or Σv."""
-        if not self.is_affine:
-            return vectors
-        return (vectors @ self.a.mT) @ self.a / self.m
+        """Return what gradients are multiplied by in place of vectors v, [u, n, d]: v, or Σv."""
+        return vectors @ self.covariance if self.is_affine else vectors
 
     @cached_property
     def length(self) -> Tensor:
         """The length of each gradient, (g'g)^½ or (g'Σg)^½, [u, m]."""
-        if not self.is_affine:
-            return self.g.square().sum(2).sqrt()
-        covariance = self.a.mT @ self.a / self.m
-        return (self.g @ covariance).mul_(self.g).sum(2).clamp_min_(0).sqrt()
+        return (self.dual(self.g) * self.g).sum(2).clamp_min_(0).sqrt()
 
     @cached_property
     def reach(self) -> Tensor:

@@ -77,9 +77,8 @@ class Coordinates:
             return
         points = fields.points if fields.points.ndim == 3 else fields.points[None]
         parts = slices(len(points), _units_at_a_time(points))
-        centers = torch.empty(
-            len(points), 1, points.shape[2], dtype=torch.float64
-        )  # not in pieces: they hold up memory
+        # in one piece: small results kept between large ones would keep memory from being given back
+        centers = torch.empty(len(points), 1, points.shape[2], dtype=torch.float64)
         for part in parts:
             centers[part] = points[part].mean(1, keepdim=True, dtype=torch.float64).cpu()
         if invariance == "none":

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from gradembed import _context
-from gradembed._validation import as_bool, as_integer, check_choice, is_finite, refuse
+from gradembed._validation import as_bool, as_doubles, as_integer, check_choice, is_finite, refuse
 from gradembed.embed import _blocks
 from gradembed.embed._coordinates import INVARIANCES, Canonical, Coordinates, slices
 from gradembed.fields._fields import GradientFields, check_fields
@@ -63,13 +63,14 @@ class Features:
         self.places: dict[str, slice] = {}
         self.middle, self.size = torch.zeros(()), torch.ones(())
 
-    def standardize(self, rows: Tensor) -> None:
-        """Center each block, and divide it by its root total variance over the units of a fit, [u, p]."""
+    def standardize(self, rows: Tensor) -> Tensor:
+        """Center each block of a fit's rows, [u, p], and divide it by its root total variance, from now on."""
         self.middle, self.size = rows.mean(0), torch.ones(rows.shape[1], dtype=rows.dtype)
         variances = (rows - self.middle).square().mean(0)  # [p]
         for place in self.places.values():
             if variances[place].mean() > ROUNDING**2:
                 self.size[place] = variances[place].sum().sqrt()
+        return (rows - self.middle) / self.size
 
     def transform(self, fields: Canonical, views: Tensor | None = None) -> Tensor:
         """Return averages over the points seen in each of v views, [v, u, m] of True, or over all: [v, u, p]."""
@@ -199,12 +200,13 @@ class FieldDescriptor(FieldEstimator):
 
 
     (¹) With "linear" any invertible matrix. (²) Not with "linear". Points are centered but in level and floor.
+    All blocks weigh the same, noise or not: among many functions of many inputs *waves* alone, see `blocks`, can be
+    better than all of them (notebook 04).
 
     ``invariance`` is one of:
 
     - "permutation": coordinates may come in any order, as hidden units do; the best on the development suite
-      (``python -m benchmarks.suite``), and no worse than the others where a basis is arbitrary. Assumes that units
-      share one scale of inputs.
+      (``python -m benchmarks.suite``). Assumes that units share one scale of inputs.
     - "orthogonal": rotations and reflections: as "permutation" without coordinates. For exact invariance where a
       basis is arbitrary. Blind to which direction of the layer a function reads.
     - "linear": any invertible matrix, a → Ma and g → M⁻ᵀg, such as rescaled hidden units. Gradients are measured by
@@ -281,10 +283,8 @@ class FieldDescriptor(FieldEstimator):
         check_fields("fields", fields, least_points=2)
         with _context.all_or_nothing(self):
             self._fit_features(fields, is_flat=self.invariance == "none" and fields.is_shared, whiten=False)
-            rows = self._rows(fields)
+            rows = self.features_.standardize(self._rows(fields))
             self.block_names_ = tuple(self.features_.places)
-            self.features_.standardize(rows)
-            rows = (rows - self.features_.middle) / self.features_.size
             self.discount_ = None
             if as_bool("discount_groups", self.discount_groups):
                 self.discount_ = Discount(rows, fields.groups)
@@ -329,9 +329,16 @@ class FieldDescriptor(FieldEstimator):
 
         Returns:
             Name → [u, features].
+
+        Raises:
+            NotFittedError: If `fit` was not called.
+            ValueError: If the rows are not as wide as this descriptor's.
+            TypeError: If they are no numbers.
         """
         check_is_fitted(self)
-        return {name: rows[:, place] for name, place in self.features_.places.items()}
+        width = max(place.stop for place in self.features_.places.values())
+        table = as_doubles("rows", rows, "u p", p=width)
+        return {name: table[:, place] for name, place in self.features_.places.items()}
 
 
 class Discount:
@@ -346,8 +353,7 @@ class Discount:
     """
 
     def __init__(self, rows: Tensor, groups: Tensor | None) -> None:
-        self.matrix = torch.zeros(rows.shape[1], 0, dtype=rows.dtype)
-        rows = self(rows, groups)
+        rows = without_means(rows, groups)
         names, group = torch.unique(cast(Tensor, groups), return_inverse=True)
         if len(names) < 2:
             refuse("fields", "have two groups to be compared", "one", "Pass discount_groups=False")
@@ -366,13 +372,19 @@ class Discount:
 
     def __call__(self, rows: Tensor, groups: Tensor | None) -> Tensor:
         """Return rows, [u, p], without their group's mean, and with what differs between groups shrunk."""
-        if groups is None or bool((torch.unique(groups, return_counts=True)[1] < 2).any()):
-            got = "no groups" if groups is None else "a group of one unit"
-            refuse("fields", "have groups of two or more units", got, "Pass discount_groups=False, or group them")
-        index = torch.unique(groups, return_inverse=True)[1]
-        totals = torch.zeros(int(index.max()) + 1, rows.shape[1], dtype=rows.dtype).index_add_(0, index, rows)
-        rows = rows - (totals / torch.bincount(index)[:, None])[index]
+        rows = without_means(rows, groups)
         return rows - rows @ self.matrix @ self.matrix.mT
+
+
+def without_means(rows: Tensor, groups: Tensor | None) -> Tensor:
+    """Return rows, [u, p], without their group's mean, refusing what is no group."""
+    if groups is None or bool((torch.unique(groups, return_counts=True)[1] < 2).any()):
+        got = "no groups" if groups is None else "a group of one unit"
+        refuse("fields", "have groups of two or more units", got, "Pass discount_groups=False, or group them")
+    index = torch.unique(groups, return_inverse=True)[1]
+    totals = torch.zeros(int(index.max()) + 1, rows.shape[1], dtype=rows.dtype).index_add_(0, index, rows)
+    means: Tensor = totals / torch.bincount(index)[:, None]
+    return rows - means[index]
 
 
 def _kind(fields: GradientFields) -> str:
