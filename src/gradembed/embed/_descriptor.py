@@ -368,7 +368,7 @@ class Discount:
         inside = differences @ basis
         variances, vectors = torch.linalg.eigh(inside.mT @ inside / (2 * max(len(inside), 1)))
         floor = SHRINK * variances.sum().clamp_min(1e-300)
-        self.matrix = basis @ vectors * (1 - (variances.clamp_min(0) / floor + 1).rsqrt()).sqrt()
+        self.matrix: Tensor = basis @ vectors * (1 - (variances.clamp_min(0) / floor + 1).rsqrt()).sqrt()
 
     def __call__(self, rows: Tensor, groups: Tensor | None) -> Tensor:
         """Return rows, [u, p], without their group's mean, and with what differs between groups shrunk."""
@@ -383,8 +383,7 @@ def without_means(rows: Tensor, groups: Tensor | None) -> Tensor:
         refuse("fields", "have groups of two or more units", got, "Pass discount_groups=False, or group them")
     index = torch.unique(groups, return_inverse=True)[1]
     totals = torch.zeros(int(index.max()) + 1, rows.shape[1], dtype=rows.dtype).index_add_(0, index, rows)
-    means: Tensor = totals / torch.bincount(index)[:, None]
-    return rows - means[index]
+    return rows - (totals / torch.bincount(index)[:, None])[index]
 
 
 def _kind(fields: GradientFields) -> str:
