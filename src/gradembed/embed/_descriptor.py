@@ -20,6 +20,7 @@ from gradembed.fields._fields import GradientFields, check_fields
 
 CHUNK = 2_000_000  # numbers in the largest intermediate tensor
 ROUNDING = 1e-5  # blocks of features, which are of order 1, that vary by less are not blown up
+UNITS = 256  # whose halves say how reliable blocks are
 FLOOR = 1e-6  # components with less than this share of the largest spread are rounding
 SHRINK = 0.07  # of what differs between groups: variance below which a direction is left as it is
 
@@ -62,14 +63,30 @@ class Features:
         self.draws = torch.rand(2, _blocks.PAIRS, generator=generator)
         self.places: dict[str, slice] = {}
         self.middle, self.size = torch.zeros(()), torch.ones(())
+        self.reliability: dict[str, float] = {}
 
-    def standardize(self, rows: Tensor) -> Tensor:
-        """Center each block of a fit's rows, [u, p], and divide it by its root total variance, from now on."""
+    def halves(self, fields: Canonical) -> Tensor:
+        """Return rows of each unit from one and from the other half of its points, drawn at random, [2, u, p]."""
+        u, m, _ = fields.gradients.shape
+        first = torch.randperm(m, generator=torch.Generator().manual_seed(0)) < m / 2
+        return self.transform(fields, torch.stack([first, ~first])[:, None].expand(-1, u, -1))
+
+    def standardize(self, rows: Tensor, halves: Tensor) -> Tensor:
+        """Center each block of a fit's rows, [u, p], and divide it by its spread over r^½, from now on.
+
+        r, the block's reliability, is the correlation over units of what halves of their points say, [2, u', p]: of
+        the block's variance 1 - r is noise.
+
+        Returns:
+            The rows, in which the total variance of a block is r.
+        """
         self.middle, self.size = rows.mean(0), torch.ones(rows.shape[1], dtype=rows.dtype)
         variances = (rows - self.middle).square().mean(0)  # [p]
-        for place in self.places.values():
+        halves = halves.to(rows) - halves.to(rows).mean(1, keepdim=True)
+        for name, place in self.places.items():
+            self.reliability[name] = correlation(*halves[..., place])
             if variances[place].mean() > ROUNDING**2:
-                self.size[place] = variances[place].sum().sqrt()
+                self.size[place] = (variances[place].sum() / self.reliability[name]).sqrt()
         return (rows - self.middle) / self.size
 
     def transform(self, fields: Canonical, views: Tensor | None = None) -> Tensor:
@@ -111,6 +128,12 @@ class Features:
         size = (w * units(g, w).length.square()).sum(1).sqrt()
         g = g / torch.where(size > 0, size, 1)[:, None, None]
         return units(g, _blocks.heights(a, g, w))
+
+
+def correlation(first: Tensor, second: Tensor) -> float:
+    """Return the correlation of two blocks of centered features, [u, p], pooled, or 0.01 where it is less."""
+    size = float((first.square().sum() * second.square().sum()).sqrt())
+    return max(float((first * second).sum()) / size, 0.01) if size > ROUNDING**2 * first.numel() else 1.0
 
 
 class PrincipalComponents:
@@ -172,6 +195,14 @@ class FieldEstimator(BaseEstimator):
             remedy = "Take fields at those points, or fit again to fields with own points"
             refuse("fields", "have the shared points of fit", "other points", remedy)
 
+    def _standardized(self, fields: GradientFields, rows: Tensor) -> Tensor:
+        """Standardize the rows of a fit, [u, p], by what up to 256 units say of how reliable each block is."""
+        some = fields[torch.linspace(0, len(fields) - 1, min(len(fields), UNITS)).long()]
+        halves = torch.cat([self.features_.halves(part) for part in self.coordinates_.parts(some)], 1)
+        rows = self.features_.standardize(rows, halves)
+        self.block_names_, self.reliability_ = tuple(self.features_.places), self.features_.reliability
+        return rows
+
     def _rows(self, fields: GradientFields) -> Tensor:
         """Return the blocks of units, a few at a time, [u, p], in float64."""
         rows = [self.features_.transform(part)[0] for part in self.coordinates_.parts(fields)]
@@ -182,8 +213,10 @@ class FieldDescriptor(FieldEstimator):
     """A row of features per unit that says what function it is, whatever the basis; nothing is trained.
 
     A row is made of blocks, each an average over a unit's points or over pairs of them, divided by the block's spread
-    over the units of the fit. Rows are near each other where points, values and gradients have nearly the same joint
-    distribution, in what the invariance lets through. Scale of the unit's output is dropped; its sign is not.
+    over the units of the fit and multiplied by r^½: r is the share of its variance that another draw of points keeps,
+    or the correlation of what two halves of a unit's points say. Rows are near each other where points, values and
+    gradients have nearly the same joint distribution, in what the invariance lets through. Scale of the unit's output
+    is dropped; its sign is not.
 
     =========== ========================================================================= ================
     block       average of                                                                leaves it alone
@@ -200,8 +233,6 @@ class FieldDescriptor(FieldEstimator):
 
 
     (¹) With "linear" any invertible matrix. (²) Not with "linear". Points are centered but in level and floor.
-    All blocks weigh the same, noise or not: among many functions of many inputs *waves* alone, see `blocks`, can be
-    better than all of them (notebook 04).
 
     ``invariance`` is one of:
 
@@ -232,6 +263,7 @@ class FieldDescriptor(FieldEstimator):
     Attributes:
         n_features_in_: Dimension d of the fields.
         block_names_: Of the blocks, in their order.
+        reliability_: Of each block, r, by name.
 
     Example:
         >>> import torch, gradembed as ge
@@ -283,8 +315,7 @@ class FieldDescriptor(FieldEstimator):
         check_fields("fields", fields, least_points=2)
         with _context.all_or_nothing(self):
             self._fit_features(fields, is_flat=self.invariance == "none" and fields.is_shared, whiten=False)
-            rows = self.features_.standardize(self._rows(fields))
-            self.block_names_ = tuple(self.features_.places)
+            rows = self._standardized(fields, self._rows(fields))
             self.discount_ = None
             if as_bool("discount_groups", self.discount_groups):
                 self.discount_ = Discount(rows, fields.groups)

@@ -115,7 +115,7 @@ class GradientFieldEmbedder(FieldEstimator):
             self.n_axes_ = None if axes is None else axes.shape[1]
             seeds = range(seed * n_views, (seed + 1) * n_views)
             masks = [field_mask(fields, settings.mask_fraction, s, self.mask_kind).cpu() for s in seeds]
-            rows = self.features_.standardize(self.features_.transform(canonical)[0])
+            rows = self._standardized(fields, self.features_.transform(canonical)[0])
             self.components_ = PrincipalComponents(rows, 2 * settings.n_components)
             inputs = self._inputs(canonical, torch.stack(masks))  # [v, u, p]
             with _context.seeded(seed):
