@@ -16,6 +16,7 @@ from gradembed import _context
 from gradembed._validation import as_bool, as_doubles, as_integer, check_choice, is_finite, refuse
 from gradembed.embed import _blocks
 from gradembed.embed._coordinates import INVARIANCES, Canonical, Coordinates, slices
+from gradembed.embed._orbits import Orbits, as_orders
 from gradembed.fields._fields import GradientFields, check_fields
 
 CHUNK = 2_000_000  # numbers in the largest intermediate tensor
@@ -34,9 +35,12 @@ class Features:
         is_flat: Whether the units share their points, and gradients are just put in line.
         n: Random waves of each kind of token.
         seed: Of the waves.
+        orders: Of the coordinates, [t, d]: a symmetry that was named instead of an invariance; or ``None``.
     """
 
-    def __init__(self, invariance: str, fields: GradientFields, *, is_flat: bool, n: int, seed: int) -> None:
+    def __init__(
+        self, invariance: str, fields: GradientFields, *, is_flat: bool, n: int, seed: int, orders: Tensor | None = None
+    ) -> None:
         d, affine, few = fields.dim, invariance == "linear", max(n // 2, 2)
         self.is_affine = affine
         none = (0, 0, 1.0)  # waves
@@ -55,6 +59,9 @@ class Features:
             kinds = {"flat": (_blocks.flat, *none)} if is_flat else kinds
         unfit = {"linear": ("near", "coordinates"), "orthogonal": ("coordinates",)}.get(invariance, ())
         generator = torch.Generator().manual_seed(seed)
+        if orders is not None:
+            orbits = Orbits(orders, n, generator)
+            kinds = {"means": (orbits.means, *none), "moments": (orbits.moments, *none)}
         self.blocks = [
             _blocks.Block(name, function, _blocks.Waves(n_tokens, k, scale, generator))
             for name, (function, n_tokens, k, scale) in kinds.items()
@@ -171,19 +178,22 @@ def flipped(vectors: Tensor) -> Tensor:
 class FieldEstimator(BaseEstimator):
     """What estimators of fields have in common: coordinates and features, learnt in a fit and applied to any fields."""
 
-    invariance: str
+    invariance: Any
     n_features: int
     random_state: int
     origin: bool
 
     def _fit_features(self, fields: GradientFields, *, is_flat: bool, whiten: bool) -> None:
-        check_choice("invariance", self.invariance, INVARIANCES)
+        invariance, orders = self.invariance, None
+        if not isinstance(invariance, str):
+            invariance, orders = "none", as_orders("invariance", invariance, fields.dim)
+        check_choice("invariance", invariance, INVARIANCES)
         n, seed = as_integer("n_features", self.n_features, 2), as_integer("random_state", self.random_state, 0)
         self.n_features_in_, self.kind_ = fields.dim, _kind(fields)
         self.points_ = fields.points.double().cpu() if is_flat else None
-        kind = "orthogonal" if self.invariance == "linear" and not whiten else self.invariance
+        kind = "orthogonal" if invariance == "linear" and not whiten else invariance
         self.coordinates_ = Coordinates(fields, kind, origin=as_bool("origin", self.origin))
-        self.features_ = Features(self.invariance, fields, is_flat=is_flat, n=n, seed=seed)
+        self.features_ = Features(invariance, fields, is_flat=is_flat, n=n, seed=seed, orders=orders)
 
     def _check_kind(self, fields: GradientFields) -> None:
         """Refuse fields that are of another kind than those of the fit."""
@@ -247,6 +257,11 @@ class FieldDescriptor(FieldEstimator):
     - "none": all units share one basis. Own points: kernel mean E[φ(a) ⊗ (g, f)] with random waves φ of the point.
       Shared points: the gradients themselves, flattened. Blind to nothing; networks with hidden bases of their own
       look unrelated.
+    - a symmetry that you name, orders of the coordinates, [t, d], or permutation matrices, [t, d, d]: shifts of an
+      image, translations of a group. Order t moves coordinate i to the place [t, i]. Rows are blind to these, one
+      after the other, as often as you like (so name generators, not the whole group), and to as little else as second
+      moments can be. Two blocks instead of those above, sums over orbits of pairs of coordinates: *means*, of products
+      of E[g] and E[f g], and *moments*, E[g g']. Assumes that points come from a distribution with that symmetry.
 
     Args:
         invariance: "none", "permutation", "orthogonal" or "linear".
@@ -279,16 +294,27 @@ class FieldDescriptor(FieldEstimator):
         >>> {name: block.shape[1] for name, block in descriptor.blocks(rows).items()}
         {'waves': 256, 'reach': 64, 'step': 64, 'pairs': 128, 'level': 32, 'floor': 32}
 
+        >>> image = torch.arange(9).view(3, 3)
+        >>> shifts = torch.stack([image.roll(1, axis).flatten() for axis in (0, 1)])  # a named symmetry
+        >>> x = torch.randn(2, 200, 9)
+        >>> fields = ge.GradientFields(x, gradients=x.cos(), values=x.sin().sum(2))
+        >>> moved = ge.GradientFields(x[..., shifts[0]], fields.gradients[..., shifts[0]], fields.values)
+        >>> descriptor = ge.FieldDescriptor(shifts).fit(fields)
+        >>> bool(abs(descriptor.transform(moved) - descriptor.transform(fields)).max() < 1e-4)
+        True
+
     References:
         K. Muandet, K. Fukumizu, B. Sriperumbudur, B. Schölkopf (2017), Kernel mean embedding of distributions.
         A. Rahimi, B. Recht (2007), Random features for large-scale kernel machines.
         A. Bar-Hillel, T. Hertz, N. Shental, D. Weinshall (2005), Learning a Mahalanobis metric from equivalence
         constraints: the discount of groups is theirs, with mutual neighbours in place of given pairs.
+        B. Haasdonk, H. Burkhardt (2007), Invariant kernel functions for pattern analysis and machine learning: means
+        over a group.
     """
 
     def __init__(
-        self, invariance: str = "permutation", *, n_features: int = 256, random_state: int = 0, origin: bool = True,
-        discount_groups: bool = False,
+        self, invariance: str | Tensor = "permutation", *, n_features: int = 256, random_state: int = 0,
+        origin: bool = True, discount_groups: bool = False,
     ) -> None:  # fmt: skip
         self.invariance, self.n_features, self.random_state = invariance, n_features, random_state
         self.origin, self.discount_groups = origin, discount_groups
@@ -314,7 +340,8 @@ class FieldDescriptor(FieldEstimator):
     def _fit(self, fields: GradientFields) -> Tensor:
         check_fields("fields", fields, least_points=2)
         with _context.all_or_nothing(self):
-            self._fit_features(fields, is_flat=self.invariance == "none" and fields.is_shared, whiten=False)
+            is_flat = isinstance(self.invariance, str) and self.invariance == "none" and fields.is_shared
+            self._fit_features(fields, is_flat=is_flat, whiten=False)
             rows = self._standardized(fields, self._rows(fields))
             self.discount_ = None
             if as_bool("discount_groups", self.discount_groups):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradembed import _context
 from gradembed._validation import as_integer, as_tensor, check_choice, refuse
 from gradembed.embed._cloze import ALIGN_POINTS, NOISE, Cloze, Encoder, Settings, descend
-from gradembed.embed._coordinates import Canonical, align_axes, principal_axes
+from gradembed.embed._coordinates import INVARIANCES, Canonical, align_axes, principal_axes
 from gradembed.embed._descriptor import FieldEstimator, PrincipalComponents, flipped
 from gradembed.fields._fields import GradientFields, check_fields
 from gradembed.fields._points import field_mask
@@ -100,6 +100,7 @@ class GradientFieldEmbedder(FieldEstimator):
             FloatingPointError: If training diverges, as with a learning rate that is far too large.
         """
         settings, n_views = Settings(self), as_integer("n_views", self.n_views, 2)
+        check_choice("invariance", str(self.invariance), INVARIANCES)  # by name
         check_choice("encoder", self.encoder, ("auto", "flat", "set"))
         check_choice("mask_kind", self.mask_kind, ("points", "regions"))
         check_fields("fields", fields, least_units=2, least_points=2)
