@@ -77,7 +77,7 @@ class Orbits:
         return torch.cat([self._sums(v[:, k, :, None], v[:, None, j]) for k, j in pairs], 1)
 
     def moments(self, _: Waves, units: Units, w: Tensor) -> Tensor:
-        """Return sums of E[g g'] over E[g²]^½, [u, n]: what is left where mean gradients vanish, as of even functions."""
+        """Return sums of E[g g'] over E[g²]^½, [u, n]: what is left where mean gradients vanish, if f is even."""
         g = units.g * w.sqrt()[..., None]
         g = g / g.square().sum((1, 2), keepdim=True).sqrt().sqrt().clamp_min(TINY)
         return self._sums(g.mT, g)
