@@ -314,7 +314,8 @@ def test_even_functions_have_no_mean_gradient_but_are_told_apart():
     (torch.arange(8)[None], ValueError, "`invariance` should have shape"),
     (0.5 * torch.eye(9)[None], ValueError, "`invariance` should hold permutation matrices"),
     (torch.linalg.qr(torch.randn(9, 9))[0][None], ValueError, "`invariance` should hold permutation matrices"),
-    (None, TypeError, "`invariance` should be a tensor"),
+    (None, ValueError, "`invariance` should be one of 'none'"),
+    (["shifts"], TypeError, "`invariance` should be a tensor"),
     ("shifts", ValueError, "`invariance` should be one of 'none'"),
 ])  # fmt: skip
 def test_what_is_no_set_of_orders_is_refused(orders, error, message):
