@@ -11,10 +11,11 @@ Example:
 
 from __future__ import annotations
 
+from gradembed.datasets._clock_pizza import AdditionTransformer, load_clock_pizza
 from gradembed.datasets._loaders import load_iris, load_mnist
 from gradembed.datasets._split import Split, StackedSplit, stack_tasks
 from gradembed.datasets._synthetic import RandomWaves, random_waves, soft_mixing
 
 __all__ = [
-    "RandomWaves", "Split", "StackedSplit", "load_iris", "load_mnist", "random_waves", "soft_mixing", "stack_tasks",
+    "AdditionTransformer", "RandomWaves", "Split", "StackedSplit", "load_clock_pizza", "load_iris", "load_mnist", "random_waves", "soft_mixing", "stack_tasks",
 ]  # fmt: skip
