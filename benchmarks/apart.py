@@ -10,19 +10,21 @@ are aligned by graph matching (FAQ), which starts from the distances between the
 from __future__ import annotations
 
 import argparse
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment, quadratic_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 import gradembed as ge
 
 PAIRS, IMAGES, RESTARTS = 10, 1000, 5
-SHAPES = [[32, 32], [64, 64], [128, 128], [64] * 4, [64] * 5]  # hidden layers
+SHAPES = [[32, 32], [64, 64], [128, 128], [64] * 4, [64] * 5, []]  # hidden layers; none: the convolutional network
 Matrix = NDArray[np.float64]
 
 
@@ -89,14 +91,30 @@ def correlation(first: Tensor, second: Tensor) -> Matrix:
     return np.asarray(table.nan_to_num())  # a unit that is dead at these images is like none
 
 
-def matched(networks: list[ge.MLP], images: list[Tensor], tested: Tensor) -> dict[str, float]:
+def convolutional() -> nn.Module:
+    """Make a small convolutional network.
+
+    Returns:
+        With 256 numbers below 32 hidden units.
+    """
+    parts = {
+        "image": nn.Unflatten(1, (1, 28, 28)), "conv1": nn.Conv2d(1, 8, 5, 2), "relu1": nn.ReLU(),
+        "conv2": nn.Conv2d(8, 16, 5, 2), "relu2": nn.ReLU(), "flat": nn.Flatten(), "full": nn.Linear(256, 32),
+        "hidden": nn.ReLU(), "output": nn.Linear(32, 10),
+    }  # fmt: skip
+    return nn.Sequential(OrderedDict(parts))
+
+
+def matched(networks: list[nn.Module], images: list[Tensor], tested: Tensor) -> dict[str, float]:
     """Match the last hidden layers of two networks in several ways.
 
     Returns:
         Mean correlation of matched units at test images.
     """
-    k = len(networks[0].widths) - 2
-    last, below = f"hidden{k}", f"hidden{k - 1}"
+    last, below = "hidden", "flat"
+    if isinstance(networks[0], ge.MLP):
+        k = len(networks[0].widths) - 2
+        last, below = f"hidden{k}", f"hidden{k - 1}"
     taken = [
         ge.gradient_fields(network, x, wrt=below, unit_layer=last) for network, x in zip(networks, images, strict=True)
     ]
@@ -145,25 +163,37 @@ def matched(networks: list[ge.MLP], images: list[Tensor], tested: Tensor) -> dic
     }
 
 
+def _trained(mnist: ge.datasets.Split, config: ge.TrainConfig, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return ge.train(convolutional(), mnist, replace(config, epochs=1, seed=seed)).model
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--convolutional", action="store_true", help="only the convolutional network")
     arguments = parser.parse_args()
     mnist, cache, columns = ge.datasets.load_mnist("data"), ge.Cache("data/cache"), {}
     order = torch.randperm(len(mnist.x_train), generator=torch.Generator().manual_seed(0))
     n = min(IMAGES, len(order) // 2)
-    for hidden in SHAPES:
+    for hidden in SHAPES[-1:] if arguments.convolutional else SHAPES:
         config = ge.TrainConfig(arguments.epochs, 256, learning_rate=6e-3, weight_decay=0.05, progress=False)
         widths = [784, *hidden, 10]
-        networks = list(cache.call(ge.train_ensemble, mnist, widths, 2 * arguments.pairs, config))
+        networks: list[nn.Module]
+        if hidden:
+            networks = list(cache.call(ge.train_ensemble, mnist, widths, 2 * arguments.pairs, config))
+        else:
+            networks = [_trained(mnist, config, seed) for seed in range(2 * arguments.pairs)]
         rows = []
         for i in range(arguments.pairs):
             images = [mnist.x_train[order[k * n : (k + 1) * n]] for k in range(2)]
             rows.append(matched(networks[2 * i : 2 * i + 2], images, mnist.x_test))
         table = pd.DataFrame(rows)
-        columns["-".join(map(str, hidden))] = {name: f"{ge.metrics.spread(table[name].to_numpy())}" for name in table}
+        columns["-".join(map(str, hidden)) or "convolutional"] = {
+            name: f"{ge.metrics.spread(table[name].to_numpy())}" for name in table
+        }
     print(f"Mean correlation of matched units, {arguments.pairs} pairs, 95 % intervals. {mnist.source}")
     print(pd.DataFrame(columns).to_string())
 

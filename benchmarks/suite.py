@@ -136,7 +136,9 @@ STACKED: dict[str, Recipe] = {
     "shells": (lambda: datasets.make_gaussian_quantiles(n_samples=600, n_features=6, random_state=7), 0.3, 400),
 }
 FUNCTIONS = {"tents": (tents, 3, 3000), "friedman": (friedman, 3, 1500)}
-WAVES = {"waves 8": (8, 1.0, 0), "waves 64": (64, 1.0, 0)}
+WAVES = {  # functions, bases, inputs, roughness, seed
+    "waves 8": (10, NETWORKS, 8, 1.0, 0), "waves 64": (10, NETWORKS, 64, 1.0, 0), "100 waves 64": (100, 4, 64, 1.0, 0),
+}  # fmt: skip
 HELD_OUT: dict[str, Recipe] = {
     "wine": (lambda: datasets.load_wine(return_X_y=True), 1.0, 300),
     "digits": (lambda: datasets.load_digits(return_X_y=True), 0.3, 500),
@@ -148,7 +150,7 @@ HELD_OUT: dict[str, Recipe] = {
         600,
     ),
 }
-HELD_OUT_WAVES = {"waves 24, rougher": (24, 1.5, 1)}
+HELD_OUT_WAVES = {"waves 24, rougher": (10, NETWORKS, 24, 1.5, 1)}
 
 
 def networks_on(name: str, recipe: Recipe, cache: ge.Cache) -> tuple[list[Any], ge.MLPEnsemble, int]:
@@ -199,24 +201,24 @@ def components_of(recipe: Callable[[], tuple[Any, ge.MLPEnsemble, int]], wrt: st
     return Units(fields, torch.arange(2).repeat_interleave(u).repeat(NETWORKS))
 
 
-def rotated_waves(dim: int, roughness: float, seed: int, m: int) -> Units:
-    """Ten functions, each in sixteen bases, at points of each basis' own.
+def rotated_waves(n: int, n_bases: int, dim: int, roughness: float, seed: int, m: int) -> Units:
+    """Functions, each in several bases, at points of each basis' own.
 
     Returns:
         Fields with functions as labels and bases as groups.
     """
-    waves = ge.datasets.random_waves(10, dim, seed=seed, roughness=roughness)
+    waves = ge.datasets.random_waves(n, dim, seed=seed, roughness=roughness)
     draw = torch.Generator().manual_seed(seed + 9)
     parts = []
-    for _ in range(NETWORKS):
+    for _ in range(n_bases):
         x = torch.rand(m, dim, generator=draw) * 2 - 1
         q, r = torch.linalg.qr(torch.randn(dim, dim, generator=draw, dtype=torch.float64))
         turn = (q * r.diagonal().sign()).float()
         parts.append((x @ turn, waves.gradient(x).float() @ turn, waves(x).float()))
-    points = torch.stack([part[0] for part in parts]).repeat_interleave(10, 0)
+    points = torch.stack([part[0] for part in parts]).repeat_interleave(n, 0)
     gradients, values = (torch.cat([part[i] for part in parts]) for i in (1, 2))
-    bases = torch.arange(NETWORKS).repeat_interleave(10)
-    return Units(ge.GradientFields(points, gradients, values, torch.arange(10).repeat(NETWORKS), bases), None)
+    bases = torch.arange(n_bases).repeat_interleave(n)
+    return Units(ge.GradientFields(points, gradients, values, torch.arange(n).repeat(n_bases), bases), None)
 
 
 def scores(z: Any, units: Units) -> dict[str, float]:
@@ -276,8 +278,8 @@ def cells(*, held_out: bool = False, only: str = "") -> dict[tuple[str, str, int
     for m in POINTS:
         for (name, recipe), wrt in itertools.product(recipes.items(), ("input", "hidden1")):
             found[name, wrt, m] = partial(components_of, recipe, wrt, m)
-        for name, (dim, roughness, seed) in waves.items():
-            found[name, "input", m] = partial(rotated_waves, dim, roughness, seed, m)
+        for name, settings in waves.items():
+            found[name, "input", m] = partial(rotated_waves, *settings, m)
     return {cell: make for cell, make in found.items() if only in cell[0]}
 
 

@@ -74,9 +74,9 @@ def test_predictions_add_up(monkeypatch):
 
 
 def test_the_suite_judges_every_method_on_every_cell():
-    assert len(suite.cells()) == 2 * (2 * 13 + 2)
+    assert len(suite.cells()) == 2 * (2 * 13 + 3)
     assert not {cell[0] for cell in suite.cells()} & {cell[0] for cell in suite.cells(held_out=True)}
-    units = suite.rotated_waves(3, 1.0, seed=0, m=40)
+    units = suite.rotated_waves(10, 16, 3, 1.0, seed=0, m=40)
     assert units.fields.gradients.shape == (160, 40, 3)
     cube = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     size = ge.datasets.random_waves(10, 3).gradient(cube).norm(dim=2).mean(1).repeat(16)  # rotations leave it alone

@@ -13,7 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import gradembed as ge
 from gradembed.embed._coordinates import Coordinates
-from gradembed.embed._descriptor import SHRINK, Discount, Features
+from gradembed.embed._descriptor import SHRINK, Discount, Features, correlation
 
 INVARIANCES = ("none", "permutation", "orthogonal", "linear")
 CHANGES = ("permute", "rotate", "rescale", "remix")
@@ -227,8 +227,34 @@ def test_features_are_those_of_the_formula(invariance):
     for name, block in descriptor.blocks(descriptor.transform(fields)).items():
         expected = np.stack([row[name] for row in rows])
         expected = expected - expected.mean(0)
-        expected = expected / np.sqrt((expected**2).sum(1).mean())
+        expected = expected / np.sqrt((expected**2).sum(1).mean() / descriptor.reliability_[name])
         np.testing.assert_allclose(block, expected, atol=2e-4, err_msg=name)
+
+
+def test_a_block_weighs_what_two_halves_of_the_points_agree_on():
+    """Against two descriptions of half the points each, whose center and spread are a little different."""
+    fields = wave_fields(6, 4, dim=16, m=300)
+    descriptor = ge.FieldDescriptor().fit(fields)
+    chosen = torch.randperm(300, generator=generator()) < 150
+    halves = [
+        descriptor.blocks(descriptor.transform(ge.GradientFields(x[:, some], g[:, some], f[:, some])))
+        for x, g, f in [(fields.own_points(), fields.gradients, fields.values)]
+        for some in (chosen, ~chosen)
+    ]
+    for name, block in descriptor.blocks(descriptor.transform(fields)).items():
+        r = descriptor.reliability_[name]
+        assert (block**2).sum(1).mean() == pytest.approx(r, rel=1e-3)
+        one, two = ((half[name] - half[name].mean(0)).ravel() for half in halves)
+        assert r == pytest.approx(one @ two / np.sqrt(one @ one * (two @ two)), abs=0.2)
+    assert descriptor.reliability_["near"] < 0.3 < 0.8 < descriptor.reliability_["floor"]
+
+
+def test_halves_of_different_units_do_not_agree():
+    rows = torch.randn(40, 30, generator=generator())
+    assert correlation(rows, rows) == pytest.approx(1)
+    assert correlation(rows, rows.roll(1, 0)) < 0.1
+    assert correlation(rows, -rows) == 0.01  # no block is lost
+    assert correlation(0 * rows, 0 * rows) == 1  # nothing to be weighed
 
 
 def test_the_more_references_the_smaller_the_error(monkeypatch):

@@ -199,16 +199,17 @@ def transplant(
         runs = _Runs(model, chosen(batch, tested.tolist()), layer, own[tested], y[tested.to(y.device)], ask, score)
         fit = _Fit(own.double(), given.to(own.device).double(), fitted, tested, mapping)
         before, rng = runs.score(own[tested]), np.random.default_rng(seed)
-        rows = []
+        losses, explained = [], []
         for units, others in listed:
-            b, k = given.shape[1], len(others)
-            drawn = [rng.choice(b, k, replace=k > b).tolist() for _ in range(n_random)]
-            tries = [fit(units, chosen_donors) for chosen_donors in (others, fit.best(units, k), [], *drawn)]
-            losses = [before - runs.score(changed) for changed, _ in tries]
-            rows.append((losses, [r2 for _, r2 in tries[:2]]))
-    losses, r2 = (torch.tensor(column, dtype=torch.float64) for column in zip(*rows, strict=True))
-    found = losses[:, 0], losses[:, 2], losses[:, 3:], losses[:, 1], r2[:, 0], r2[:, 1]
-    return Transplants(before, *(part.clone() for part in found), tuple(listed), tolerance)
+            k, b = len(others), given.shape[1]
+            draws = [rng.choice(b, k, replace=k > b).tolist() for _ in range(n_random)]
+            tried = [fit(units, these) for these in (others, fit.best(units, k), [], *draws)]
+            losses.append([before - runs.score(activations) for activations, _ in tried])
+            explained.append([r2 for _, r2 in tried[:2]])
+    loss, matched, ablation, *random = torch.tensor(losses, dtype=torch.float64).T
+    r2, matched_r2 = torch.tensor(explained, dtype=torch.float64).T
+    random_losses = torch.stack(random, 1)
+    return Transplants(before, loss, ablation, random_losses, matched, r2, matched_r2, tuple(listed), tolerance)
 
 
 PAIRS = "a list of pairs (units, donors)"
@@ -256,7 +257,7 @@ class _Fit:
         self.shared = torch.where(scale > 0, self.cross.square() / torch.where(scale > 0, scale, 1), 0)  # r², [b, d]
 
     def best(self, units: Sequence[int], k: int) -> list[int]:
-        """Return the donors that correlate best with units: one for each, or for a linear map the k with the most r²."""
+        """Return the donors that correlate best: one for each unit, or for a linear map the k with the most r²."""
         r2 = self.shared[:, list(units)]
         found = r2.argmax(0) if self.mapping == "scale" else r2.sum(1).argsort(descending=True, stable=True)[:k]
         return [int(i) for i in found]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import OrderedDict
 from pathlib import Path
 
+import safetensors
 import torch
 from jaxtyping import Float, Int64
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from gradembed._validation import check_choice, check_path, refuse
@@ -22,48 +23,33 @@ class AdditionTransformer(nn.Module):
     """A transformer of one layer that reads two numbers and answers with their sum modulo p, at the second place.
 
     Each head's weight of a place is c·softmax(q·k/√h) + 1 - c: learned for c = 1, constant for c = 0.
-    Children: ``embed``, the vectors of both numbers, [n, 2, d]; ``mlp``, whose ``mlp.activation`` are the hidden units;
-    ``unembed``.
-
-    Attributes:
-        attention: c.
-        n_numbers: p.
-        published: The mean cosine of the gradients of a logit with respect to the two embeddings, as its authors give it.
-        source: Where the weights are from.
 
     Args:
-        weights: By name: W_E [d, p], W_pos [2, d], W_K, W_Q, W_V [heads, h, d], W_O [d, heads·h], W_in [u, d], b_in [u],
-            W_out [d, u], b_out [d], W_U [d, p].
-        attention: c, from 0 to 1.
-        published: As the attribute.
-        source: As the attribute.
-
-    Example:
-        >>> import torch, gradembed as ge
-        >>> shapes = {"W_E": (8, 5), "W_pos": (2, 8), "W_K": (2, 4, 8), "W_Q": (2, 4, 8), "W_V": (2, 4, 8), "W_O": (8, 8),
-        ...           "W_in": (16, 8), "b_in": (16,), "W_out": (8, 16), "b_out": (8,), "W_U": (8, 5)}
-        >>> network = ge.datasets.AdditionTransformer({name: torch.randn(shape) for name, shape in shapes.items()}, 1.0)
-        >>> ge.unit_gradients(network, network.pairs(), ge.Site("embed", index=(slice(None), 0)))
-        UnitGradients(25 samples, 5 units of 'output' with respect to 8 of 'embed [:, 0]')
+        weights: By name: W_E [d, p], W_pos [2, d]; W_K, W_Q and W_V [heads, h, d], W_O [d, heads·h]; W_in [u, d],
+            b_in [u], W_out [d, u], b_out [d]; W_U [d, p].
+        attention: c.
+        published: The similarity of gradients as the authors give it.
     """
 
-    def __init__(self, weights: dict[str, Tensor], attention: float, published: str = "", source: str = "") -> None:
+    W_pos: Tensor
+    W_K: Tensor
+    W_Q: Tensor
+    W_V: Tensor
+    W_O: Tensor
+
+    def __init__(self, weights: dict[str, Tensor], attention: float, published: str) -> None:
         super().__init__()
-        self.attention, self.published, self.source = float(attention), published, source
-        w = {name: value.detach().clone() for name, value in weights.items()}
-        self.n_numbers = w["W_E"].shape[1]
-        self.embed = nn.Embedding.from_pretrained(w["W_E"].T.contiguous())
-        self.mlp = nn.Sequential()
-        for name, weight, bias in (("read", w["W_in"], w["b_in"]), ("write", w["W_out"], w["b_out"])):
-            linear = nn.Linear(*reversed(weight.shape))
-            linear.load_state_dict({"weight": weight, "bias": bias})
-            self.mlp.add_module(name, linear)
-            if name == "read":
-                self.mlp.add_module("activation", nn.ReLU())
-        self.unembed = nn.Linear(*w["W_U"].shape, bias=False)
-        self.unembed.load_state_dict({"weight": w["W_U"].T})
+        self.attention, self.published = float(attention), published
+        self.embed = nn.Embedding.from_pretrained(weights["W_E"].T.contiguous())
+        (u, d), numbers = weights["W_in"].shape, weights["W_U"].shape[1]
+        read, write = nn.Linear(d, u), nn.Linear(u, d)
+        self.mlp = nn.Sequential(OrderedDict(read=read, activation=nn.ReLU(), write=write))
+        self.unembed = nn.Linear(d, numbers, bias=False)
+        read.load_state_dict({"weight": weights["W_in"], "bias": weights["b_in"]})
+        write.load_state_dict({"weight": weights["W_out"], "bias": weights["b_out"]})
+        self.unembed.load_state_dict({"weight": weights["W_U"].T})
         for name in ("W_pos", "W_K", "W_Q", "W_V", "W_O"):
-            self.register_buffer(name, w[name])
+            setattr(self, name, nn.Parameter(weights[name]))
         self.requires_grad_(False).eval()
 
     def pairs(self) -> Int64[Tensor, "n 2"]:
@@ -72,7 +58,7 @@ class AdditionTransformer(nn.Module):
         Returns:
             Tokens, [p², 2].
         """
-        numbers = torch.arange(self.n_numbers, device=self.W_pos.device)
+        numbers = torch.arange(self.embed.num_embeddings, device=self.W_pos.device)
         return torch.cartesian_prod(numbers, numbers)
 
     def forward(self, tokens: Int64[Tensor, "n 2"]) -> Float[Tensor, "n p"]:
@@ -94,48 +80,53 @@ class AdditionTransformer(nn.Module):
         return self.unembed(x + self.mlp(x))  # type: ignore[no-any-return]
 
 
-def load_clock_pizza(name: str, root: str | Path = "data") -> AdditionTransformer:
-    """Load one of three published transformers that add modulo 59, right on all 3,481 pairs.
+def load_clock_pizza(name: str, *, root: str | Path | None = None) -> AdditionTransformer:
+    """Load one of three published transformers that add modulo 59: "clock", "pizza", or "between".
 
     The *Clock* multiplies what it reads of the two numbers, so that its gradients with respect to them differ; the
-    *Pizza* adds it, so that they agree. "between" has attention that is learned by four fifths.
-
-    Looked for as ``clock_pizza/<run>.safetensors`` in ``root``, then in the folder that GRADEMBED_DATA names.
+    *Pizza* adds it, so that they agree. Looked for as ``clock_pizza/<run>.safetensors`` in ``root``, or else in the
+    folder that the environment variable ``GRADEMBED_DATA`` names. They are not downloaded.
 
     Args:
-        name: "clock", "between" or "pizza".
-        root: Folder of the data.
+        name: Which: runs l8k1hzciux, p99zdpze5l and 2k4ohj6bhd of the authors, with attention that is learned,
+            constant, and learned by four fifths.
+        root: Folder to look in first.
 
     Returns:
-        The network, in eval mode.
+        The network, in eval mode: right on all pairs of `AdditionTransformer.pairs`. Its ``embed`` gives the vectors of
+        both numbers, [n, 2, d], its ``mlp.activation`` the hidden units, and ``published`` is the mean cosine of the
+        gradients of a logit with respect to the two vectors, as the authors give it.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or the file is damaged.
         TypeError: If ``root`` is no path.
-        FileNotFoundError: If the file is in neither folder.
+        OSError: If the file is not there.
 
     Example:
         >>> import gradembed as ge
-        >>> try:
-        ...     network = ge.datasets.load_clock_pizza("clock")
-        ... except FileNotFoundError:
-        ...     network = None  # the published weights are not part of the package
+        >>> network = ge.datasets.load_clock_pizza("clock")  # doctest: +SKIP
+        >>> both = ge.unit_gradients(network, network.pairs(), "embed")  # doctest: +SKIP
 
     References:
-        Z. Zhong, Z. Liu, M. Tegmark, J. Andreas (2023), The Clock and the Pizza (code and weights under the MIT licence).
+        Z. Zhong, Z. Liu, M. Tegmark, J. Andreas (2023), The clock and the pizza: two stories in mechanistic explanation
+        of neural networks. Code and weights, under the MIT licence: github.com/fjzzq2002/pizza.
     """
     check_choice("name", name, RUNS)
-    check_path("root", root)
-    folders = [Path(root), *(Path(folder) for folder in [os.environ.get("GRADEMBED_DATA", "")] if folder)]
-    paths = [folder / "clock_pizza" / f"{RUNS[name]}.safetensors" for folder in folders]
+    folders = [folder for folder in (root, os.environ.get("GRADEMBED_DATA")) if folder is not None]
+    for folder in folders:
+        check_path("root", folder)
+    paths = [Path(folder, "clock_pizza", f"{RUNS[name]}.safetensors") for folder in folders]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
-        rule, got = "hold the published networks", " and ".join(f"nothing at {str(path)!r}" for path in paths)
-        remedy = "Convert code/save of github.com/fjzzq2002/pizza, or set GRADEMBED_DATA"
-        refuse("root", rule, got, remedy, FileNotFoundError)
-    with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
-        about = file.metadata()
-        weights = {key.split(".")[-1]: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return AdditionTransformer(
-        weights, json.loads(about["config"])["attn_coeff"], about["published_gradient_similarity"], about["source"]
-    )
+        got = f"no clock_pizza/{RUNS[name]}.safetensors in root or GRADEMBED_DATA"
+        refuse("root", "hold the published networks", got, "Convert code/save of the authors' repository", OSError)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            about, keys = file.metadata(), list(file.keys())
+            weights = {key.split(".")[-1]: file.get_tensor(key) for key in keys}
+        return AdditionTransformer(
+            weights, json.loads(about["config"])["attn_coeff"], about["published_gradient_similarity"]
+        )
+    except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        got = f"{path.name}, which cannot be read ({error})"
+        refuse("root", "hold intact files of networks", got, "Copy it again")

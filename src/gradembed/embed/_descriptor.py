@@ -16,10 +16,12 @@ from gradembed import _context
 from gradembed._validation import as_bool, as_doubles, as_integer, check_choice, is_finite, refuse
 from gradembed.embed import _blocks
 from gradembed.embed._coordinates import INVARIANCES, Canonical, Coordinates, slices
+from gradembed.embed._orbits import Orbits, as_orders
 from gradembed.fields._fields import GradientFields, check_fields
 
 CHUNK = 2_000_000  # numbers in the largest intermediate tensor
 ROUNDING = 1e-5  # blocks of features, which are of order 1, that vary by less are not blown up
+UNITS = 256  # whose halves say how reliable blocks are
 FLOOR = 1e-6  # components with less than this share of the largest spread are rounding
 SHRINK = 0.07  # of what differs between groups: variance below which a direction is left as it is
 
@@ -33,9 +35,12 @@ class Features:
         is_flat: Whether the units share their points, and gradients are just put in line.
         n: Random waves of each kind of token.
         seed: Of the waves.
+        orders: Of the coordinates, [t, d]: a symmetry that was named instead of an invariance; or ``None``.
     """
 
-    def __init__(self, invariance: str, fields: GradientFields, *, is_flat: bool, n: int, seed: int) -> None:
+    def __init__(
+        self, invariance: str, fields: GradientFields, *, is_flat: bool, n: int, seed: int, orders: Tensor | None = None
+    ) -> None:
         d, affine, few = fields.dim, invariance == "linear", max(n // 2, 2)
         self.is_affine = affine
         none = (0, 0, 1.0)  # waves
@@ -54,6 +59,9 @@ class Features:
             kinds = {"flat": (_blocks.flat, *none)} if is_flat else kinds
         unfit = {"linear": ("near", "coordinates"), "orthogonal": ("coordinates",)}.get(invariance, ())
         generator = torch.Generator().manual_seed(seed)
+        if orders is not None:
+            orbits = Orbits(orders, n, generator)
+            kinds = {"means": (orbits.means, *none), "moments": (orbits.moments, *none)}
         self.blocks = [
             _blocks.Block(name, function, _blocks.Waves(n_tokens, k, scale, generator))
             for name, (function, n_tokens, k, scale) in kinds.items()
@@ -62,14 +70,30 @@ class Features:
         self.draws = torch.rand(2, _blocks.PAIRS, generator=generator)
         self.places: dict[str, slice] = {}
         self.middle, self.size = torch.zeros(()), torch.ones(())
+        self.reliability: dict[str, float] = {}
 
-    def standardize(self, rows: Tensor) -> Tensor:
-        """Center each block of a fit's rows, [u, p], and divide it by its root total variance, from now on."""
+    def halves(self, fields: Canonical) -> Tensor:
+        """Return rows of each unit from one and from the other half of its points, drawn at random, [2, u, p]."""
+        u, m, _ = fields.gradients.shape
+        first = torch.randperm(m, generator=torch.Generator().manual_seed(0)) < m / 2
+        return self.transform(fields, torch.stack([first, ~first])[:, None].expand(-1, u, -1))
+
+    def standardize(self, rows: Tensor, halves: Tensor) -> Tensor:
+        """Center each block of a fit's rows, [u, p], and divide it by its spread over r^½, from now on.
+
+        r, the block's reliability, is the correlation over units of what halves of their points say, [2, u', p]: of
+        the block's variance 1 - r is noise.
+
+        Returns:
+            The rows, in which the total variance of a block is r.
+        """
         self.middle, self.size = rows.mean(0), torch.ones(rows.shape[1], dtype=rows.dtype)
         variances = (rows - self.middle).square().mean(0)  # [p]
-        for place in self.places.values():
+        halves = halves.to(rows) - halves.to(rows).mean(1, keepdim=True)
+        for name, place in self.places.items():
+            self.reliability[name] = correlation(*halves[..., place])
             if variances[place].mean() > ROUNDING**2:
-                self.size[place] = variances[place].sum().sqrt()
+                self.size[place] = (variances[place].sum() / self.reliability[name]).sqrt()
         return (rows - self.middle) / self.size
 
     def transform(self, fields: Canonical, views: Tensor | None = None) -> Tensor:
@@ -113,6 +137,12 @@ class Features:
         return units(g, _blocks.heights(a, g, w))
 
 
+def correlation(first: Tensor, second: Tensor) -> float:
+    """Return the correlation of two blocks of centered features, [u, p], pooled, or 0.01 where it is less."""
+    size = float((first.square().sum() * second.square().sum()).sqrt())
+    return max(float((first * second).sum()) / size, 0.01) if size > ROUNDING**2 * first.numel() else 1.0
+
+
 class PrincipalComponents:
     """A projection on principal components, all divided by one number: distances keep their proportions.
 
@@ -148,19 +178,22 @@ def flipped(vectors: Tensor) -> Tensor:
 class FieldEstimator(BaseEstimator):
     """What estimators of fields have in common: coordinates and features, learnt in a fit and applied to any fields."""
 
-    invariance: str
+    invariance: Any
     n_features: int
     random_state: int
     origin: bool
 
     def _fit_features(self, fields: GradientFields, *, is_flat: bool, whiten: bool) -> None:
-        check_choice("invariance", self.invariance, INVARIANCES)
+        invariance, orders = self.invariance, None
+        if not isinstance(invariance, str):
+            invariance, orders = "none", as_orders("invariance", invariance, fields.dim)
+        check_choice("invariance", invariance, INVARIANCES)
         n, seed = as_integer("n_features", self.n_features, 2), as_integer("random_state", self.random_state, 0)
         self.n_features_in_, self.kind_ = fields.dim, _kind(fields)
         self.points_ = fields.points.double().cpu() if is_flat else None
-        kind = "orthogonal" if self.invariance == "linear" and not whiten else self.invariance
+        kind = "orthogonal" if invariance == "linear" and not whiten else invariance
         self.coordinates_ = Coordinates(fields, kind, origin=as_bool("origin", self.origin))
-        self.features_ = Features(self.invariance, fields, is_flat=is_flat, n=n, seed=seed)
+        self.features_ = Features(invariance, fields, is_flat=is_flat, n=n, seed=seed, orders=orders)
 
     def _check_kind(self, fields: GradientFields) -> None:
         """Refuse fields that are of another kind than those of the fit."""
@@ -172,6 +205,14 @@ class FieldEstimator(BaseEstimator):
             remedy = "Take fields at those points, or fit again to fields with own points"
             refuse("fields", "have the shared points of fit", "other points", remedy)
 
+    def _standardized(self, fields: GradientFields, rows: Tensor) -> Tensor:
+        """Standardize the rows of a fit, [u, p], by what up to 256 units say of how reliable each block is."""
+        some = fields[torch.linspace(0, len(fields) - 1, min(len(fields), UNITS)).long()]
+        halves = torch.cat([self.features_.halves(part) for part in self.coordinates_.parts(some)], 1)
+        rows = self.features_.standardize(rows, halves)
+        self.block_names_, self.reliability_ = tuple(self.features_.places), self.features_.reliability
+        return rows
+
     def _rows(self, fields: GradientFields) -> Tensor:
         """Return the blocks of units, a few at a time, [u, p], in float64."""
         rows = [self.features_.transform(part)[0] for part in self.coordinates_.parts(fields)]
@@ -182,8 +223,10 @@ class FieldDescriptor(FieldEstimator):
     """A row of features per unit that says what function it is, whatever the basis; nothing is trained.
 
     A row is made of blocks, each an average over a unit's points or over pairs of them, divided by the block's spread
-    over the units of the fit. Rows are near each other where points, values and gradients have nearly the same joint
-    distribution, in what the invariance lets through. Scale of the unit's output is dropped; its sign is not.
+    over the units of the fit and multiplied by r^½: r is the share of its variance that another draw of points keeps,
+    or the correlation of what two halves of a unit's points say. Rows are near each other where points, values and
+    gradients have nearly the same joint distribution, in what the invariance lets through. Scale of the unit's output
+    is dropped; its sign is not.
 
     =========== ========================================================================= ================
     block       average of                                                                leaves it alone
@@ -200,8 +243,6 @@ class FieldDescriptor(FieldEstimator):
 
 
     (¹) With "linear" any invertible matrix. (²) Not with "linear". Points are centered but in level and floor.
-    All blocks weigh the same, noise or not: among many functions of many inputs *waves* alone, see `blocks`, can be
-    better than all of them (notebook 04).
 
     ``invariance`` is one of:
 
@@ -216,6 +257,11 @@ class FieldDescriptor(FieldEstimator):
     - "none": all units share one basis. Own points: kernel mean E[φ(a) ⊗ (g, f)] with random waves φ of the point.
       Shared points: the gradients themselves, flattened. Blind to nothing; networks with hidden bases of their own
       look unrelated.
+    - a symmetry that you name, orders of the coordinates, [t, d], or permutation matrices, [t, d, d]: shifts of an
+      image, translations of a group. Order t moves coordinate i to the place [t, i]. Rows are blind to these, one
+      after the other, as often as you like (so name generators, not the whole group), and to as little else as second
+      moments can be. Two blocks instead of those above, sums over orbits of pairs of coordinates: *means*, of products
+      of E[g] and E[f g], and *moments*, E[g g']. Assumes that points come from a distribution with that symmetry.
 
     Args:
         invariance: "none", "permutation", "orthogonal" or "linear".
@@ -232,6 +278,7 @@ class FieldDescriptor(FieldEstimator):
     Attributes:
         n_features_in_: Dimension d of the fields.
         block_names_: Of the blocks, in their order.
+        reliability_: Of each block, r, by name.
 
     Example:
         >>> import torch, gradembed as ge
@@ -247,16 +294,27 @@ class FieldDescriptor(FieldEstimator):
         >>> {name: block.shape[1] for name, block in descriptor.blocks(rows).items()}
         {'waves': 256, 'reach': 64, 'step': 64, 'pairs': 128, 'level': 32, 'floor': 32}
 
+        >>> image = torch.arange(9).view(3, 3)
+        >>> shifts = torch.stack([image.roll(1, axis).flatten() for axis in (0, 1)])  # a named symmetry
+        >>> x = torch.randn(2, 200, 9)
+        >>> fields = ge.GradientFields(x, gradients=x.cos(), values=x.sin().sum(2))
+        >>> moved = ge.GradientFields(x[..., shifts[0]], fields.gradients[..., shifts[0]], fields.values)
+        >>> descriptor = ge.FieldDescriptor(shifts).fit(fields)
+        >>> bool(abs(descriptor.transform(moved) - descriptor.transform(fields)).max() < 1e-4)
+        True
+
     References:
         K. Muandet, K. Fukumizu, B. Sriperumbudur, B. Schölkopf (2017), Kernel mean embedding of distributions.
         A. Rahimi, B. Recht (2007), Random features for large-scale kernel machines.
         A. Bar-Hillel, T. Hertz, N. Shental, D. Weinshall (2005), Learning a Mahalanobis metric from equivalence
         constraints: the discount of groups is theirs, with mutual neighbours in place of given pairs.
+        B. Haasdonk, H. Burkhardt (2007), Invariant kernel functions for pattern analysis and machine learning: means
+        over a group.
     """
 
     def __init__(
-        self, invariance: str = "permutation", *, n_features: int = 256, random_state: int = 0, origin: bool = True,
-        discount_groups: bool = False,
+        self, invariance: str | Tensor = "permutation", *, n_features: int = 256, random_state: int = 0,
+        origin: bool = True, discount_groups: bool = False,
     ) -> None:  # fmt: skip
         self.invariance, self.n_features, self.random_state = invariance, n_features, random_state
         self.origin, self.discount_groups = origin, discount_groups
@@ -282,9 +340,9 @@ class FieldDescriptor(FieldEstimator):
     def _fit(self, fields: GradientFields) -> Tensor:
         check_fields("fields", fields, least_points=2)
         with _context.all_or_nothing(self):
-            self._fit_features(fields, is_flat=self.invariance == "none" and fields.is_shared, whiten=False)
-            rows = self.features_.standardize(self._rows(fields))
-            self.block_names_ = tuple(self.features_.places)
+            is_flat = isinstance(self.invariance, str) and self.invariance == "none" and fields.is_shared
+            self._fit_features(fields, is_flat=is_flat, whiten=False)
+            rows = self._standardized(fields, self._rows(fields))
             self.discount_ = None
             if as_bool("discount_groups", self.discount_groups):
                 self.discount_ = Discount(rows, fields.groups)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradembed import _context
 from gradembed._validation import as_integer, as_tensor, check_choice, refuse
 from gradembed.embed._cloze import ALIGN_POINTS, NOISE, Cloze, Encoder, Settings, descend
-from gradembed.embed._coordinates import Canonical, align_axes, principal_axes
+from gradembed.embed._coordinates import INVARIANCES, Canonical, align_axes, principal_axes
 from gradembed.embed._descriptor import FieldEstimator, PrincipalComponents, flipped
 from gradembed.fields._fields import GradientFields, check_fields
 from gradembed.fields._points import field_mask
@@ -100,6 +100,7 @@ class GradientFieldEmbedder(FieldEstimator):
             FloatingPointError: If training diverges, as with a learning rate that is far too large.
         """
         settings, n_views = Settings(self), as_integer("n_views", self.n_views, 2)
+        check_choice("invariance", str(self.invariance), INVARIANCES)  # by name
         check_choice("encoder", self.encoder, ("auto", "flat", "set"))
         check_choice("mask_kind", self.mask_kind, ("points", "regions"))
         check_fields("fields", fields, least_units=2, least_points=2)
@@ -115,7 +116,7 @@ class GradientFieldEmbedder(FieldEstimator):
             self.n_axes_ = None if axes is None else axes.shape[1]
             seeds = range(seed * n_views, (seed + 1) * n_views)
             masks = [field_mask(fields, settings.mask_fraction, s, self.mask_kind).cpu() for s in seeds]
-            rows = self.features_.standardize(self.features_.transform(canonical)[0])
+            rows = self._standardized(fields, self.features_.transform(canonical)[0])
             self.components_ = PrincipalComponents(rows, 2 * settings.n_components)
             inputs = self._inputs(canonical, torch.stack(masks))  # [v, u, p]
             with _context.seeded(seed):

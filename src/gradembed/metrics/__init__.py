@@ -31,6 +31,6 @@ from gradembed.metrics._uncertainty import Enrichment, Estimate, mantel, permuta
 
 __all__ = [
     "Enrichment", "Estimate", "ProbeScore", "Projection", "RetrievalScore", "SubspaceMatching", "UnitMatching",
-    "cluster_agreement", "enrichment", "field_r2", "linear_probe", "mantel", "match_subspaces", "match_units", "permutation_null", "project_2d", "retrieval",
-    "spread", "transfer_probe",
+    "cluster_agreement", "enrichment", "field_r2", "linear_probe", "mantel", "match_subspaces", "match_units",
+    "permutation_null", "project_2d", "retrieval", "spread", "transfer_probe",
 ]  # fmt: skip

@@ -95,8 +95,8 @@ def match_subspaces(
     with P the orthogonal projections, which is the mean squared canonical correlation where dimensions are equal.
 
     Args:
-        x_a: What each unit does at points that both networks share, [u, p]: its gradient field (``gradients.flatten(1)``),
-            mean gradient, or activations less their mean. Compared up to scale.
+        x_a: What each unit does at points that both networks share, [u, p]: its mean gradient, gradient field
+            (``gradients.flatten(1)``), or activations less their mean. Compared up to scale.
         y_a: The set that each unit belongs to, [u]: clusters of an embedding, say.
         x_b: The same for the second network, [v, p].
         y_b: The same, [v]; labels need not mean the same.
@@ -137,15 +137,16 @@ def match_subspaces(
     stacked = np.concatenate([a, b])
     lengths = np.linalg.norm(stacked, axis=1, keepdims=True)
     # all inner products of units, in as few coordinates as there are units
-    joint = np.linalg.qr((stacked / np.where(lengths > 0, lengths, 1)).T, mode="r").T  # [u + v, ≤ u + v]
+    joint = np.linalg.qr((stacked / np.where(lengths > 0, lengths, 1)).T)[1].T  # [u + v, ≤ u + v]
     first, second = joint[: len(a)], joint[len(a) :]
     overlap, dims_a, dims_b = _overlaps(_bases(first, y, share), _bases(second, z, share))
     rng = np.random.default_rng(seed)
     dealt = ((_bases(first, rng.permutation(y), share), _bases(second, rng.permutation(z), share))
              for _ in range(n_permutations))  # fmt: skip
     null = np.stack([_overlaps(*both)[0].max(1) for both in dealt])
-    parts = (torch.from_numpy(part) for part in (overlap, overlap.argmax(1), null, dims_a, dims_b))
-    return SubspaceMatching(*parts, labels_a, labels_b)
+    best = overlap.argmax(1).astype(np.int64)
+    table, partner, chance, a_dims, b_dims = map(torch.from_numpy, (overlap, best, null, dims_a, dims_b))
+    return SubspaceMatching(table, partner, chance, a_dims, b_dims, labels_a, labels_b)
 
 
 def _bases(x: NDArray[np.float64], y: NDArray[np.int64], share: float) -> list[NDArray[np.float64]]:
@@ -164,5 +165,5 @@ def _overlaps(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Return tr(P_A P_B) / √(dim A · dim B) of each two bases, [a, b], and their dimensions."""
     table = [[float(((p @ q.T) ** 2).sum()) / math.sqrt(max(1, len(p) * len(q))) for q in b] for p in a]
-    dims = (np.array([len(basis) for basis in bases], dtype=np.int64) for bases in (a, b))
-    return np.array(table), *dims
+    dims_a, dims_b = (np.array([len(basis) for basis in bases], dtype=np.int64) for bases in (a, b))
+    return np.array(table), dims_a, dims_b
