@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -196,7 +197,8 @@ def transplant(
         if len(given) != n:
             refuse("donors", f"be read at the {n} samples", describe(given), "Pass one row per sample")
         listed = [_claim(claim, mapping, own.shape[1], given.shape[1]) for claim in as_list("claims", claims, PAIRS)]
-        runs = _Runs(model, chosen(batch, tested.tolist()), layer, own[tested], y[tested.to(y.device)], ask, score)
+        measure = score or partial(_accuracy, lowest=int(y.min()), highest=int(y.max()))
+        runs = _Runs(model, chosen(batch, tested.tolist()), layer, own[tested], y[tested.to(y.device)], ask, measure)
         fit = _Fit(own.double(), given.to(own.device).double(), fitted, tested, mapping)
         before, rng = runs.score(own[tested]), np.random.default_rng(seed)
         losses, explained = [], []
@@ -292,10 +294,10 @@ class _Runs:
 
     def __init__(
         self, model: nn.Module, batch: Batch, layer: str | Site, own: Tensor, y: Tensor, ask: Callable[..., Any],
-        measure: Callable[..., float] | None,
+        measure: Callable[..., Any],
     ) -> None:  # fmt: skip
         self.model, self.batch, self.layer, self.y, self.ask = model, batch, layer, y, ask
-        self.kind, self.measure, self.tail = own.dtype, measure or _accuracy, None
+        self.kind, self.measure, self.tail = own.dtype, measure, None
         names = ["input", *(name for name, _ in model.named_children())]
         if type(model) is MLP and ask is call and layer in names and not any(m._forward_hooks for m in model.modules()):
             self.tail = nn.Sequential(*list(model.children())[names.index(str(layer)) :])
@@ -313,17 +315,17 @@ class _Runs:
             refuse("model", "return one tensor with a row per sample", describe(outputs), remedy)
         if not outputs.isfinite().all():
             refuse("x", "give finite outputs", "NaN or an overflow", "Scale the samples, or use float64")
-        value = float(self.measure(outputs, self.y))
-        if not np.isfinite(value):
-            refuse("score", "give a finite number", value, "Correct the function")
-        return value
+        value = self.measure(outputs, self.y)
+        if np.ndim(value) or not isinstance(value, int | float | np.number | Tensor) or not np.isfinite(float(value)):
+            refuse("score", "give a finite number", describe(value), "Correct the function")
+        return float(value)
 
 
-def _accuracy(outputs: Tensor, y: Tensor) -> float:
+def _accuracy(outputs: Tensor, y: Tensor, lowest: int, highest: int) -> float:
     """Share of right answers, over samples and tasks."""
-    tasks = y.numel() // len(y)
-    if outputs[0].numel() % tasks or int(y.max()) >= outputs[0].numel() // tasks or int(y.min()) < 0:
-        got = f"classes {int(y.min())} to {int(y.max())} of {tasks} task(s)"
-        refuse("targets", f"be classes of the {outputs[0].numel()} outputs", got, "Pass the targets of this model")
-    right = outputs.reshape(len(y) * tasks, -1).argmax(1) == y.reshape(-1).to(outputs.device)
+    n_tasks, n_outputs = y[0].numel(), outputs[0].numel()
+    if n_outputs % n_tasks or highest >= n_outputs // n_tasks or lowest < 0:
+        got = f"classes {lowest} to {highest} of {n_tasks} task{'s' * (n_tasks > 1)}"
+        refuse("targets", f"be classes of the {n_outputs} outputs", got, "Pass the targets of this model")
+    right = outputs.reshape(len(y) * n_tasks, -1).argmax(1) == y.reshape(-1).to(outputs.device)
     return float(right.double().mean())

@@ -129,7 +129,7 @@ def match_subspaces(
     sets = []
     for name, units, labels in (("y_a", a, y_a), ("y_b", b, y_b)):
         known, numbers = np.unique(as_categories(name, labels, len(units)), return_inverse=True)
-        if empty := [known[i] for i in range(len(known)) if not units[numbers == i].any()]:
+        if empty := [label for i, label in enumerate(known.tolist()) if not units[numbers == i].any()]:
             rule, remedy = "have a unit that does something in each set", "Drop units that are zero at all points"
             refuse(name, rule, f"only zeros in {empty[0]!r}", remedy)
         sets.append((tuple(known.tolist()), numbers))
