@@ -129,7 +129,7 @@ def _group_table(table: Any) -> Tensor:
     everyone, n = torch.arange(len(products)), len(products)
     is_latin = all(torch.equal(t.sort(1).values, everyone.expand(n, n)) for t in (products, products.T))
     if not is_latin or not bool((products == everyone).all(1).any()):
-        got = "one with a repeated product" if not is_latin else "one without a neutral element"
+        got = "one in which a row or column lacks an element" if not is_latin else "one without a neutral element"
         refuse("table", "be the multiplication table of a group", got, "Number the elements from 0")
     if not torch.equal(products[products], products[:, products]):
         refuse("table", "be the multiplication table of a group", "one with (ab)c ≠ a(bc)", "Correct it")
