@@ -24,6 +24,7 @@ from gradembed._validation import (
     check_parameters,
     check_per_sample,
     describe,
+    is_finite,
     refuse,
 )
 from gradembed.gradients import Site
@@ -198,9 +199,9 @@ def transplant(
             refuse("donors", f"be read at the {n} samples", describe(given), "Pass one row per sample")
         listed = [_claim(claim, mapping, own.shape[1], given.shape[1]) for claim in as_list("claims", claims, PAIRS)]
         measure = score or partial(_accuracy, lowest=int(y.min()), highest=int(y.max()))
-        runs = _Runs(model, chosen(batch, tested.tolist()), layer, own[tested], y[tested.to(y.device)], ask, measure)
-        fit = _Fit(own.double(), given.to(own.device).double(), fitted, tested, mapping)
-        before, rng = runs.score(own[tested]), np.random.default_rng(seed)
+        runs = _Runs(model, chosen(batch, tested.tolist()), layer, y[tested.to(y.device)], ask, measure)
+        fit = _Fit(own, given.to(own.device).double(), fitted, tested, mapping)
+        before, rng = runs.score(fit.own), np.random.default_rng(seed)
         losses, explained = [], []
         for units, others in listed:
             k, b = len(others), given.shape[1]
@@ -241,7 +242,7 @@ def _read(model: nn.Module, batch: Batch, layer: str | Site, ask: Callable[..., 
         ask(model, batch)
     if len(seen) > 1:
         refuse("layer", "run once in a forward pass", f"{len(seen)} runs", "Say which: gradembed.Site(name, call=0)")
-    if not seen[0].isfinite().all():
+    if not is_finite(seen[0]):
         refuse(name, "give finite activations", "NaN or an overflow", "Scale the samples, or use float64")
     return seen[0]
 
@@ -250,7 +251,9 @@ class _Fit:
     """Least-squares maps from donors to units, all from the covariances over the fitted samples."""
 
     def __init__(self, own: Tensor, given: Tensor, fitted: Tensor, tested: Tensor, mapping: str) -> None:
-        self.own, self.mapping, self.mean = own[tested], mapping, own[fitted].mean(0)
+        self.own, self.mapping = own[tested], mapping
+        own = own.double()
+        self.mean = own[fitted].mean(0)
         a, d = own[fitted] - self.mean, given[fitted] - given[fitted].mean(0)
         self.given = given[tested] - given[fitted].mean(0)
         self.cross, self.inner = d.T @ a, d.T @ d  # [b, d], [b, b]
@@ -269,17 +272,15 @@ class _Fit:
         u, d = list(units), list(donors)
         cross = self.cross[d][:, u]
         if self.mapping == "scale" and d:
-            power = self.power[d]
-            explained = self.given[:, d] * torch.where(
-                power > 0, cross.diagonal() / torch.where(power > 0, power, 1), 0
-            )
+            power, products = self.power[d], cross.diagonal()
+            explained = self.given[:, d] * torch.where(power > 0, products / torch.where(power > 0, power, 1), 0)
         else:  # the pseudoinverse drops directions that are rounding
             inverse = torch.linalg.pinv(self.inner[d][:, d], hermitian=True, rtol=ROUNDING**2)
             explained = self.given[:, d] @ (inverse @ cross)
-        there = self.own[:, u] - self.mean[u]
+        there = self.own[:, u].double() - self.mean[u]
         error, total = (explained - there).square().sum(), there.square().sum()
         changed = self.own.clone()
-        changed[:, u] = explained + self.mean[u]
+        changed[:, u] = (explained + self.mean[u]).to(changed)
         return changed, float(1 - error / total) if total > 0 else float(error == 0)
 
 
@@ -293,11 +294,11 @@ class _Runs:
     """The network from the layer on, and its score."""
 
     def __init__(
-        self, model: nn.Module, batch: Batch, layer: str | Site, own: Tensor, y: Tensor, ask: Callable[..., Any],
+        self, model: nn.Module, batch: Batch, layer: str | Site, y: Tensor, ask: Callable[..., Any],
         measure: Callable[..., Any],
     ) -> None:  # fmt: skip
         self.model, self.batch, self.layer, self.y, self.ask = model, batch, layer, y, ask
-        self.kind, self.measure, self.tail = own.dtype, measure, None
+        self.measure, self.tail = measure, None
         names = ["input", *(name for name, _ in model.named_children())]
         if type(model) is MLP and ask is call and layer in names and not any(m._forward_hooks for m in model.modules()):
             self.tail = nn.Sequential(*list(model.children())[names.index(str(layer)) :])
@@ -305,7 +306,7 @@ class _Runs:
     def score(self, activations: Tensor) -> float:
         """Run on with other activations, [n, d], and compare with the targets."""
         if self.tail is not None:
-            outputs = self.tail(activations.to(self.kind))
+            outputs = self.tail(activations)
         else:
             with ablated(self.model, self.layer, range(activations.shape[1]), at=activations):
                 outputs = self.ask(self.model, self.batch)
@@ -313,7 +314,7 @@ class _Runs:
         if not isinstance(outputs, Tensor) or len(outputs) != len(self.y):
             remedy = "Pick one by forward=lambda model, batch: model(batch)[...]"
             refuse("model", "return one tensor with a row per sample", describe(outputs), remedy)
-        if not outputs.isfinite().all():
+        if not is_finite(outputs):
             refuse("x", "give finite outputs", "NaN or an overflow", "Scale the samples, or use float64")
         value = self.measure(outputs, self.y)
         if np.ndim(value) or not isinstance(value, int | float | np.number | Tensor) or not np.isfinite(float(value)):
