@@ -286,7 +286,8 @@ TABLE: list[Row] = [
     *[(name, "origin", {"string": TYPE, "none": TYPE, "integer": TYPE}) for name in
       ("FieldDescriptor", "GradientFieldEmbedder")],
     ("FieldDescriptor", "discount_groups", {"string": TYPE, "none": TYPE, "integer": TYPE}),
-    ("FieldDescriptor", "invariance", CHOICE), ("FieldDescriptor", "n_features", COUNT | {"one": VALUE, "two": FINITE}),
+    ("FieldDescriptor", "invariance", CHOICE | {"list": TYPE}),
+    ("FieldDescriptor", "n_features", COUNT | {"one": VALUE, "two": FINITE}),
     *[(f"GradientFieldEmbedder, {kind}", "fields", EMBEDDED) for kind in (*KINDS, "shared")],
     ("GradientFieldEmbedder.predict_gradients", "fields", FIELDS | {"strided fields": SAME, "constant units": VALUE}),
     ("GradientFieldEmbedder.predict_gradients", "points", SAMPLES | ARRAYS | {"one column": VALUE}),

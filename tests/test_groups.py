@@ -28,10 +28,11 @@ def cyclic(n):
 
 
 def translations(table):
-    """Orders of the 2n inputs under which only the name of a product changes: a to ga, b to bg, (a, b) to (ag⁻¹, gb)."""
-    n, same = len(table), torch.arange(len(table)).expand_as(table)
-    ahead, behind = table, table.T[table.argmin(1)]  # g·a and a·g⁻¹ at [g, a]; the neutral element is number 0
-    return torch.cat([torch.cat(pair, 1) for pair in ((ahead, n + same), (same, n + behind), (behind, n + ahead))])
+    """What networks on a group would say their symmetries are."""
+    labels = torch.zeros(1, 1, dtype=torch.int64)
+    return ge.datasets.GroupNetworks(
+        "", "", table, ge.MLPEnsemble([2, 1, 1], 1), labels, labels.double(), labels[0]
+    ).symmetries
 
 
 # What units read
@@ -47,7 +48,7 @@ def test_components_have_the_dimensions_of_the_character_tables(table, dims):
     n, generator = len(table), torch.Generator().manual_seed(0)
     bases = [torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0] for _ in range(2)]
     labels = [ge.datasets.component_labels(basis, table, least_purity=0)[0] for basis in bases]
-    assert all(((0 <= some) & (some < len(dims))).all() for some in labels)
+    assert all(((some >= 0) & (some < len(dims))).all() for some in labels)
     network = ge.datasets._groups._components(table)
     assert network[1].bincount().tolist() == dims
     assert torch.allclose(network[0][:, network[1] == 0].abs(), torch.full((n, 1), n**-0.5, dtype=torch.float64))
@@ -213,6 +214,17 @@ def test_published_labels_are_reproduced_up_to_their_names(group):
 # Symmetries that a user names
 
 
+def test_symmetries_of_a_multiplication_rename_products_and_keep_them_apart(trained):
+    table, n = table_of(S3), 6
+    products = torch.cartesian_prod(torch.arange(n), torch.arange(n))
+    for t, order in enumerate(translations(table)):
+        a, b = order[products[:, 0]], order[n + products[:, 1]] - n
+        renamed = torch.stack([table.flatten(), table[a, b]], 1).unique(dim=0)
+        assert len(renamed) == n  # a bijection of the products
+        assert t < 2 * n or torch.equal(table[a, b], table.flatten())
+    assert trained.symmetries.shape == (21, 14)
+
+
 def fields(u=6, m=60, d=9, seed=0, values=True):
     generator = torch.Generator().manual_seed(seed)
     x, g = torch.randn(2, u, m, d, generator=generator)
@@ -302,7 +314,8 @@ def test_even_functions_have_no_mean_gradient_but_are_told_apart():
     (torch.arange(8)[None], ValueError, "`invariance` should have shape"),
     (0.5 * torch.eye(9)[None], ValueError, "`invariance` should hold permutation matrices"),
     (torch.linalg.qr(torch.randn(9, 9))[0][None], ValueError, "`invariance` should hold permutation matrices"),
-    (None, TypeError, "`invariance` should be a tensor"),
+    (None, ValueError, "`invariance` should be one of 'none'"),
+    (["shifts"], TypeError, "`invariance` should be a tensor"),
     ("shifts", ValueError, "`invariance` should be one of 'none'"),
 ])  # fmt: skip
 def test_what_is_no_set_of_orders_is_refused(orders, error, message):

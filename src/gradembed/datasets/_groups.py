@@ -67,6 +67,18 @@ class GroupNetworks:
         return torch.cat([one.repeat_interleave(n, 0), one.repeat(n, 1)], 1)
 
     @property
+    def symmetries(self) -> Int64[Tensor, "t d"]:
+        """Orders of the 2n inputs under which products change their names at most, [3n, 2n], for `FieldDescriptor`.
+
+        For each element g: (a, b) to (ga, b), to (a, bg⁻¹) and to (ag⁻¹, gb), which leaves even the product alone.
+        """
+        n, same = len(self.table), torch.arange(len(self.table)).expand_as(self.table)
+        neutral = (self.table == same).all(1).nonzero()[0]
+        ahead, behind = self.table, self.table.T[(self.table == neutral).long().argmax(1)]  # [g, a]: ga and ag⁻¹
+        pairs = ((ahead, n + same), (same, n + behind), (behind, n + ahead))
+        return torch.cat([torch.cat(pair, 1) for pair in pairs])
+
+    @property
     def targets(self) -> Int64[Tensor, " pairs"]:
         """Products of these pairs, [n²]."""
         return self.table.flatten()

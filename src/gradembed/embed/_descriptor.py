@@ -185,7 +185,7 @@ class FieldEstimator(BaseEstimator):
 
     def _fit_features(self, fields: GradientFields, *, is_flat: bool, whiten: bool) -> None:
         invariance, orders = self.invariance, None
-        if not isinstance(invariance, str):
+        if isinstance(invariance, Tensor | np.ndarray | list | tuple):
             invariance, orders = "none", as_orders("invariance", invariance, fields.dim)
         check_choice("invariance", invariance, INVARIANCES)
         n, seed = as_integer("n_features", self.n_features, 2), as_integer("random_state", self.random_state, 0)
