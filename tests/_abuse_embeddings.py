@@ -88,6 +88,17 @@ def given_sets() -> dict[str, Any]:
     return {"z_a": PLACES[:6].clone(), "z_b": PLACES[6:12].clone()}
 
 
+def given_bundles() -> dict[str, Any]:
+    return {"x_a": PLACES[:6].clone(), "y_a": torch.arange(6) % 2, "x_b": PLACES[6:12].clone(),
+            "y_b": torch.arange(6) // 3, "share": 0.9, "n_permutations": 19, "seed": 0}  # fmt: skip
+
+
+def subspaces(**arguments: Any) -> list[Any]:
+    result = ge.metrics.match_subspaces(**arguments)
+    assert repr(result)
+    return [result, torch.cat([result.overlap, result.null.mT], 1), result.p_values, result.to_frame()]
+
+
 def agreement(labels_a: Any, labels_b: Any) -> list[float]:
     matches = ge.metrics.match_units(PLACES[:6], PLACES[6:12])
     return [matches.accuracy(labels_a, labels_b), matches.chance(labels_a, labels_b)]
@@ -175,6 +186,8 @@ SUBJECTS = {
     "mantel": Subject(score(M.mantel), lambda: {name: table @ table.T for name, table in {
         "a": PLACES[:5], "b": PLACES[5:10], "control": PLACES[10:15]}.items()} | {"n_permutations": 19, "seed": 0}),
     "cluster_agreement": Subject(M.cluster_agreement, lambda: {k: v for k, v in placed().items() if k != "groups"}),
+    "match_subspaces": Subject(lambda **named: subspaces(**named)[1:2], given_bundles, 1e-6),
+    "SubspaceMatching": Subject(subspaces, given_bundles, 1e-6),
     "match_units": Subject(M.match_units, given_sets, 1e-6),
     "UnitMatching": Subject(matching, given_sets, 1e-6),
     "UnitMatching.accuracy": Subject(
@@ -273,7 +286,8 @@ TABLE: list[Row] = [
     *[(name, "origin", {"string": TYPE, "none": TYPE, "integer": TYPE}) for name in
       ("FieldDescriptor", "GradientFieldEmbedder")],
     ("FieldDescriptor", "discount_groups", {"string": TYPE, "none": TYPE, "integer": TYPE}),
-    ("FieldDescriptor", "invariance", CHOICE), ("FieldDescriptor", "n_features", COUNT | {"one": VALUE, "two": FINITE}),
+    ("FieldDescriptor", "invariance", CHOICE | {"list": TYPE}),
+    ("FieldDescriptor", "n_features", COUNT | {"one": VALUE, "two": FINITE}),
     *[(f"GradientFieldEmbedder, {kind}", "fields", EMBEDDED) for kind in (*KINDS, "shared")],
     ("GradientFieldEmbedder.predict_gradients", "fields", FIELDS | {"strided fields": SAME, "constant units": VALUE}),
     ("GradientFieldEmbedder.predict_gradients", "points", SAMPLES | ARRAYS | {"one column": VALUE}),
@@ -310,6 +324,15 @@ TABLE: list[Row] = [
       for name in ("queries", "candidates")],
     ("RetrievalScore", "z", {"zeros": FINITE, "1e30": FINITE, "expanded": FINITE, "doubled": "ValueError: y"}),
     ("enrichment", "within", {"string": TYPE, "shorter": VALUE, "floats": TYPE, "numpy": SAME}),
+    ("match_subspaces", "x_a", dict.fromkeys(["string", "none"], TYPE) | {"NaN": VALUE, "inf": VALUE, "one axis": VALUE}
+     | dict.fromkeys(["zeros", "shorter"], "ValueError: y_a") | {"one column": "ValueError: x_b"}
+     | dict.fromkeys(["numpy", "list", "strided", "1e30", "1e-30"], SAME)),
+    ("match_subspaces", "x_b", {"string": TYPE, "one column": VALUE, "zeros": "ValueError: y_b", "numpy": SAME}),
+    *[("match_subspaces", name, {"string": TYPE, "none": TYPE, "shorter": VALUE, "floats": TYPE, "numpy": SAME,
+       "as strings": SAME}) for name in ("y_a", "y_b")],
+    ("match_subspaces", "share", NUMBER | {"zero": VALUE, "two": VALUE, "one": FINITE, "tensor": VALUE}),
+    ("match_subspaces", "n_permutations", COUNT | {"one": VALUE}), ("match_subspaces", "seed", INTEGER),
+    ("SubspaceMatching", "x_a", {"1e30": FINITE, "1e-30": FINITE, "expanded": FINITE}),
     ("match_units", "z_b", Z | {"one row": FINITE, "one column": VALUE}),
     ("transfer_probe", "groups_train", {"string": TYPE, "shorter": VALUE, "none": SAME}),
     *[("mantel", name, dict.fromkeys(["string", "object"], TYPE) | dict.fromkeys(["numpy", "list", "strided"], SAME)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from _abuse import (
     Subject,
     rows,
 )
-from _networks import Residual
+from _networks import Residual, write_clock
 from torch import Tensor, nn
 
 import gradembed as ge
@@ -105,6 +107,27 @@ def held(model: nn.Module, x: Tensor, layer: Any, units: Any, at: Any) -> Tensor
         return network(x)
 
 
+def clock(name: Any, root: Any) -> list[Tensor]:
+    with TemporaryDirectory() as folder, torch.random.fork_rng():
+        torch.manual_seed(0)
+        write_clock(Path(folder), 0.5)
+        network = ge.datasets.load_clock_pizza(name, root=folder if root is None else root)
+    return [network(network.pairs())]
+
+
+def certified(**named: Any) -> list[Any]:
+    result = ge.transplant(**named)
+    assert repr(result)
+    return [result, result.p_values, result.to_frame().drop(columns="verdict")]
+
+
+def claimed(**more: Any) -> dict[str, Any]:
+    model, donors = chain(), draw(12, 6, seed=2)
+    asked = {"model": model, "x": X.clone(), "targets": torch.arange(12) % 3, "layer": "hidden1", "donors": donors,
+             "claims": [([0, 1], [2, 3]), (4, 5)], "mapping": "scale", "forward": None, "score": None}  # fmt: skip
+    return asked | {"tolerance": 0.01, "n_random": 19, "seed": 0} | more
+
+
 def learn(model: nn.Module, config: Any, **changed: Any) -> list[Any]:
     run = ge.train(model, changed["split"] if "split" in changed else split(**changed), config)
     assert repr(run)
@@ -117,6 +140,7 @@ ragged = partial(Subject, is_ragged=True)
 SUBJECTS = {
     "Split": Subject(ge.datasets.Split, lambda: dict(vars(split()))),
     "load_iris": Subject(ge.datasets.load_iris, lambda: {"test_fraction": 0.2, "seed": 42}),
+    "load_clock_pizza": Subject(clock, lambda: {"name": "clock", "root": None}),
     "load_mnist": Subject(ge.datasets.load_mnist, lambda: {"root": "mnist", "source": "sample"}),
     "RandomWaves": Subject(lambda x: waves(x), lambda: {"x": X.clone()}),
     "RandomWaves.gradient": Subject(lambda x: waves.gradient(x), lambda: {"x": X.clone()}),
@@ -188,6 +212,7 @@ SUBJECTS = {
     "TaskModules.units": ragged(lambda module: ge.task_modules(chain(), X, "hidden1").units(module),
         lambda: {"module": 1}),
     "task_modules": Subject(ge.task_modules, module_arguments),
+    "transplant": Subject(ge.transplant, claimed), "Transplants": Subject(certified, claimed),
     "ablated": Subject(held, lambda: HELD | {"model": chain(), "x": X.clone(), "at": 0.5}),
     "ablated at the means": Subject(held, lambda: HELD | {"model": chain(), "x": X.clone(), "at": draw(5)}),
 }  # fmt: skip
@@ -230,6 +255,7 @@ TABLE = rows({
         "x_test": {"one column": VALUE, "NaN": VALUE, "one row": "ValueError: y_test", "string": TYPE}},
     "load_iris": {"test_fraction": NUMBER | dict.fromkeys(["tensor", "zero", "one", "huge", "tiny"], VALUE),
         "seed": INTEGER},
+    "load_clock_pizza": {"name": CHOICE, "root": dict.fromkeys(["integer", "closed file", "object"], TYPE)},
     "load_mnist": {"root": dict.fromkeys(["none", "integer", "closed file", "object", "bytes"], TYPE),
         "source": CHOICE},
     "RandomWaves": {"x": WAVED}, "RandomWaves.gradient": {"x": WAVED},
@@ -343,6 +369,19 @@ TABLE = rows({
     "task_modules of directions": {"directions": DIRECTED | {"one row": "ValueError: n_modules"}},
     "TaskModules": {"x": {"1e30": FINITE, "1e-30": "ValueError: n_modules"}},
     "TaskModules.units": {"module": INTEGER | {"many": VALUE}},
+    "transplant": {"model": NETWORK | {"ensemble": VALUE, "frozen": SAME, "dead": FINITE},
+        "x": {"string": TYPE, "none": TYPE, "empty": VALUE, "NaN": VALUE, "half": VALUE, "one row": VALUE,
+              "shorter": "ValueError: targets", "strided": SAME, "zeros": FINITE},
+        "targets": {"string": TYPE, "none": TYPE, "floats": VALUE, "bools": VALUE, "shorter": VALUE, "numpy": SAME,
+                    "negative first": VALUE, "large first": VALUE, "list": SAME, "zeros": FINITE},
+        "layer": LAYER, "forward": {"string": TYPE}, "score": {"string": TYPE, "function": VALUE},
+        "donors": {"string": TYPE, "none": TYPE, "NaN": VALUE, "inf": VALUE, "shorter": VALUE, "one axis": VALUE,
+                   "numpy": SAME, "strided": SAME, "zeros": FINITE, "1e-30": FINITE, "requires grad": SAME},
+        "claims": {"string": TYPE, "none": TYPE, "nothing": VALUE, "floats in it": TYPE, "far away": TYPE,
+                   "as a tuple": SAME},
+        "mapping": CHOICE, "tolerance": NUMBER | {"tensor": FINITE}, "n_random": COUNT | {"one": VALUE},
+        "seed": INTEGER},
+    "Transplants": {"x": {"zeros": FINITE, "expanded": FINITE, "1e-30": FINITE}, "donors": {"expanded": FINITE}},
     "ablated": {"model": NETWORK | {"ensemble": VALUE, "frozen": SAME, "dead": FINITE}, "layer": LAYER,
         "units": UNITS | {"twice the same": FINITE, "strings in it": TYPE},
         "at": NUMBER | {"string": TYPE, "negative": FINITE, "tensor": FINITE, "list": VALUE}},

@@ -1,9 +1,11 @@
 """Networks for tests: weights typed by hand with answers on paper, one of every module kind."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import gradembed as ge
@@ -118,3 +120,18 @@ class Noise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.randn_like(x)
+
+
+CLOCK_SHAPES = {"embed.W_E": (8, 5), "pos_embed.W_pos": (2, 8), "unembed.W_U": (8, 5)}
+CLOCK_SHAPES |= {f"blocks.0.attn.W_{name}": (2, 4, 8) for name in "KQV"} | {"blocks.0.attn.W_O": (8, 8)}
+CLOCK_SHAPES |= {"blocks.0.mlp.W_in": (16, 8), "blocks.0.mlp.b_in": (16,)}
+CLOCK_SHAPES |= {"blocks.0.mlp.W_out": (8, 16), "blocks.0.mlp.b_out": (8,)}
+
+
+def write_clock(root, attention, shapes=None, about=None):
+    """Write weights as the published ones are kept, in a folder; return it, and them in float64."""
+    weights = {name: torch.randn(shape) for name, shape in (shapes or CLOCK_SHAPES).items()}
+    (root / "clock_pizza").mkdir(exist_ok=True)
+    said = {"config": json.dumps({"attn_coeff": attention}), "published_gradient_similarity": "0.3 (100 triples)"}
+    save_file(weights, root / "clock_pizza" / "l8k1hzciux.safetensors", metadata=said if about is None else about)
+    return root, {name.split(".")[-1]: weight.double() for name, weight in weights.items()}

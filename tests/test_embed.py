@@ -13,7 +13,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import gradembed as ge
 from gradembed.embed._coordinates import Coordinates
-from gradembed.embed._descriptor import SHRINK, Discount, Features, correlation
+from gradembed.embed._descriptor import SHRINK, Discount
+from gradembed.embed._features import Features, correlation
 
 INVARIANCES = ("none", "permutation", "orthogonal", "linear")
 CHANGES = ("permute", "rotate", "rescale", "remix")
@@ -121,7 +122,7 @@ def test_order_scale_offset_and_chunks_do_not_matter(invariance, monkeypatch):
     flipped = dataclasses.replace(fields, gradients=-fields.gradients, values=-fields.values)
     assert max(moved(rows, descriptor.transform(same)) for same in (shuffled, scaled)) < 1e-4
     assert moved(rows, descriptor.transform(flipped)) > 1e-2
-    monkeypatch.setattr("gradembed.embed._descriptor.CHUNK", 1)
+    monkeypatch.setattr("gradembed.embed._features.CHUNK", 1)
     monkeypatch.setattr("gradembed.embed._coordinates.AT_A_TIME", 5 * 300 * 8)
     assert moved(rows, descriptor.transform(fields)) < 1e-5
 

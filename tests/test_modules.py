@@ -498,8 +498,8 @@ def test_hooks_go_after_an_error_in_the_block_which_is_the_one_that_is_seen(laye
 
 
 @pytest.mark.parametrize(("given", "message"), [
-    ({"at": torch.zeros(2)}, r"`at` should be a number, or have shape \[9\], one for each unit of 'hidden1'. Got a .* "
-                             r"tensor of shape \[2\]. Pass activations.mean\(0\)"),
+    ({"at": torch.zeros(2)}, r"`at` should be a number, or have shape \[9\] or \[4, 9\], one for each unit of "
+                             r"'hidden1'. Got a .* tensor of shape \[2\]. Pass activations.mean\(0\)"),
     ({"at": 1e39}, r"`at` should be finite, at least -3e\+38 and at most 3e\+38. Got 1e\+39"),
     ({"model": ge.MLPEnsemble([4, 3, 2], n_members=2)}, "`model` should be one network. Got MLPEnsemble.*"
                                                         r"Take a member out by ensemble\[i\]"),

@@ -51,6 +51,7 @@ from gradembed.report import report
 from gradembed.store import Cache
 from gradembed.sweep import SweepResult, sweep
 from gradembed.training import TrainConfig, TrainingRun, train, train_ensemble
+from gradembed.transplant import Transplants, transplant
 from gradembed.tree import GradientTree, gradient_tree
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ __all__ = [
     "Site", "UnitGradients", "unit_gradients", "Interference", "interference",
     # tree, and which units serve which task
     "GradientTree", "gradient_tree", "TaskModules", "ablated", "task_modules",
+    # whether a claimed twin can do a unit's work
+    "Transplants", "transplant",
     # gradient fields
     "GradientFields", "estimated_fields", "field_mask", "gradient_fields", "grid_points", "sample_points",
     "sobol_points",

@@ -209,16 +209,18 @@ def _group(effects: np.ndarray, n_modules: int) -> Tensor:
 def ablated(
     model: nn.Module, layer: str | Site, units: Sequence[int] | Tensor, at: float | Tensor = 0.0
 ) -> Iterator[nn.Module]:
-    """Hold units of a layer at a constant for the duration of a block: what is lost is what they did.
+    """Hold units of a layer at given numbers for the duration of a block: what is lost is what they did.
 
-    Zero says what the network does without them; their mean over the data, what it does without their information.
+    Zero says what the network does without them; their mean over the data, what it does without their information; the
+    numbers that another network's units have at the same samples, whether those could stand in for them (`transplant`).
     A module that runs several times is held every time.
 
     Args:
         model: A network that treats every sample by itself; its hooks are put back when the block ends.
         layer: "input", the name of a module, or a `Site` without ``mean``; with ``call`` only that run is held.
         units: Indices in what stands there, flattened.
-        at: A number for all, or one for each unit of the layer, [d] (say, ``activations.mean(0)``).
+        at: A number for all, one for each unit of the layer, [d] (say, ``activations.mean(0)``), or one for each sample
+            and unit, [n, d].
 
     Yields:
         The model.
@@ -237,6 +239,38 @@ def ablated(
         (True, False)
     """
     check_module(model)
+    indices = [as_integer("units", unit, 0) for unit in as_list("units", units, "a list of indices")]
+    is_one = isinstance(at, int | float | np.number) or np.ndim(at) == 0
+    held: float | Tensor = at
+    if not (isinstance(at, Tensor) and at.requires_grad):  # a constant can be learned
+        axes = "n d" if np.ndim(at) == 2 else "d"
+        held = as_number("at", at, -3e38, 3e38) if is_one else as_tensor("at", at, axes, kind="any").double()
+
+    def hold(flat: Tensor, where: str) -> Tensor:
+        as_positions("units", indices, width := flat.shape[1], f"units of {where!r}")
+        if isinstance(held, Tensor) and held.ndim and held.shape not in (flat.shape, flat.shape[1:]):
+            rule = f"be a number, or have shape [{width}] or {list(flat.shape)}, one for each unit of {where!r}"
+            refuse("at", rule, describe(held), "Pass activations.mean(0)")
+        flat[:, indices] = held.to(flat).expand_as(flat)[:, indices] if isinstance(held, Tensor) else held
+        return flat
+
+    with changed_at(model, layer, hold):
+        yield model
+
+
+@contextmanager
+def changed_at(model: nn.Module, layer: str | Site, change: Callable[[Tensor, str], Tensor]) -> Iterator[None]:
+    """Hand on something else than what stands at a site for the duration of a block.
+
+    Args:
+        model: The network.
+        layer: The site.
+        change: Takes a copy of what stands there, flattened, [n, d], and the site's name; gives what is handed on.
+
+    Yields:
+        Nothing.
+    """
+    check_module(model)
     if isinstance(model, MLPEnsemble):
         refuse("model", "be one network", describe(model), "Take a member out by ensemble[i]")
     if hasattr(model, "_orig_mod"):
@@ -246,12 +280,7 @@ def ablated(
     (site,) = find_sites("layer", layer, names, several=False)
     if site.mean is not None:
         refuse("layer", "name units, not their mean", repr(str(site)), "Leave out `mean`")
-    indices = [as_integer("units", unit, 0) for unit in as_list("units", units, "a list of indices")]
-    is_one = isinstance(at, int | float | np.number) or np.ndim(at) == 0
-    held: float | Tensor = at
-    if not (isinstance(at, Tensor) and at.requires_grad):  # a constant can be learned
-        held = as_number("at", at, -3e38, 3e38) if is_one else as_tensor("at", at, "d", kind="any").double()
-    holder = _Holder(site, indices, held)
+    holder = _Holder(site, change)
     module = model if site.name == "input" else modules[site.name]
     reset = model.register_forward_pre_hook(lambda *_: setattr(holder, "runs", 0))  # runs are those of one pass
     if site.name == "input" or site.input:
@@ -259,7 +288,7 @@ def ablated(
     else:
         handle = module.register_forward_hook(holder.after)
     try:
-        yield model
+        yield
     finally:
         handle.remove()
         reset.remove()
@@ -271,24 +300,23 @@ def ablated(
 
 @dataclass
 class _Holder:
-    """Hooks that set units at a site to constants, and note that they did."""
+    """Hooks that change what stands at a site, and note that they did."""
 
     site: Site
-    units: list[int]
-    at: float | Tensor
+    change: Callable[[Tensor, str], Tensor]
     runs: int = 0
     has_run: bool = False
 
     def before(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
-        """Hold what a module takes."""
+        """Change what a module takes."""
         return changed_arguments(module, args, named, self.hold)
 
     def after(self, _module: nn.Module, _args: object, output: Any) -> Any:
-        """Hold what it returns."""
+        """Change what it returns."""
         return self.hold(output)
 
     def hold(self, holder: Any) -> Any:
-        """Set the units of every sample in a changed copy."""
+        """Change what stands there in a copy."""
         self.runs += 1
         if self.site.call not in (None, self.runs - 1):
             return holder
@@ -296,13 +324,8 @@ class _Holder:
         if not isinstance(values, Tensor) or values.ndim < 1 or not values.is_floating_point():
             got = f"{str(self.site)!r}, which has {describe(holder)}"
             refuse("layer", "name a layer with one float tensor, a row per sample", got, "Choose another layer")
-        changed, flat = values.clone(), self.site.part(values).clone()
-        index, width = self.site.index or (slice(None),), flat.shape[1]
-        as_positions("units", self.units, width, f"units of {str(self.site)!r}")
-        if isinstance(self.at, Tensor) and self.at.ndim and self.at.shape != (width,):
-            rule = f"be a number, or have shape [{width}], one for each unit of {str(self.site)!r}"
-            refuse("at", rule, describe(self.at), "Pass activations.mean(0)")
-        flat[:, self.units] = self.at.to(flat).expand(width)[self.units] if isinstance(self.at, Tensor) else self.at
+        changed, index = values.clone(), self.site.index or (slice(None),)
+        flat = self.change(self.site.part(values).clone(), str(self.site))
         changed[index] = flat.reshape(changed[index].shape)
         self.has_run = True
         return replace_element(holder, place, changed)

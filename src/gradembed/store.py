@@ -31,10 +31,19 @@ from gradembed.datasets import RandomWaves, Split, StackedSplit
 from gradembed.fields import GradientFields
 from gradembed.gradients import UnitGradients
 from gradembed.interference import Interference
-from gradembed.metrics import Enrichment, Estimate, ProbeScore, Projection, RetrievalScore, UnitMatching
+from gradembed.metrics import (
+    Enrichment,
+    Estimate,
+    ProbeScore,
+    Projection,
+    RetrievalScore,
+    SubspaceMatching,
+    UnitMatching,
+)
 from gradembed.models import MLPEnsemble
 from gradembed.modules import TaskModules
 from gradembed.training import TrainConfig, TrainingRun
+from gradembed.transplant import Transplants
 from gradembed.tree import GradientTree
 
 __all__ = ["STORABLE", "Cache", "fingerprint"]
@@ -48,7 +57,8 @@ _OWN = set(vars(nn.Module()))  # attributes of every module
 # What may stand in an entry, by name: nothing else is ever constructed from a file.
 STORABLE = {kind.__name__: kind for kind in (
     Enrichment, Estimate, GradientFields, GradientTree, Interference, ProbeScore, Projection, RandomWaves,
-    RetrievalScore, Split, StackedSplit, TaskModules, TrainConfig, TrainingRun, UnitCard, UnitGradients, UnitMatching,
+    RetrievalScore, Split, StackedSplit, SubspaceMatching, TaskModules, TrainConfig, TrainingRun, Transplants, UnitCard,
+    UnitGradients, UnitMatching,
 )}  # fmt: skip
 _MAKE: dict[str, Any] = STORABLE | {"dict": dict, "MLPEnsemble": lambda **parts: MLPEnsemble.from_parts(parts)}
 

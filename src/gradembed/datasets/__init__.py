@@ -11,10 +11,14 @@ Example:
 
 from __future__ import annotations
 
+from gradembed.datasets._clock_pizza import load_clock_pizza
+from gradembed.datasets._groups import GroupNetworks, component_labels, load_group_networks, train_addition_networks
 from gradembed.datasets._loaders import load_iris, load_mnist
 from gradembed.datasets._split import Split, StackedSplit, stack_tasks
 from gradembed.datasets._synthetic import RandomWaves, random_waves, soft_mixing
 
 __all__ = [
-    "RandomWaves", "Split", "StackedSplit", "load_iris", "load_mnist", "random_waves", "soft_mixing", "stack_tasks",
+    "GroupNetworks", "RandomWaves", "Split", "StackedSplit", "component_labels", "load_clock_pizza",
+    "load_group_networks", "load_iris", "load_mnist", "random_waves", "soft_mixing", "stack_tasks",
+    "train_addition_networks",
 ]  # fmt: skip

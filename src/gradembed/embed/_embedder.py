@@ -9,18 +9,20 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
+from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from gradembed import _context
 from gradembed._validation import as_integer, as_tensor, check_choice, refuse
 from gradembed.embed._cloze import ALIGN_POINTS, NOISE, Cloze, Encoder, Settings, descend
-from gradembed.embed._coordinates import Canonical, align_axes, principal_axes
-from gradembed.embed._descriptor import FieldEstimator, PrincipalComponents, flipped
+from gradembed.embed._coordinates import INVARIANCES, Canonical, align_axes, principal_axes
+from gradembed.embed._features import FieldEstimator
 from gradembed.fields._fields import GradientFields, check_fields
 from gradembed.fields._points import field_mask
 
 ALIGN_ROUNDS = 4
+FLOOR = 1e-6  # components with less than this share of the largest spread are rounding
 
 
 class GradientFieldEmbedder(FieldEstimator):
@@ -100,6 +102,7 @@ class GradientFieldEmbedder(FieldEstimator):
             FloatingPointError: If training diverges, as with a learning rate that is far too large.
         """
         settings, n_views = Settings(self), as_integer("n_views", self.n_views, 2)
+        check_choice("invariance", str(self.invariance), INVARIANCES)  # by name
         check_choice("encoder", self.encoder, ("auto", "flat", "set"))
         check_choice("mask_kind", self.mask_kind, ("points", "regions"))
         check_fields("fields", fields, least_units=2, least_points=2)
@@ -300,3 +303,35 @@ class RowEmbedder(TransformerMixin, BaseEstimator):
     @torch.no_grad()
     def _embed(self, rows: Tensor) -> Tensor:
         return self.encoder_.forward(self._inputs(rows, torch.zeros_like(rows).bool()))[0]
+
+
+class PrincipalComponents:
+    """A projection on principal components, all divided by one number: distances keep their proportions.
+
+    Args:
+        rows: What to find the components of, [u, p].
+        k: How many; fewer if the rows have fewer.
+
+    Attributes:
+        n: How many there are.
+        center: Mean row, [p].
+        matrix: [p, n].
+    """
+
+    def __init__(self, rows: Tensor, k: int) -> None:
+        center = rows.double().mean(0)
+        centered = rows.double() - center
+        _, spreads, vectors = torch.linalg.svd(centered, full_matrices=False)
+        self.n = min(max(int((spreads > FLOOR * spreads[0]).sum()), 1), k)
+        basis = flipped(vectors[: self.n]).T
+        size = (centered @ basis).square().mean().sqrt()
+        self.center, self.matrix = center.to(rows), (basis / torch.where(size > 0, size, 1)).to(rows)
+
+    def transform(self, rows: Tensor) -> Tensor:
+        """Return rows, [..., p], projected, [..., n]."""
+        return (rows - self.center) @ self.matrix
+
+
+def flipped(vectors: Tensor) -> Tensor:
+    """Return vectors, [k, p], with the signs that make the largest entry of each positive."""
+    return torch.from_numpy(svd_flip(None, vectors.numpy().copy("K"), u_based_decision=False)[1])

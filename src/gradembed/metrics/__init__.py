@@ -26,10 +26,11 @@ from gradembed.metrics._comparison import (
     project_2d,
 )
 from gradembed.metrics._scores import ProbeScore, RetrievalScore, linear_probe, retrieval, transfer_probe
+from gradembed.metrics._subspaces import SubspaceMatching, match_subspaces
 from gradembed.metrics._uncertainty import Enrichment, Estimate, mantel, permutation_null, spread
 
 __all__ = [
-    "Enrichment", "Estimate", "ProbeScore", "Projection", "RetrievalScore", "UnitMatching", "cluster_agreement",
-    "enrichment", "field_r2", "linear_probe", "mantel", "match_units", "permutation_null", "project_2d", "retrieval",
-    "spread", "transfer_probe",
+    "Enrichment", "Estimate", "ProbeScore", "Projection", "RetrievalScore", "SubspaceMatching", "UnitMatching",
+    "cluster_agreement", "enrichment", "field_r2", "linear_probe", "mantel", "match_subspaces", "match_units",
+    "permutation_null", "project_2d", "retrieval", "spread", "transfer_probe",
 ]  # fmt: skip
