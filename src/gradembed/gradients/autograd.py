@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import copy
 from typing import Any, NoReturn
 
 import torch
@@ -56,6 +57,12 @@ class Autograd:
             self._check_alone(batch, recorder)
         self.sites = default_sites(model, recorder, self._probe) if sites is None else list(sites)
         self._check_sites(chosen(batch, [n - 1, 0]), is_default=sites is None)
+
+    def renewed(self) -> Autograd:
+        """The same, of a network of which by now other parameters may be learnt."""
+        other = copy(self)
+        other.learnable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return other
 
     # ------------------------------------------------------------------ asking
 
