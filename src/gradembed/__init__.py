@@ -47,13 +47,7 @@ from gradembed.gradients import Site, UnitGradients, unit_gradients
 from gradembed.interference import Interference, interference
 from gradembed.models import MLP, MLPEnsemble, untrained
 from gradembed.modules import TaskModules, ablated, task_modules
-from gradembed.monitor import (
-    InterferenceMonitor,
-    SplitRecommendation,
-    TrainingCourse,
-    recommend_split,
-    training_course,
-)
+from gradembed.monitor import InterferenceMonitor, SplitRecommendation, TrainingCourse, recommend_split, training_course
 from gradembed.report import report
 from gradembed.store import Cache
 from gradembed.sweep import SweepResult, sweep

@@ -131,13 +131,13 @@ class InterferenceMonitor:
         try:
             self._moments[self._step] = self._probe.measure()
         except Exception as error:
-            return self._warn("interference could not be measured", error)
-        if self.log is not None:
+            self._warn("interference could not be measured", error)
+        else:
             try:
-                self.log(self._values())
+                if self.log is not None:
+                    self.log(self._values())
             except Exception as error:
                 self._warn("the logger failed", error)
-        return None
 
     def _values(self) -> dict[str, float]:
         """What is logged of the last measurement."""
@@ -148,13 +148,13 @@ class InterferenceMonitor:
                 key = f"interference/{layer}/{name}"
                 values[key] = float(row[there].mean()) if bool(there.any()) else 0.0
                 if len(row) <= MOST_LOGGED:
-                    pairs = ((pair, v) for pair, v, is_there in zip(self._probe.pairs, row, there) if is_there)
-                    values |= {f"{key}/{'-'.join(pair)}": float(value) for pair, value in pairs}
+                    pairs = zip(self._probe.pairs, row.tolist(), there.tolist(), strict=True)
+                    values |= {f"{key}/{'-'.join(pair)}": value for pair, value, is_there in pairs if is_there}
             if moment.chance is not None:
                 values[f"interference/{layer}/chance"] = float(moment.chance[i])
         if moment.parameter_cosine is not None and len(self._probe.pairs) <= MOST_LOGGED:
-            pairs = zip(self._probe.pairs, moment.parameter_cosine.tolist(), strict=True)
-            values |= {f"interference/parameters/cosine/{'-'.join(pair)}": value for pair, value in pairs}
+            both = zip(self._probe.pairs, moment.parameter_cosine.tolist(), strict=True)
+            values |= {f"interference/parameters/cosine/{'-'.join(pair)}": value for pair, value in both}
         return values
 
     def _warn(self, what: str, error: Exception) -> None:

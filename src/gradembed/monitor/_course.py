@@ -64,17 +64,17 @@ class TrainingCourse:
     @classmethod
     def of(cls, probe: Probe, moments: Mapping[int, Moment]) -> TrainingCourse:
         """Put together what a probe has said, by step."""
-        seen, l, p = list(moments.values()), len(probe.layers), len(probe.pairs)
-        means, errors = (
-            torch.stack([getattr(one, name) for one in seen], 1) if seen else torch.zeros(3, 0, l, p).double()
-            for name in ("means", "errors")
-        )
-        count = torch.stack([one.count for one in seen]) if seen else torch.zeros(0, l, p).long()
+        seen, none = list(moments.values()), Moment.empty(len(probe.layers), len(probe.pairs))
+        means, errors = (torch.stack([getattr(one, name) for one in seen or [none]], 1) for name in ("means", "errors"))
+        count = torch.stack([one.count for one in seen or [none]])
         chance, cosines = ([getattr(one, name) for one in seen] for name in ("chance", "parameter_cosine"))
-        has_chance, has_cosines = (bool(found) and found[0] is not None for found in (chance, cosines))
+        s = len(seen)
+        cosine, abs_cosine, conflict = means[:, :s]
         return cls(
-            torch.tensor(list(moments), dtype=torch.long), probe.layers, probe.pairs, *means, errors, count,
-            torch.stack(chance) if has_chance else None, torch.stack(cosines) if has_cosines else None,
+            torch.tensor(list(moments), dtype=torch.long), probe.layers, probe.pairs,
+            cosine, abs_cosine, conflict, errors[:, :s], count[:s],
+            torch.stack(chance) if s and chance[0] is not None else None,
+            torch.stack(cosines) if s and cosines[0] is not None else None,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -92,8 +92,8 @@ class TrainingCourse:
         """
         import pandas as pd
 
-        s, l, p = self.cosine.shape
-        step, layer, pair = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, (s, l, p)), indexing="ij"))
+        grid = torch.meshgrid(*map(torch.arange, self.cosine.shape), indexing="ij")
+        step, layer, pair = (axis.flatten() for axis in grid)
         columns: dict[str, Any] = {"step": self.steps[step].numpy(), "layer": [self.layers[i] for i in layer]}
         columns |= {name: [self.pairs[i][k] for i in pair] for k, name in enumerate(("first", "second"))}
         columns |= {name: getattr(self, name).flatten().numpy() for name in MEASURES}
@@ -158,9 +158,8 @@ def training_course(
         moments[step] = asked.measure()
     if asked is None:
         refuse("checkpoints", "hold at least one", "none", "Save some: copy.deepcopy(model.state_dict())")
-    begin, *_, end = [*moments.values()] * 2
     moved = any(not torch.equal(value, first[name]) for name, value in network.named_parameters())
-    if forward is not None and moved and torch.equal(begin.means, moments[step].means):
+    if forward is not None and moved and torch.equal(next(iter(moments.values())).means, moments[step].means):
         got, remedy = "one that gives the same with other weights", "Write it as lambda model, batch: model(...)"
         refuse("forward", "call the model that it is given", got, remedy)
     return TrainingCourse.of(asked, moments)

@@ -19,6 +19,7 @@ from gradembed.interference.chance import MOST, Readouts
 from gradembed.interference.realised import CONFLICT_TOLERANCE, diagonals, gram
 
 MEASURES = ("cosine", "abs_cosine", "conflict")
+SMALL = 128  # samples, counted once for each unit; of fewer a pass costs about as much as of one
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -39,6 +40,12 @@ class Moment:
     count: Tensor
     chance: Tensor | None
     parameter_cosine: Tensor | None
+
+    @classmethod
+    def empty(cls, layers: int, pairs: int) -> Moment:
+        """Stand in where nothing was measured."""
+        none = torch.zeros(3, layers, pairs, dtype=torch.float64)
+        return cls(none, none, none[0].long(), None, None)
 
 
 class Probe:
@@ -63,8 +70,8 @@ class Probe:
         if 0 < n_readouts < 4:
             refuse("n_readouts", "be 0 or at least 4", n_readouts, "Pass 16, or 0 for no chance")
         self.model, self.forward, self.on = model, forward, on
-        self._drawn = {"forward": forward, "reference": reference, "r": n_readouts, "seed": seed}
-        self._asked = {"forward": forward, "units": units, "centered": as_bool("centered", centered)}
+        self._drawn: dict[str, Any] = {"forward": forward, "reference": reference, "r": n_readouts, "seed": seed}
+        self._asked: dict[str, Any] = {"forward": forward, "units": units, "centered": as_bool("centered", centered)}
         self._layers, self._batch = layers, probe
         self._prepare()
         if size_of(self._batch) < 2:
@@ -77,20 +84,19 @@ class Probe:
 
     def _prepare(self) -> None:
         """Try the model, find its layers, draw read-outs."""
-        with undisturbed(self.model):
-            asked: dict[str, Any] = self._asked
-            with Session.open(self.model, self._batch, self._layers, x_name="probe", **asked) as session:
-                if session.stream:
-                    remedy = "Take one batch: next(iter(loader))"
-                    refuse("probe", "be one batch", describe(self._batch), remedy, TypeError)
-                self._batch = each(session.batch, torch.clone)  # whoever made it may fill it anew
-                sites = sorted(session.sites, key=lambda site: session.network.time[str(site)])
-                session.network.sites = sites
-                self._session = replace(session, batch=self._batch)
-                some = Reservoir(MOST, self._drawn["seed"])
-                some.add(self._batch)
-                drawn: dict[str, Any] = self._drawn
-                self._readouts = Readouts(self.model, self._session, some, **drawn) if drawn["r"] else None
+        opened = Session.open(self.model, self._batch, self._layers, x_name="probe", **self._asked)
+        with undisturbed(self.model), opened as session:
+            if session.stream:
+                remedy = "Take one batch: next(iter(loader))"
+                refuse("probe", "be one batch", describe(self._batch), remedy, TypeError)
+            self._batch = each(session.batch, torch.clone)  # whoever made it may fill it anew
+            sites = sorted(session.sites, key=lambda site: session.network.time[str(site)])
+            session.network.sites = sites
+            self._session = replace(session, batch=self._batch)
+            some = Reservoir(MOST, self._drawn["seed"])
+            some.add(self._batch)
+            drawn = self._drawn
+            self._readouts = Readouts(self.model, self._session, some, **drawn) if drawn["r"] else None
         self.layers, heads = self._session.layers, self._session.heads
         of_units = heads if len(set(heads)) > 1 else self._session.unit_labels
         self._tasks = list(dict.fromkeys(of_units))
@@ -113,8 +119,8 @@ class Probe:
                 chance = torch.tensor([levels[layer] for layer in self.layers], dtype=torch.float64)
             cosine = self._parameter_cosine() if self.on == "losses" else None
         sums, weights = numbers[:3], numbers[3]  # [3, l, n, p], [l, n, p]
-        total = weights.sum(1)
-        means = (sums.sum(2) / total.clamp_min(1)).clamp(-1, 1)  # [3, l, p]
+        total = weights.sum(1, dtype=torch.float64)
+        means = (sums.sum(2, dtype=torch.float64) / total.clamp_min(1)).clamp(-1, 1)  # [3, l, p]
         left = sums - means[:, :, None] * weights  # of a ratio of means, to first order
         n = weights.shape[1]
         errors = left.square().sum(2).sqrt() / total.clamp_min(1) * (n / (n - 1)) ** 0.5
@@ -134,7 +140,8 @@ class Probe:
         for layer, cosine, exists in self._cosines(session):
             flat = cosine.flatten(1).index_select(1, self._places)  # [n, pairs of units]
             both = (exists[:, :, None] * exists[:, None, :]).flatten(1).index_select(1, self._places)
-            numbers = torch.stack([flat, flat.abs(), (flat < -tolerance).to(flat), both]).double()
+            conflict = torch.lt(flat, -tolerance, out=torch.empty_like(flat))
+            numbers = torch.stack([flat, flat.abs(), conflict, both])
             if len(self._pair_of) > len(self.pairs):
                 shape = (*numbers.shape[:2], len(self.pairs))
                 numbers = numbers.new_zeros(shape).index_add_(2, self._pair_of, numbers)
@@ -143,9 +150,10 @@ class Probe:
         return torch.stack([torch.cat(chunks, 1).expand(-1, n, -1) for chunks in by_layer.values()], 1)
 
     def readouts(self) -> dict[str, Tensor]:
-        """|Mean cosine| over samples of every two random read-outs, per layer: the level of chance of mean cosines.
+        """Compare the random read-outs, after `at_samples` and with the model `undisturbed`.
 
-        To be called after `at_samples`, with the model `undisturbed`.
+        Returns:
+            For each layer |mean cosine| over samples of every two of them: chance for mean cosines.
         """
         if not self._readouts:
             return {}
@@ -162,8 +170,8 @@ class Probe:
             return self._prepare()
         self._session = session
         if self._readouts:
-            drawn = [(one.renewed(session), *rest) for one, *rest in self._readouts.parts]
-            self._readouts.parts = [(one, *rest) for one, *rest in drawn if one]  # type: ignore[misc]
+            parts = [(one.renewed(session) or one, own, level) for one, own, level in self._readouts.parts]
+            self._readouts.parts = parts
         return None
 
     def _cosines(self, session: Session) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -174,7 +182,8 @@ class Probe:
         """
         n, size = size_of(session.batch), session.samples_at_a_time()
         for start in range(0, n, size):
-            capture = session.network.capture(part(session.batch, start, start + size), session.readout)
+            samples, is_small = part(session.batch, start, start + size), session.n_units * min(n, size) <= SMALL
+            capture = session.network.capture(samples, session.readout, is_small=is_small)
             for layer, rows in capture.gradients.items():
                 if start == 0 or not rows.is_constant:
                     yield layer, *_cosines(rows, layer)
@@ -205,13 +214,13 @@ class Probe:
         t = len(self._tasks)
         products, squares = (losses.new_zeros(t, t, dtype=torch.float64) for _ in range(2))
         for column in zip(*rows, strict=True):
-            reached = torch.tensor([float(g is not None) for g in column]).to(products)
-            some = next((g for g in column if g is not None), None)
+            some = next((gradient for gradient in column if gradient is not None), None)
             if some is not None:
-                flat = torch.stack([torch.zeros_like(some) if g is None else g for g in column]).flatten(1).double()
+                whole = [torch.zeros_like(some) if gradient is None else gradient for gradient in column]
+                flat = torch.stack(whole).flatten(1).double()
                 inner = flat @ flat.T
                 products += inner
-                squares += inner.diagonal()[:, None] * reached  # of one, on what the other reaches too
+                squares += inner.diagonal()[:, None] * (inner.diagonal() > 0)  # of one, where the other is not zero
         lengths = (squares * squares.T).sqrt()
         cosine = torch.where(lengths > 0, products / lengths.clamp_min(torch.finfo(lengths.dtype).tiny), 0)
         return cosine.clamp(-1, 1)[*torch.triu_indices(t, t, 1)].cpu()

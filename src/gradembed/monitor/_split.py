@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -17,10 +16,7 @@ from gradembed._validation import as_integer, as_list, as_number, check_choice, 
 from gradembed.gradients import Site
 from gradembed.monitor._probe import Pairs, Probe
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-SAMPLES_OF_CHANCE = 0.05  # the share of pairs of random read-outs whose mean cosine is lower than the level of chance
+RARE = 0.05  # the share of pairs of random read-outs whose mean cosine is lower than the level of chance
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -31,7 +27,7 @@ class SplitRecommendation:
         layers: Of the trunk, from the lowest one up.
         pairs: Of tasks.
         layer: Pair → the last layer to share; "" for none of them.
-        share: For each pair the share of bootstrap replicates that recommend to share 0, 1, ..., all layers, [p, l + 1].
+        share: For each pair the share of bootstrap replicates that share 0, 1, ..., all layers, [p, l + 1].
         table: One row per pair and layer: ``first``, ``second``, ``layer``, ``cosine``, its interval ``low`` and
             ``high``, the ``level`` that it is held against, whether the layer ``is_shared``, and the ``support``, the
             share of replicates that share it.
@@ -40,12 +36,12 @@ class SplitRecommendation:
 
     Example:
         >>> import torch, gradembed as ge
-        >>> trunk = ge.MLP([4, 8, 8, 2], seed=0)  # one output for each task
+        >>> network = ge.MLP([4, 8, 8, 2], seed=0)  # one output for each task
         >>> x = torch.randn(100, 4)
         >>> y = torch.stack([x[:, 0], -x[:, 0]], 1)
         >>> def losses(model, batch):
         ...     return (model(batch[0]) - batch[1]).square()
-        >>> found = ge.recommend_split(trunk, (x, y), forward=losses)
+        >>> found = ge.recommend_split(network, (x, y), forward=losses, layers="hidden*")
         >>> found.pairs, found.layers
         ((('0', '1'),), ('hidden1', 'hidden2'))
         >>> found.share.shape
@@ -84,7 +80,8 @@ def recommend_split(
         probe: One batch, as in `InterferenceMonitor`.
         forward: Called with model and batch, returns each task's loss at every sample: see `InterferenceMonitor`.
         on: "losses", or "outputs" for what ``forward`` returns to be compared as it is.
-        layers: Of the trunk; ``None`` for those that feed all tasks. The input is left out: it is shared anyway.
+        layers: Of the trunk; ``None`` for those that feed all tasks, a common output layer among them, which is always
+            free of conflict: name the others. The input is left out, since it is shared anyway.
         units: Which tasks, by number or label; ``None`` for all.
         level: "chance": the cosine that 5 % of pairs of random read-outs, carried down through the same network, are
             below; "zero".
@@ -108,51 +105,49 @@ def recommend_split(
     n_readouts = as_integer("n_readouts", n_readouts, 4) if level == "chance" else 0
     drawn: dict[str, Any] = {"n_readouts": n_readouts, "reference": reference if n_readouts else None, "seed": seed}
     drawn |= {"on": on, "forward": forward, "layers": layers, "units": units}
-    numbers, levels, names, pairs = [], [], (), ()  # of each network: cosines and counts [2, l, n, p], levels [l]
-    for i, network in enumerate(networks):
-        asked = Probe(network, probe, **drawn)
-        trunk = [k for k, name in enumerate(asked.layers) if name != "input"]
-        found = tuple(asked.layers[k] for k in trunk), asked.pairs
-        if i and found != (names, pairs):
-            refuse("models", "have the same layers and tasks", f"{found[0]} after {names}", "Pass networks alike")
-        names, pairs = found
-        if not names:
-            refuse("layers", "name a layer of the trunk, beside the input", "none", "Pass layers=, or fewer units")
-        with undisturbed(network):
-            numbers.append(asked.at_samples()[[0, 3]][:, trunk])
-            levels.append(_levels(asked.readouts(), names))
-    cosines, counts = torch.stack(numbers, 1).cpu().numpy()  # [e, l, n, p] each
-    lowest = np.mean(levels, 0)[:, None]  # [l, 1]
-    e, _, n, _ = cosines.shape
+    probes = [Probe(network, probe, **drawn) for network in networks]
+    layers_of, pairs = [[name for name in one.layers if name != "input"] for one in probes], probes[0].pairs
+    trunk = layers_of[0]
+    for one, names in zip(probes, layers_of, strict=True):
+        if (names, one.pairs) != (trunk, pairs):
+            refuse("models", "have the same layers and tasks", f"{names} after {trunk}", "Pass networks alike")
+    if not trunk:
+        refuse("layers", "name a layer of the trunk, beside the input", "none", "Pass layers=, or fewer units")
+    numbers, levels = zip(*(_at_samples(one, trunk) for one in probes), strict=True)
+    e, n, depths, p = len(probes), numbers[0].shape[1], len(trunk), len(pairs)
+    rows = np.concatenate(numbers, 1).transpose(1, 0, 2, 3).reshape(e * n, -1)  # of every sample, [e n, 2 l p]
     rng = np.random.default_rng(seed)
-    means = _ratio(cosines.sum((0, 2)), counts.sum((0, 2)))  # [l, p]
-    replicates = np.empty((n_bootstrap, *means.shape))
-    for k in range(n_bootstrap):
-        times = rng.multinomial(e, np.full(e, 1 / e)) if e > 1 else np.ones(1)
-        weights = times[:, None] * rng.multinomial(n, np.full(n, 1 / n), e)  # [e, n]
-        replicates[k] = _ratio(*(np.einsum("en,elnp->lp", weights, part) for part in (cosines, counts)))
-    is_shared = np.logical_and.accumulate(means >= lowest, axis=0)  # up to the first layer below the level
-    shared = np.logical_and.accumulate(replicates >= lowest, axis=1)  # [b, l, p]
-    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    depth = shared.sum(1)  # [b, p]
-    share = np.stack([(depth == k).mean(0) for k in range(len(names) + 1)], 1)
-    rows = [
+    times = rng.multinomial(e, np.full(e, 1 / e), n_bootstrap)[:, :, None]  # [b, e, 1]
+    weights = times * rng.multinomial(n, np.full(n, 1 / n), (n_bootstrap, e))  # [b, e, n]
+    sums = np.concatenate([np.ones((1, e * n)), weights.reshape(n_bootstrap, -1)]) @ rows
+    cosines, counts = sums.reshape(-1, 2, depths, p).transpose(1, 0, 2, 3)
+    means = np.divide(cosines, counts, out=np.zeros_like(cosines), where=counts > 0)  # [1 + b, l, p]
+    lowest = np.mean(levels, 0)[:, None]  # [l, 1]
+    is_shared = np.logical_and.accumulate(means >= lowest, axis=1)  # up to the first layer below the level
+    support = is_shared[1:].mean(0)  # [l, p]
+    low, high = np.quantile(means[1:], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    depth = is_shared.sum(1)  # [1 + b, p]
+    share = np.stack([(depth[1:] == k).mean(0) for k in range(depths + 1)], 1)
+    table = [
         {
-            "first": first, "second": second, "layer": layer, "cosine": means[i, k], "low": low[i, k],
-            "high": high[i, k], "level": lowest[i, 0], "is_shared": is_shared[i, k], "support": shared[:, i, k].mean(),
-        } for k, (first, second) in enumerate(pairs) for i, layer in enumerate(names)
+            "first": first, "second": second, "layer": layer, "cosine": means[0, i, k], "low": low[i, k],
+            "high": high[i, k], "level": lowest[i, 0], "is_shared": is_shared[0, i, k], "support": support[i, k],
+        } for k, (first, second) in enumerate(pairs) for i, layer in enumerate(trunk)
     ]  # fmt: skip
-    last = {pair: ("", *names)[is_shared[:, k].sum()] for k, pair in enumerate(pairs)}
-    return SplitRecommendation(names, pairs, last, share, pd.DataFrame(rows), e, n)
+    last = {pair: ("", *trunk)[depth[0, k]] for k, pair in enumerate(pairs)}
+    return SplitRecommendation(tuple(trunk), pairs, last, share, pd.DataFrame(table), e, n)
 
 
-def _ratio(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean cosines; 0 where no gradients are."""
-    return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+def _at_samples(probe: Probe, layers: Sequence[str]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Look at every sample.
 
-
-def _levels(readouts: dict[str, Tensor], layers: Sequence[str]) -> NDArray[np.float64]:
-    """The mean cosine that few pairs of random read-outs fall below, whose signs are even: [l]."""
-    if not readouts:
-        return np.zeros(len(layers))
-    return -np.array([float(readouts[layer].quantile(1 - 2 * SAMPLES_OF_CHANCE)) for layer in layers])
+    Returns:
+        Cosines and their number, [2, n, l, p], and the mean cosine that few pairs of random read-outs, whose signs are
+        even, fall below, [l]: 0 without them.
+    """
+    places = [probe.layers.index(layer) for layer in layers]
+    with undisturbed(probe.model):
+        numbers, readouts = probe.at_samples()[[0, 3]][:, places].transpose(1, 2), probe.readouts()
+    quantile = 1 - 2 * RARE
+    levels = [-float(readouts[layer].quantile(quantile)) if readouts else 0.0 for layer in layers]
+    return numbers.double().numpy(force=True), np.array(levels)

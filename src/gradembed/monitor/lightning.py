@@ -32,7 +32,8 @@ class InterferenceCallback(Callback or object):  # type: ignore[misc]
         if Callback is None:
             refuse("lightning", "be installed", "none", "pip install 'gradembed[lightning]'", ImportError)
         super().__init__()
-        self.probe, self.settings, self.monitor = probe, settings, None
+        self.probe, self.settings = probe, settings
+        self.monitor: InterferenceMonitor | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Make the monitor, and measure for the first time."""
@@ -47,4 +48,5 @@ class InterferenceCallback(Callback or object):  # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """Measure, if it is time."""
-        self.monitor(trainer.global_step)
+        if self.monitor:
+            self.monitor(trainer.global_step)

@@ -32,14 +32,16 @@ class InterferenceCallback(TrainerCallback or object):  # type: ignore[misc]
         if TrainerCallback is None:
             refuse("transformers", "be installed", "none", "pip install 'gradembed[transformers]'", ImportError)
         super().__init__()
-        self.probe, self.settings, self.monitor = probe, settings, None
+        self.probe, self.settings = probe, settings
+        self.monitor: InterferenceMonitor | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, *, model: Any, **_: Any) -> None:
         """Make the monitor, and measure for the first time."""
         probe = each(dict(self.probe), lambda t: t.to(model.device)) if hasattr(self.probe, "keys") else self.probe
         self.monitor = InterferenceMonitor(model, probe, **self.settings)
         self.monitor(state.global_step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         """Measure, if it is time."""
-        self.monitor(state.global_step)
+        if self.monitor:
+            self.monitor(state.global_step)
