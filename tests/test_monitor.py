@@ -500,6 +500,49 @@ def test_saved_weights_are_refused(tmp_path):
         ge.training_course("network", [state], x)
 
 
+# ---------------------------------------------------------------- the figure
+
+
+def test_maps_show_the_numbers_and_mark_what_chance_gives_too(drawn):
+    network = ge.MLP([4, 8, 8, 3], seed=0)
+    states = [ge.MLP([4, 8, 8, 3], seed=seed).state_dict() for seed in range(4)]
+    seen = ge.training_course(network, dict(zip((0, 10, 100, 1000), states, strict=True)), torch.randn(40, 4))
+    for measure in ("cosine", "abs_cosine", "conflict"):
+        panels = ge.plots.course(seen, measure=measure)
+        assert [ax.get_title() for ax in panels] == ["0 and 1", "0 and 2", "1 and 2"]
+        for k, ax in enumerate(panels):
+            values, errors = (
+                getattr(seen, measure)[:, :, k].T,
+                seen.errors[["cosine", "abs_cosine", "conflict"].index(measure), :, :, k].T,
+            )
+            assert np.allclose(ax.images[0].get_array(), values)
+            neutral = seen.chance.T if measure == "abs_cosine" else 0.0 if measure == "cosine" else 0.5
+            dots = {(int(x), int(y)) for x, y in ax.collections[0].get_offsets()}
+            marked = ((values - neutral).abs() <= 1.96 * errors).nonzero().tolist()
+            assert dots == {(x, y) for y, x in marked}
+        assert [text.get_text() for text in panels[0].get_xticklabels()] == ["0", "10", "100", "1,000"]
+
+
+def test_maps_are_refused():
+    network, x = empty()
+    monitor = ge.InterferenceMonitor(network, x)
+    with pytest.raises(ValueError, match="`result` should hold at least one measurement"):
+        ge.plots.course(monitor)
+    monitor.step(0)
+    with pytest.raises(ValueError, match="`measure` should be one of"):
+        ge.plots.course(monitor, measure="norm_similarity")
+    with pytest.raises(ValueError, match="`pairs` should be some of those measured"):
+        ge.plots.course(monitor, pairs=[("0", "7")])
+    with pytest.raises(ValueError, match="`limit` should be finite"):
+        ge.plots.course(monitor, limit=0)
+    with pytest.raises(TypeError, match="`result` should be a TrainingCourse"):
+        ge.plots.course(7)
+    many = ge.InterferenceMonitor(ge.MLP([4, 8, 10], seed=0), x)
+    many.step(0)
+    with pytest.raises(ValueError, match="`pairs` should be at most 20"):
+        ge.plots.course(many)
+
+
 # ---------------------------------------------------------------- where to split
 
 
@@ -585,11 +628,9 @@ def test_split_recommendations_refuse():
     ):
         with pytest.raises(error, match=match):
             ge.recommend_split(network, batch, **usual | settings)
-    ours = {"layers": "*", "forward": residuals}
+    alike = [ge.MLP([32, 8, 2], seed=0).double(), ge.MLP([32, 8, 8, 2], seed=0).double()]
     with pytest.raises(ValueError, match="`models` should have the same layers and tasks"):
-        ge.recommend_split(
-            [network, Net(lambda m, x: m.head(m.first(x)), first=network.first, head=network.head)], batch, **ours
-        )
+        ge.recommend_split(alike, batch, forward=residuals)
     with pytest.raises(TypeError, match="`models` should be a network, or a list of them"):
         ge.recommend_split(7, batch, **usual)
     with pytest.raises(TypeError, match=r"`model` should be a torch\.nn\.Module"):
