@@ -3,6 +3,7 @@
 import copy
 import random
 import warnings
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -12,8 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import gradembed as ge
-from gradembed.monitor.lightning import InterferenceCallback as LightningCallback
-from gradembed.monitor.transformers import InterferenceCallback as TransformersCallback
+from gradembed.datasets._loaders import _torchvision_mnist
 
 
 def two_losses(model, batch):
@@ -641,8 +641,9 @@ def test_split_recommendations_refuse():
 
 
 def test_without_their_libraries_callbacks_say_what_to_install(monkeypatch):
+    _torchvision_mnist()
     for name in ("lightning", "transformers"):
-        module = __import__(f"gradembed.monitor.{name}", fromlist=["x"])
+        module = import_module(f"gradembed.monitor.{name}")
         monkeypatch.setattr(module, "Callback" if name == "lightning" else "TrainerCallback", None)
         with pytest.raises(
             ImportError, match=rf"`{name}` should be installed. Got none. pip install 'gradembed\[{name}"
@@ -651,8 +652,10 @@ def test_without_their_libraries_callbacks_say_what_to_install(monkeypatch):
 
 
 def test_lightning():
-    lightning = pytest.importorskip("lightning.pytorch")
     warnings.simplefilter("ignore")
+    _torchvision_mnist()  # imported first, as a CPU build of torch needs it
+    lightning = pytest.importorskip("lightning.pytorch")
+    from gradembed.monitor.lightning import InterferenceCallback
 
     class Module(lightning.LightningModule):
         def __init__(self):
@@ -678,16 +681,19 @@ def test_lightning():
         return module.state_dict()
 
     seen = []
-    callback = LightningCallback(torch.randn(20, 4), every=2, log=seen.append)
+    callback = InterferenceCallback(torch.randn(20, 4), every=2, log=seen.append)
     assert is_same(fit([callback]), fit([]))
     assert callback.monitor.course.steps.tolist() == [0, 2, 4, 6]
     assert len(seen) == 4
 
 
 def test_transformers(tmp_path):
+    warnings.simplefilter("ignore")
+    _torchvision_mnist()
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    warnings.simplefilter("ignore")
+    from gradembed.monitor.transformers import InterferenceCallback
+
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     settings = transformers.BertConfig(vocab_size=50, num_labels=3, **sizes)
     tokens = torch.randint(50, (40, 7))
@@ -701,7 +707,7 @@ def test_transformers(tmp_path):
         transformers.Trainer(model, arguments, train_dataset=rows, callbacks=callbacks).train()
         return model.state_dict()
 
-    callback = TransformersCallback({"input_ids": tokens[:10]}, every=3)
+    callback = InterferenceCallback({"input_ids": tokens[:10]}, every=3)
     assert is_same(fit([callback]), fit([]))
     assert callback.monitor.course.steps.tolist() == [0, 3, 6]
     assert len(callback.monitor.course.layers) > 1

@@ -56,9 +56,10 @@ def course(
     _frame.check_result("result", seen, "TrainingCourse", "training_course", "steps", "pairs", "errors")
     if not len(seen.steps):
         refuse("result", "hold at least one measurement", "none", "Train for some steps first")
-    chosen = [*seen.pairs] if pairs is None else [tuple(pair) for pair in as_list("pairs", pairs, "pairs of tasks")]
-    for pair in chosen:
-        if pair not in seen.pairs:
+    chosen = [*seen.pairs] if pairs is None else as_list("pairs", pairs, "a list of pairs of tasks")
+    for i, pair in enumerate(chosen):
+        chosen[i] = tuple(_frame.pair("pairs", pair, "tasks"))
+        if chosen[i] not in seen.pairs:
             refuse("pairs", f"be some of those measured, such as {seen.pairs[0]}", describe(pair), "Choose of them")
     if len(chosen) > MOST_MAPS:
         refuse("pairs", f"be at most {MOST_MAPS}", len(chosen), "Choose some")
