@@ -46,7 +46,8 @@ class InterferenceMonitor:
         units: Which units of ``forward``'s; ``None`` for all.
         centered: Whether units are read less the mean of their head, as in `interference`.
         n_readouts: Random read-outs behind the level of chance, as in `interference`; 0 for none.
-        reference: The layer that they read; ``None`` for the one that the units are read from.
+        reference: The layer that they read; ``None`` for the one that the units are read from, and for losses for the
+            topmost of those compared.
         seed: Of the read-outs, which are the same throughout.
         log: Called after each measurement with a mapping: "step", and by "interference/<layer>/<measure>" means over
             pairs and the level of chance. Of up to 12 pairs, "interference/<layer>/<measure>/<first>-<second>" too.

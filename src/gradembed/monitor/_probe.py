@@ -95,7 +95,9 @@ class Probe:
             self._session = replace(session, batch=self._batch)
             some = Reservoir(MOST, self._drawn["seed"])
             some.add(self._batch)
-            drawn = self._drawn
+            drawn = dict(self._drawn)
+            if drawn["reference"] is None and self.on == "losses":
+                drawn["reference"] = sites[-1]  # heads lie above, each read by its own loss
             self._readouts = Readouts(self.model, self._session, some, **drawn) if drawn["r"] else None
         self.layers, heads = self._session.layers, self._session.heads
         of_units = heads if len(set(heads)) > 1 else self._session.unit_labels

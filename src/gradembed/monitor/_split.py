@@ -88,7 +88,7 @@ def recommend_split(
         n_bootstrap: Replicates: networks are drawn with replacement if there are several, and their samples.
         confidence: Of the intervals.
         n_readouts: Random read-outs behind the level of chance.
-        reference: The layer that they read.
+        reference: The layer that they read; ``None`` for the topmost one of the trunk.
         seed: Of the read-outs and the bootstrap.
 
     Returns:

@@ -72,8 +72,8 @@ def course(
     words, colors, low = _frame.MEASURES[measure]
     most = float(np.nan_to_num(np.abs(values)).max())
     end = as_number("limit", limit, 0, 1, open_low=True) if limit is not None else most if most > SMALL else 1.0
-    columns = min(len(chosen), 4)
-    rows = -(-len(chosen) // columns)
+    rows = -(-len(chosen) // 4)
+    columns = -(-len(chosen) // rows)
     size = 1.2 + 2.6 * columns, 0.9 + rows * (0.8 + 0.28 * len(seen.layers))
     if axes is None:
         axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")[1].ravel().tolist()
