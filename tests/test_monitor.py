@@ -597,7 +597,7 @@ def test_where_samples_disagree_the_recommendation_says_that_it_is_unsure():
     low, high = found.table[["low", "high"]].to_numpy().T
     assert (low < 0).all()
     assert (high > 0).all()
-    assert ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS).share[0, 2] == 1  # within chance
+    assert ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS).share[0, 2] > 0.95  # within chance
     again = ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS, level="zero")
     assert again.table.equals(found.table)
 
