@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "gradembed"
 # A module imports only what stands before it in this list.
 ORDER = ["_validation", "_context", "_progress", "_files", "models", "datasets", "training", "gradients",
-         "interference", "tree", "modules", "transplant", "fields", "embed", "metrics", "cards", "store", "sweep",
-         "plots", "report"]  # fmt: skip
+         "interference", "monitor", "tree", "modules", "transplant", "fields", "embed", "metrics", "cards", "store",
+         "sweep", "plots", "report"]  # fmt: skip
 
 
 def module_of(path):
