@@ -276,8 +276,16 @@ WATCHED_NETWORKS |= {"half network": "ValueError: probe", "other precision": "Va
 WATCHED_NETWORKS |= dict.fromkeys(["dropout", "batch norm", "weights 1e30", "weights 1e-30"], FINITE)
 WATCHED_NETWORKS |= {"dead": FINITE, "dead ReLUs": FINITE, "frozen": SAME, "eval": SAME, "ensemble": VALUE}
 FLAG = dict.fromkeys(["string", "none", "integer"], TYPE) | {"bool": SAME}
-WATCHED = {"forward": FORWARD, "on": CHOICE, "layers": LAYERS, "seed": INTEGER, "centered": FLAG, "n_readouts": INTEGER,
-           "reference": LAYER | {"none": SAME}, "units": {"string": TYPE, "nothing": VALUE, "far away": VALUE}}
+WATCHED = {
+    "forward": FORWARD,
+    "on": CHOICE,
+    "layers": LAYERS,
+    "seed": INTEGER,
+    "centered": FLAG,
+    "n_readouts": INTEGER,
+    "reference": LAYER | {"none": SAME},
+    "units": {"string": TYPE, "nothing": VALUE, "far away": VALUE},
+}
 PART = SAMPLES | {"1e30": FINITE, "one row": "ValueError: y_train", "doubled": "ValueError: y_train"}
 CLASSES = dict.fromkeys(["string", "none", "list", "numpy"], TYPE) | {"another axis": VALUE}
 CLASSES |= dict.fromkeys(["empty", "shorter", "negative first", "half", "bools", "scalar", "meta"], VALUE)
