@@ -25,6 +25,7 @@ from _abuse import (
     rows,
 )
 from _networks import Residual, write_clock
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import gradembed as ge
@@ -115,6 +116,29 @@ def clock(name: Any, root: Any) -> list[Tensor]:
     return [network(network.pairs())]
 
 
+def components(**named: Any) -> list[Tensor]:
+    labels, purity = ge.datasets.component_labels(**named)
+    return [labels, purity]
+
+
+def added(**named: Any) -> list[Tensor]:
+    known = ge.datasets.train_addition_networks(**named)
+    return [known.labels, known.purity, *known.networks.parameters()]
+
+
+def multiplied(group: Any, seeds: Any, root: Any) -> list[Tensor]:
+    table, draw = (torch.arange(5)[:, None] + torch.arange(5)) % 5, torch.Generator().manual_seed(0)
+    parts = {
+        f"{part}.1": torch.randn(shape, generator=draw)
+        for part, shape in zip("ABU", [(5, 4), (5, 4), (4, 5)], strict=True)
+    }
+    with TemporaryDirectory() as folder:
+        Path(folder, "groups").mkdir()
+        save_file(parts | {"table": table}, Path(folder, "groups", "C5.safetensors"), metadata={"seeds": '["1"]'})
+        known = ge.datasets.load_group_networks(group, seeds=seeds, root=folder if root is None else root)
+    return [known.labels, known.purity, known.inputs]
+
+
 def certified(**named: Any) -> list[Any]:
     result = ge.transplant(**named)
     assert repr(result)
@@ -164,6 +188,11 @@ ragged = partial(Subject, is_ragged=True)
 SUBJECTS = {
     "Split": Subject(ge.datasets.Split, lambda: dict(vars(split()))),
     "load_iris": Subject(ge.datasets.load_iris, lambda: {"test_fraction": 0.2, "seed": 42}),
+    "component_labels": Subject(components, lambda: {"weights": draw(6, 10), "least_purity": 0.8,
+        "table": (torch.arange(5)[:, None] + torch.arange(5)) % 5}, 1e-6),
+    "GroupNetworks": ragged(added, lambda: {"p": 5, "n_networks": 2, "n_hidden": 16, "seed": 0}),
+    "train_addition_networks": ragged(added, lambda: {"p": 5, "n_networks": 2, "n_hidden": 16, "seed": 0}),
+    "load_group_networks": Subject(multiplied, lambda: {"group": "C5", "seeds": [1], "root": None}),
     "load_clock_pizza": Subject(clock, lambda: {"name": "clock", "root": None}),
     "load_mnist": Subject(ge.datasets.load_mnist, lambda: {"root": "mnist", "source": "sample"}),
     "RandomWaves": Subject(lambda x: waves(x), lambda: {"x": X.clone()}),
@@ -304,6 +333,16 @@ TABLE = rows({
         "x_test": {"one column": VALUE, "NaN": VALUE, "one row": "ValueError: y_test", "string": TYPE}},
     "load_iris": {"test_fraction": NUMBER | dict.fromkeys(["tensor", "zero", "one", "huge", "tiny"], VALUE),
         "seed": INTEGER},
+    "component_labels": {"weights": dict.fromkeys(["string", "none"], TYPE) | {"NaN": VALUE, "inf": VALUE,
+        "numpy": SAME, "zeros": FINITE},
+        "table": {"string": TYPE, "none": TYPE, "floats": VALUE, "zeros": VALUE, "numpy": SAME},
+        "least_purity": dict.fromkeys(["string", "none", "bool", "list"], TYPE) | {"nan": VALUE, "two": VALUE}},
+    "GroupNetworks": {"seed": INTEGER},
+    "train_addition_networks": {"p": COUNT | {"one": VALUE}, "n_networks": COUNT, "n_hidden": COUNT | {"one": VALUE},
+        "seed": INTEGER},
+    "load_group_networks": {"group": dict.fromkeys(["none", "integer", "object"], TYPE),
+        "seeds": dict.fromkeys(["string", "integer", "floats in it"], TYPE) | {"far away": VALUE, "nothing": VALUE},
+        "root": dict.fromkeys(["integer", "closed file", "object"], TYPE)},
     "load_clock_pizza": {"name": CHOICE, "root": dict.fromkeys(["integer", "closed file", "object"], TYPE)},
     "load_mnist": {"root": dict.fromkeys(["none", "integer", "closed file", "object", "bytes"], TYPE),
         "source": CHOICE},

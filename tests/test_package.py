@@ -33,11 +33,12 @@ def test_the_citation_is_valid_and_of_this_version():
 def test_every_dependency_has_one_lower_bound_and_an_exact_version_above_it():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     exact = dict(line.split("==") for line in lines if not line.startswith("#"))
-    extras = PROJECT["optional-dependencies"].values()
-    for one in map(Requirement, [*PROJECT["dependencies"], *itertools.chain(*extras)]):
+    extras = PROJECT["optional-dependencies"]
+    others = {Requirement(line).name for name in ("lightning", "transformers") for line in extras[name]}
+    for one in map(Requirement, [*PROJECT["dependencies"], *itertools.chain(*extras.values())]):
         if one.name != PROJECT["name"]:
             assert [part.operator for part in one.specifier] == [">="], one  # a lower bound, no upper one
-            assert one.specifier.contains(exact[one.name]), one
+            assert one.name in others or one.specifier.contains(exact[one.name]), one  # trainers are not installed here
 
 
 def run(*command):

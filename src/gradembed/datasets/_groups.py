@@ -195,6 +195,7 @@ def load_group_networks(
         group operations. Code and networks: github.com/bilal-chughtai/rep-theory-mech-interp.
     """
     check_path("group", group)
+    asked = None if seeds is None else [as_integer("seeds", s) for s in as_list("seeds", seeds, "seeds")]
     folders = [folder for folder in (root, os.environ.get("GRADEMBED_DATA")) if folder is not None]
     for folder in folders:
         check_path("root", folder)
@@ -206,7 +207,7 @@ def load_group_networks(
     try:
         with safetensors.safe_open(path, "pt") as file:
             known = [int(seed) for seed in json.loads(file.metadata()["seeds"])]
-            chosen = known if seeds is None else [as_integer("seeds", s) for s in as_list("seeds", seeds, "seeds")]
+            chosen = known if asked is None else asked
             if missing := [seed for seed in chosen if seed not in known]:
                 refuse("seeds", f"be among {known}", missing, "Drop them")
             parts = [torch.stack([file.get_tensor(f"{part}.{seed}") for seed in chosen]) for part in "ABU"]
