@@ -1,0 +1,178 @@
+"""Tasks on two overlaid digits, and many multi-task networks trained side by side. Notebook 08 compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import gradembed as ge
+
+CLASSES = {
+    "left digit": 10, "right digit": 10, "left even": 2, "right even": 2, "left loop": 2, "right loop": 2,
+    "left high": 2, "right high": 2, "left larger": 2, "sum": 19, "sum even": 2, "ink": 4,
+}  # fmt: skip
+SIZES = (*CLASSES.values(),)
+Network = tuple[tuple[int, ...], int]  # tasks by number, and how many hidden layers they share
+
+
+def overlay(x: Tensor, y: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Lay a digit in the upper left of 36 x 36 pixels over one in the lower right, then halve the resolution.
+
+    Args:
+        x: Digits of 28 x 28 pixels in rows, [m, 784].
+        y: Their classes, [m].
+        n: Images to make.
+        seed: Of the digits that meet.
+
+    Returns:
+        Pixels in [0, 1], [n, 324], and the class of each image in the twelve tasks, [n, 12].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rounds = range(-(-n // len(x)))
+    pairs = [torch.cat([torch.randperm(len(x), generator=generator) for _ in rounds])[:n] for _ in ("left", "right")]
+    canvas = torch.zeros(2, n, 36, 36)
+    for layer, index, corner in zip(canvas, pairs, (slice(0, 28), slice(8, 36)), strict=True):
+        layer[:, corner, corner] = ((x[index] - x.min()) / (x.max() - x.min())).view(n, 28, 28)
+    images = F.avg_pool2d(canvas.amax(0), 2).flatten(1)
+    (a, b), loop, ink = (y[index] for index in pairs), torch.tensor([1, 0, 0, 0, 0, 0, 1, 0, 1, 1]), images.sum(1)
+    quartile = torch.bucketize(ink, ink.quantile(torch.tensor([0.25, 0.5, 0.75])))
+    tasks = [a, b, a % 2 == 0, b % 2 == 0, loop[a], loop[b], a > 4, b > 4, a > b, a + b, (a + b) % 2 == 0, quartile]
+    return images, torch.stack([task.long() for task in tasks], 1)
+
+
+class Forest:
+    """Networks for one or more tasks, in training side by side: at each level blocks of weights that read one block below.
+
+    All blocks of a hidden layer, and all heads of a task, start from the same weights: networks of a forest differ in
+    nothing but what they are taught. In shapes, b counts the blocks of a level, h the heads.
+
+    Args:
+        networks: The tasks of each, and how many hidden layers they share.
+        n_features: Of an image.
+        widths: Of the hidden layers.
+        seed: Of the initial weights.
+    """
+
+    def __init__(self, networks: Sequence[Network], n_features: int, widths: Sequence[int], seed: int) -> None:
+        self.networks, depth = list(networks), len(widths)
+        levels: list[list[tuple[int, ...]]] = [[] for _ in range(depth + 1)]  # a block is (network,) or (network, task)
+        for i, (tasks, shared) in enumerate(self.networks):
+            for level in range(depth):
+                levels[level] += [(i,)] if level < shared or len(tasks) == 1 else [(i, task) for task in tasks]
+            levels[depth] += [(i, task) for task in tasks]
+        self.index = [{block: b for b, block in enumerate(level)} for level in levels]
+        self.heads = levels[-1]
+        self.parents = [torch.tensor([self.at(k, block) for block in levels[k + 1]]) for k in range(depth)]
+        self.tasks = torch.tensor([task for _, task in self.heads])
+        self.closed = torch.arange(max(SIZES)) >= torch.tensor(SIZES)[self.tasks][:, None, None]  # [h, 1, classes]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers = [nn.Linear(*pair) for pair in zip((n_features, *widths[:-1]), widths, strict=True)]
+            heads = [nn.Linear(widths[-1], max(SIZES)) for _ in SIZES]
+        modules = [*([layer] * len(level) for layer, level in zip(layers, levels, strict=False))]
+        modules.append([heads[task] for task in self.tasks])
+        self.weights = [torch.stack([m.weight.detach().T for m in level]) for level in modules]  # [b, in, out]
+        self.biases = [torch.stack([m.bias.detach()[None] for m in level]) for level in modules]  # [b, 1, out]
+
+    def at(self, level: int, block: tuple[int, ...]) -> int:
+        """Return which block of a level a network, or one of its tasks, goes through."""
+        return self.index[level][block if block in self.index[level] else block[:1]]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the scores of all heads for images [n, d]: [h, n, classes], -1e9 for classes that a task has not."""
+        b, d, width = self.weights[0].shape
+        a = (x @ self.weights[0].transpose(0, 1).reshape(d, b * width)).view(len(x), b, width).transpose(0, 1)
+        a = (a + self.biases[0]).relu()  # [b, n, width]
+        for weight, bias, parent in zip(self.weights[1:-1], self.biases[1:-1], self.parents, strict=False):
+            a = torch.baddbmm(bias, a[parent], weight).relu()
+        return torch.baddbmm(self.biases[-1], a[self.parents[-1]], self.weights[-1]).masked_fill(self.closed, -1e9)
+
+    def losses(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return each head's mean cross-entropy, [h], for images [n, d] of classes [n, 12]."""
+        targets = y[:, self.tasks].T.flatten()
+        return F.cross_entropy(self.logits(x).flatten(0, 1), targets, reduction="none").view(-1, len(x)).mean(1)
+
+    @torch.no_grad()
+    def accuracy(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return each head's share of right answers, [h]."""
+        parts = zip(x.split(500), y.split(500), strict=True)
+        right = [(self.logits(a).argmax(2) == b[:, self.tasks].T).sum(1) for a, b in parts]
+        return torch.stack(right).sum(0) / len(x)
+
+    def layers(self, i: int) -> list[dict[str, Tensor]]:
+        """Copy the layers of a network whose tasks share all that are hidden; its heads lie side by side."""
+        blocks, heads = (
+            [index[i,] for index in self.index[:-1]],
+            [self.index[-1][i, task] for task in self.networks[i][0]],
+        )
+        kept = ~self.closed[heads].flatten()  # [heads · classes]
+        parts = [(weight[b].T, bias[b, 0]) for weight, bias, b in zip(self.weights, self.biases, blocks, strict=False)]
+        parts += [(self.weights[-1][heads].transpose(1, 2).flatten(0, 1)[kept], self.biases[-1][heads].flatten()[kept])]
+        return [{"weight": weight.detach().clone(), "bias": bias.detach().clone()} for weight, bias in parts]
+
+    def start(self, i: int, layers: Sequence[dict[str, Tensor]]) -> None:
+        """Give a network the hidden layers of one that has learned its first task, and that task's head."""
+        blocks = [*(index[i,] for index in self.index[:-1]), self.index[-1][i, self.networks[i][0][0]]]
+        for level, (b, layer) in enumerate(zip(blocks, layers, strict=True)):
+            u = len(layer["bias"])
+            self.weights[level][b, :, :u], self.biases[level][b, 0, :u] = layer["weight"].T, layer["bias"]
+
+
+def network(layers: Sequence[dict[str, Tensor]]) -> ge.MLP:
+    """Return the network of the weights [out, in] and biases [out] of its layers, bottom first."""
+    model = ge.MLP([layers[0]["weight"].shape[1], *(len(layer["bias"]) for layer in layers)])
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    for linear, layer in zip(linears, layers, strict=True):
+        linear.load_state_dict(layer)
+    return model.eval()
+
+
+def train(
+    networks: Sequence[Network], data: Sequence[Tensor], *, widths: Sequence[int], epochs: int, seed: int,
+    learning_rate: float = 3e-3, batch_size: int = 128, keep: Sequence[int] = (),
+    start: Sequence[Sequence[dict[str, Tensor]]] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Train networks side by side: Adam, one-cycle schedule, the sum of their tasks' mean cross-entropies.
+
+    Args:
+        networks: The tasks of each, and how many hidden layers they share.
+        data: Training images [n, d] and classes [n, 12], and the same for test.
+        widths: Of the hidden layers.
+        epochs: Passes through the training images.
+        seed: Of initial weights and the order of images.
+        learning_rate: Peak.
+        batch_size: Images a step.
+        keep: Epochs after which networks that share all hidden layers are kept.
+        start: For each network the layers of one that has learned its first task; this task is then taught no more.
+
+    Returns:
+        ``heads`` (network and task of each head), ``loss`` in training, [epochs, h], test ``accuracy``, [h], with
+        ``start`` also ``before``, [h], and ``kept``: for each epoch of ``keep`` the layers of each network, or none.
+    """
+    x, y, x_test, y_test = data
+    forest = Forest(networks, x.shape[1], widths, seed)
+    for i, layers in enumerate(start):
+        forest.start(i, layers)
+    taught = [not start or networks[i][0][0] != task for i, task in forest.heads]
+    found: dict[str, Any] = {"heads": [[*head] for head in forest.heads], "before": forest.accuracy(x_test, y_test)}
+    optimizer = torch.optim.Adam([p.requires_grad_() for p in (*forest.weights, *forest.biases)], fused=True)
+    steps = epochs * -(-len(x) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    order, losses, kept = torch.Generator().manual_seed(seed), [], []
+    for epoch in range(1, epochs + 1):
+        total = torch.zeros(len(forest.heads))
+        for index in torch.randperm(len(x), generator=order).split(batch_size):
+            loss = forest.losses(x[index], y[index])
+            optimizer.zero_grad()
+            loss[taught].sum().backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach() * len(index)
+        losses.append(total / len(x))
+        if epoch in keep:
+            kept.append([forest.layers(i) if shared == len(widths) else [] for i, (_, shared) in enumerate(networks)])
+    return found | {"loss": torch.stack(losses), "accuracy": forest.accuracy(x_test, y_test), "kept": kept}
