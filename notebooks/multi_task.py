@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +19,7 @@ CLASSES = {
     "left high": 2, "right high": 2, "left larger": 2, "sum": 19, "sum even": 2, "ink": 4,
 }  # fmt: skip
 SIZES = (*CLASSES.values(),)
-Network = tuple[tuple[int, ...], int]  # tasks by number, and how many hidden layers they share
+Network = tuple[tuple[int, ...], int]  # tasks by number, and how many hidden layers they share whole
 
 
 def overlay(x: Tensor, y: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -45,9 +48,10 @@ def overlay(x: Tensor, y: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 class Forest:
-    """Networks for one or more tasks, in training side by side: at each level blocks of weights that read one block below.
+    """Networks in training side by side: at each level blocks of weights, each reading one block of the level below.
 
-    All blocks of a hidden layer, and all heads of a task, start from the same weights: networks of a forest differ in
+    Above the layers that its tasks share, each task of a network has a branch of half the units, so that a network of
+    two tasks has the same number of hidden units wherever it is split. All blocks of a hidden layer, and all heads of a task, start from the same weights: networks of a forest differ in
     nothing but what they are taught. In shapes, b counts the blocks of a level, h the heads.
 
     Args:
@@ -69,6 +73,11 @@ class Forest:
         self.parents = [torch.tensor([self.at(k, block) for block in levels[k + 1]]) for k in range(depth)]
         self.tasks = torch.tensor([task for _, task in self.heads])
         self.closed = torch.arange(max(SIZES)) >= torch.tensor(SIZES)[self.tasks][:, None, None]  # [h, 1, classes]
+        shared = [[self.networks[block[0]][1] > k for block in level] for k, level in enumerate(levels[:-1])]
+        kept = zip(widths, shared, strict=True)
+        self.live = [
+            torch.arange(w) < torch.tensor([w if whole else w // 2 for whole in s])[:, None, None] for w, s in kept
+        ]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             layers = [nn.Linear(*pair) for pair in zip((n_features, *widths[:-1]), widths, strict=True)]
@@ -86,9 +95,11 @@ class Forest:
         """Return the scores of all heads for images [n, d]: [h, n, classes], -1e9 for classes that a task has not."""
         b, d, width = self.weights[0].shape
         a = (x @ self.weights[0].transpose(0, 1).reshape(d, b * width)).view(len(x), b, width).transpose(0, 1)
-        a = (a + self.biases[0]).relu()  # [b, n, width]
-        for weight, bias, parent in zip(self.weights[1:-1], self.biases[1:-1], self.parents, strict=False):
-            a = torch.baddbmm(bias, a[parent], weight).relu()
+        a = (a + self.biases[0]).relu() * self.live[0]  # [b, n, width]
+        for weight, bias, parent, live in zip(
+            self.weights[1:-1], self.biases[1:-1], self.parents[:-1], self.live[1:], strict=True
+        ):
+            a = torch.baddbmm(bias, a[parent], weight).relu() * live
         return torch.baddbmm(self.biases[-1], a[self.parents[-1]], self.weights[-1]).masked_fill(self.closed, -1e9)
 
     def losses(self, x: Tensor, y: Tensor) -> Tensor:
@@ -176,3 +187,119 @@ def train(
         if epoch in keep:
             kept.append([forest.layers(i) if shared == len(widths) else [] for i, (_, shared) in enumerate(networks)])
     return found | {"loss": torch.stack(losses), "accuracy": forest.accuracy(x_test, y_test), "kept": kept}
+
+
+def measures(layers: Sequence[dict[str, Tensor]], tasks: Sequence[int], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Compare every two tasks of a network, at some images.
+
+    Args:
+        layers: Of a network whose tasks share all hidden layers.
+        tasks: Its tasks, by number.
+        x: Images, [n, d].
+        y: Their classes, [n, 12].
+
+    Returns:
+        Numbers for every two tasks, [t, t], by "<measure>, <layer>". Of the gradients of the per-sample losses with
+        respect to a layer: the mean "cosine", the upper end of its interval ("highest cosine"), |cosine| less chance,
+        and "agreement", the share of images without conflict. "outputs": the mean |cosine| of the gradients of centered
+        scores, over pairs of scores of both tasks, less chance. "parameters": the cosine of the mean losses' gradients
+        on a layer's, or all, shared weights and biases; "affinity", their inner product in units of the second task's
+        loss, mean of both ways: what a small step for one does for the other (Fifty et al. 2021, Efficiently
+        identifying task groupings for multi-task learning, to first order). Without gradients: mean |r| over pairs of
+        scores ("correlation of outputs"), "correlation of losses".
+    """
+    model, sizes = network(layers), [SIZES[task] for task in tasks]
+    names = ["input", *(f"hidden{k + 1}" for k in range(len(layers) - 1))]
+    parts = [torch.eye(size) - 1 / size if size > 2 else torch.tensor([[-1.0, 1.0]]) for size in sizes]
+    blocks = [F.pad(part, (sum(sizes[:k]), sum(sizes[k + 1 :]))) for k, part in enumerate(parts)]
+    member = torch.block_diag(*[torch.full((len(part), 1), 1 / len(part)) for part in parts]).double()  # [u, t]
+
+    def losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        scores = model(batch[0]).split(sizes, 1)
+        each = [F.cross_entropy(s, batch[1][:, t], reduction="none") for s, t in zip(scores, tasks, strict=True)]
+        return torch.stack(each, 1)
+
+    chance = ge.interference(model, x[:64], units=[0, 1], layers=names).chance
+    outputs = ge.interference(model, x, directions=torch.cat(blocks), layers=names, n_readouts=0)
+    by_loss = ge.interference(model, (x, y), forward=losses, layers=names, n_readouts=0, n_bootstrap=200)
+    found: dict[str, Tensor] = {}
+    for name in names:
+        found[f"cosine, {name}"], found[f"agreement, {name}"] = by_loss.cosine[name], 1 - by_loss.conflict[name]
+        found[f"|cosine|, {name}"] = by_loss.abs_cosine[name] - chance[name]
+        found[f"outputs, {name}"] = member.T @ outputs.abs_cosine[name] @ member - chance[name]
+        found[f"highest cosine, {name}"] = by_loss.intervals["cosine"][name][1]
+    means, shared = losses(model, (x, y)).mean(0), [*model.parameters()][:-2]  # weight and bias, layer by layer
+    grads = [torch.autograd.grad(mean, shared, retain_graph=True) for mean in means]
+    by_layer = [[torch.cat([g.flatten() for g in grad[k : k + 2]]) for grad in grads] for k in range(0, len(shared), 2)]
+    flat = [torch.stack(layer).double() for layer in by_layer]  # each [t, parameters of the layer]
+    gram = [f @ f.T for f in (torch.cat(flat, 1), *flat)]
+    cosines = [g / torch.outer(g.diagonal(), g.diagonal()).sqrt() for g in gram]
+    found |= {f"parameters, {name}": c for name, c in zip(("all", *names[1:]), cosines, strict=True)}
+    affinity = gram[0] / means.detach().double()
+    found["affinity"] = (affinity + affinity.T) / 2
+    found["correlation of outputs"] = member.T @ outputs.output_correlation.abs() @ member
+    found["correlation of losses"] = by_loss.output_correlation
+    return found
+
+
+def plan(tasks: Sequence[int], depth: int) -> list[Network]:
+    """List what is trained side by side: each task alone, with all units and with half; every pair, split; all at once."""
+    alone = [((task,), shared) for shared in (depth, 0) for task in tasks]
+    pairs = [(pair, shared) for pair in combinations(tasks, 2) for shared in range(1, depth + 1)]
+    return [*alone, *pairs, ((*tasks,), depth)]
+
+
+def rank_correlation(
+    a: np.ndarray, b: np.ndarray, control: np.ndarray | None = None, *, n_bootstrap: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """Correlate the ranks of two quantities over pairs of tasks, each a mean over seeds.
+
+    Args:
+        a: One quantity, [seeds, pairs].
+        b: Another.
+        control: A third, whose ranks' share is taken off both (partial correlation).
+        n_bootstrap: Replicates that draw seeds and pairs.
+        seed: Of the replicates.
+
+    Returns:
+        Spearman's correlation first, then that of each replicate, [1 + n_bootstrap].
+    """
+    rng, (s, p) = np.random.default_rng(seed), a.shape
+    seeds = np.concatenate([np.arange(s)[None], rng.integers(s, size=(n_bootstrap, s))])
+    drawn = np.concatenate([np.arange(p)[None], rng.integers(p, size=(n_bootstrap, p))])
+    given = [a, b] if control is None else [a, b, control]
+    means = [np.take_along_axis(table[seeds].mean(1), drawn, 1) for table in given]
+    ranks = [rankdata(mean, axis=1) for mean in means]
+    x, y, *rest = (rank - rank.mean(1, keepdims=True) for rank in ranks)
+    for z in rest:
+        x, y = (v - z * ((v * z).sum(1) / (z * z).sum(1))[:, None] for v in (x, y))
+    return (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+
+
+def measured(kept: Sequence[Sequence[Any]], networks: Sequence[Network], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """Compare the two tasks of every pair, in the pair's own network.
+
+    Args:
+        kept: As `train` gives it.
+        networks: What was trained.
+        x: Images, [n, d].
+        y: Their classes, [n, 12].
+
+    Returns:
+        By name as in `measures`, for each epoch and pair, [k, p].
+    """
+    pairs = [i for i, (tasks, _) in enumerate(networks) if len(tasks) == 2 and kept[0][i]]
+    each = [[measures(layers[i], networks[i][0], x, y) for i in pairs] for layers in kept]
+    return {name: torch.stack([torch.stack([m[name][0, 1] for m in row]) for row in each]) for name in each[0][0]}
+
+
+def representation_similarity(kept: Sequence[Any], x: Tensor) -> Tensor:
+    """Compare the last hidden layers of networks by linear CKA (Kornblith et al. 2019), at images [n, d]: [t, t]."""
+    kernels = []
+    for layers in kept:
+        a = x
+        for layer in layers[:-1]:
+            a = F.linear(a, **layer).relu()
+        a = a - a.mean(0)
+        kernels.append(F.normalize((a @ a.T).flatten(), dim=0))
+    return torch.stack(kernels) @ torch.stack(kernels).T
