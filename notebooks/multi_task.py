@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -189,6 +189,18 @@ def train(
     return found | {"loss": torch.stack(losses), "accuracy": forest.accuracy(x_test, y_test), "kept": kept}
 
 
+def losses_of(tasks: Sequence[int]) -> Callable[[nn.Module, tuple[Tensor, Tensor]], dict[str, Tensor]]:
+    """Return what gives each task's loss at every sample, [n], by its name, for a model and (images, classes)."""
+    sizes, names = [SIZES[task] for task in tasks], [[*CLASSES][task] for task in tasks]
+
+    def losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        scores = model(batch[0]).split(sizes, 1)
+        each = [F.cross_entropy(s, batch[1][:, t], reduction="none") for s, t in zip(scores, tasks, strict=True)]
+        return dict(zip(names, each, strict=True))
+
+    return losses
+
+
 def measures(layers: Sequence[dict[str, Tensor]], tasks: Sequence[int], x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """Compare every two tasks of a network, at some images.
 
@@ -214,21 +226,17 @@ def measures(layers: Sequence[dict[str, Tensor]], tasks: Sequence[int], x: Tenso
     blocks = [F.pad(part, (sum(sizes[:k]), sum(sizes[k + 1 :]))) for k, part in enumerate(parts)]
     member = torch.block_diag(*[torch.full((len(part), 1), 1 / len(part)) for part in parts]).double()  # [u, t]
 
-    def losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        scores = model(batch[0]).split(sizes, 1)
-        each = [F.cross_entropy(s, batch[1][:, t], reduction="none") for s, t in zip(scores, tasks, strict=True)]
-        return torch.stack(each, 1)
-
     chance = ge.interference(model, x[:64], units=[0, 1], layers=names).chance
     outputs = ge.interference(model, x, directions=torch.cat(blocks), layers=names, n_readouts=0)
-    by_loss = ge.interference(model, (x, y), forward=losses, layers=names, n_readouts=0, n_bootstrap=200)
+    by_loss = ge.interference(model, (x, y), forward=losses_of(tasks), layers=names, n_readouts=0, n_bootstrap=200)
     found: dict[str, Tensor] = {}
     for name in names:
         found[f"cosine, {name}"], found[f"agreement, {name}"] = by_loss.cosine[name], 1 - by_loss.conflict[name]
         found[f"|cosine|, {name}"] = by_loss.abs_cosine[name] - chance[name]
         found[f"outputs, {name}"] = member.T @ outputs.abs_cosine[name] @ member - chance[name]
         found[f"highest cosine, {name}"] = by_loss.intervals["cosine"][name][1]
-    means, shared = losses(model, (x, y)).mean(0), [*model.parameters()][:-2]  # weight and bias, layer by layer
+    means = torch.stack([*losses_of(tasks)(model, (x, y)).values()], 1).mean(0)
+    shared = [*model.parameters()][:-2]  # weight and bias, layer by layer
     grads = [torch.autograd.grad(mean, shared, retain_graph=True) for mean in means]
     by_layer = [[torch.cat([g.flatten() for g in grad[k : k + 2]]) for grad in grads] for k in range(0, len(shared), 2)]
     flat = [torch.stack(layer).double() for layer in by_layer]  # each [t, parameters of the layer]
@@ -303,3 +311,24 @@ def representation_similarity(kept: Sequence[Any], x: Tensor) -> Tensor:
         a = a - a.mean(0)
         kernels.append(F.normalize((a @ a.T).flatten(), dim=0))
     return torch.stack(kernels) @ torch.stack(kernels).T
+
+
+def recommended(kept: Sequence[Any], networks: Sequence[Network], x: Tensor, y: Tensor, level: str) -> Tensor:
+    """Count the hidden layers that `gradembed.recommend_split` tells every pair to share, [p].
+
+    Args:
+        kept: The networks of one epoch, as `train` gives them.
+        networks: What was trained.
+        x: Images, [n, d].
+        y: Their classes, [n, 12].
+        level: Below which cosine two tasks should part.
+    """
+    found = []
+    for (tasks, _), layers in zip(networks, kept, strict=True):
+        if len(tasks) == 2 and layers:
+            hidden = [f"hidden{k + 1}" for k in range(len(layers) - 1)]
+            asked = {"forward": losses_of(tasks), "layers": hidden, "level": level, "n_bootstrap": 100}
+            result = ge.recommend_split(network(layers), (x, y), **asked)
+            (last,) = result.layer.values()
+            found.append(("", *result.layers).index(last))
+    return torch.tensor(found)
