@@ -314,7 +314,7 @@ def representation_similarity(kept: Sequence[Any], x: Tensor) -> Tensor:
 
 
 def recommended(kept: Sequence[Any], networks: Sequence[Network], x: Tensor, y: Tensor, level: str) -> Tensor:
-    """Count the hidden layers that `gradembed.recommend_split` tells every pair to share, [p].
+    """Count the hidden layers that `gradembed.recommend_split` tells every pair to share.
 
     Args:
         kept: The networks of one epoch, as `train` gives them.
@@ -322,6 +322,9 @@ def recommended(kept: Sequence[Any], networks: Sequence[Network], x: Tensor, y: 
         x: Images, [n, d].
         y: Their classes, [n, 12].
         level: Below which cosine two tasks should part.
+
+    Returns:
+        A number from 0 on for each pair, [p].
     """
     found = []
     for (tasks, _), layers in zip(networks, kept, strict=True):
