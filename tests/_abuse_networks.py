@@ -111,6 +111,30 @@ def learn(model: nn.Module, config: Any, **changed: Any) -> list[Any]:
     return [run.model, run.history, run.test_accuracy, run.test_r2]
 
 
+def watched(**named: Any) -> list[Any]:
+    """A monitor, and all that it knows after a measurement."""
+    monitor = ge.InterferenceMonitor(**named)
+    monitor.step(0)
+    return shown(monitor.course)
+
+
+def monitor_arguments(network: Any = chain, **more: Any) -> dict[str, Any]:
+    usual = {"model": network(), "probe": X.clone(), "forward": None, "on": "outputs", "layers": None, "units": None}
+    return usual | {"centered": True, "n_readouts": 16, "reference": None, "seed": 0} | more
+
+
+def recommended(**named: Any) -> list[Any]:
+    found = ge.recommend_split(**named)
+    assert repr(found)
+    return [found.table, found.share]
+
+
+def split_arguments() -> dict[str, Any]:
+    usual = {"models": chain(), "probe": X.clone(), "forward": lambda model, x: model(x) ** 2, "layers": "hidden1"}
+    return usual | {"on": "losses", "units": None, "level": "chance", "n_bootstrap": 20, "confidence": 0.9,
+                    "n_readouts": 16, "reference": None, "seed": 0}  # fmt: skip
+
+
 tree, measured = partial(ge.gradient_tree, chain(), X), partial(ge.interference, chain(), X)
 ragged = partial(Subject, is_ragged=True)
 
@@ -174,6 +198,14 @@ SUBJECTS = {
     "interference of directions": Subject(ge.interference, lambda: interference_arguments(
         centered=False, directions=DIRECTIONS), is_ragged=True),
     "interference of counts": Subject(ge.interference, lambda: asked(n_bootstrap=5, n_untrained=0)),
+    "InterferenceMonitor": ragged(watched, lambda: monitor_arguments(every=50, log=None)),
+    "InterferenceMonitor, general": ragged(watched, partial(monitor_arguments, general, every=50)),
+    "training_course": ragged(lambda **named: shown(ge.training_course(**named)),
+        lambda: monitor_arguments(checkpoints=[chain().state_dict()])),
+    "TrainingCourse": ragged(lambda **named: shown(ge.training_course(**named)),
+        lambda: monitor_arguments(checkpoints={7: chain().state_dict()})),
+    "recommend_split": ragged(recommended, split_arguments),
+    "SplitRecommendation": ragged(recommended, split_arguments),
     "GradientTree": ragged(lambda **named: shown(ge.gradient_tree(**named)), tree_arguments),
     "GradientTree.subtree": ragged(lambda layer, node: tree().subtree(layer, node), lambda: {"layer": "hidden1",
         "node": 1}),
@@ -211,7 +243,16 @@ OFF_CHAIN = dict.fromkeys(["in a tuple", "in a mapping"], FINITE)  # there chanc
 ASKED |= {"one column": VALUE, "dictionary": TYPE, "batches of nothing": r"TypeError: x\[0\]"}
 WHOLE = ASKED | {"in batches": VALUE}  # all samples at once
 FORWARD = dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME, "function": "ValueError: model"}
+PROBE = dict.fromkeys(["string", "none", "dictionary", "in batches"], TYPE) | {"one row": VALUE, "one column": VALUE}
+PROBE |= {"numpy": SAME, "list": SAME, "half": VALUE, "NaN": VALUE, "inf": VALUE, "empty": VALUE, "strided": SAME}
+PROBE |= {"zeros": FINITE, "1e-30": FINITE, "requires grad": SAME, "meta": VALUE, "sparse": VALUE}
+WATCHED_NETWORKS = NETWORK | dict.fromkeys(["NaN weights", "infinite weights", "lazy network"], VALUE)
+WATCHED_NETWORKS |= {"half network": "ValueError: probe", "other precision": "ValueError: probe"}
+WATCHED_NETWORKS |= dict.fromkeys(["dropout", "batch norm", "weights 1e30", "weights 1e-30"], FINITE)
+WATCHED_NETWORKS |= {"dead": FINITE, "dead ReLUs": FINITE, "frozen": SAME, "eval": SAME, "ensemble": VALUE}
 FLAG = dict.fromkeys(["string", "none", "integer"], TYPE) | {"bool": SAME}
+WATCHED = {"forward": FORWARD, "on": CHOICE, "layers": LAYERS, "seed": INTEGER, "centered": FLAG, "n_readouts": INTEGER,
+           "reference": LAYER | {"none": SAME}, "units": {"string": TYPE, "nothing": VALUE, "far away": VALUE}}
 PART = SAMPLES | {"1e30": FINITE, "one row": "ValueError: y_train", "doubled": "ValueError: y_train"}
 CLASSES = dict.fromkeys(["string", "none", "list", "numpy"], TYPE) | {"another axis": VALUE}
 CLASSES |= dict.fromkeys(["empty", "shorter", "negative first", "half", "bools", "scalar", "meta"], VALUE)
@@ -304,6 +345,21 @@ TABLE = rows({
         "reinitialize": dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME},
         "confidence": NUMBER | {"zero": VALUE, "one": VALUE, "tensor": VALUE}},
     "interference, general": {"x": ASKED, "model": NETWORKS},
+    "InterferenceMonitor": WATCHED | {"probe": PROBE, "model": WATCHED_NETWORKS, "every": COUNT,
+        "log": dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": SAME, "function": SAME}},
+    "InterferenceMonitor, general": {"probe": PROBE, "model": WATCHED_NETWORKS},
+    "training_course": WATCHED | {"probe": PROBE, "model": NETWORK | {"dropout": "ValueError: checkpoints"},
+        "checkpoints": dict.fromkeys(["string", "none", "integer", "object"], TYPE) | {
+            "nothing": VALUE, "dictionary": VALUE, "strings in it": VALUE, "None in it": VALUE, "as a tuple": SAME}},
+    "TrainingCourse": {"probe": {"zeros": FINITE, "1e30": FINITE, "1e-30": FINITE}},
+    "recommend_split": {name: rows for name, rows in WATCHED.items() if name not in ("centered", "layers", "forward",
+        "on", "n_readouts", "units")} | {"models": dict.fromkeys(["string", "none", "integer"], TYPE) | {"list": SAME},
+        "probe": PROBE, "forward": dict.fromkeys(["string", "integer", "list"], TYPE) | {"none": VALUE},
+        "on": CHOICE, "level": CHOICE, "n_bootstrap": COUNT, "n_readouts": COUNT | {"one": VALUE},
+        "units": {"string": TYPE, "nothing": VALUE},
+        "layers": {"integer": TYPE, "dictionary": TYPE, "nothing": VALUE, "none": FINITE},
+        "confidence": NUMBER | {"zero": VALUE, "one": VALUE, "tensor": VALUE}},
+    "SplitRecommendation": {"probe": {"zeros": FINITE, "1e-30": FINITE}, "models": {"dead": FINITE}},
     "interference, all pairs": {"x": ASKED | OFF_CHAIN | {"in batches": "ValueError: pairing"},
         "model": {"dead": FINITE, "dead ReLUs": FINITE, "frozen": SAME}},
     "interference, single": {"x": {"1e30": FINITE, "1e-30": FINITE, "zeros": FINITE, "half": VALUE, "strided": SAME},

@@ -16,6 +16,7 @@ from gradembed import plots
 result = cache(lambda: ge.interference(chain(), X))
 run = cache(lambda: ge.train(chain(torch.float32), split(), config()))
 card = cache(lambda: ge.unit_card(make_fields(), 1, draw(8, 2)))
+seen = cache(lambda: ge.training_course(chain(), [chain().state_dict()], X))
 modules = cache(lambda: ge.task_modules(chain(), X, "hidden1"))
 tree = cache(lambda: ge.gradient_tree(chain(), X))
 
@@ -30,8 +31,8 @@ def table() -> pd.DataFrame:
                          "low": [0.0, 0.1, 0.2, 0.4], "high": [0.2, 0.3, 0.4, 0.6]})  # fmt: skip
 
 
-RAGGED = {"interference", "conflict_by_layer", "history", "field_1d", "embedding", "tree", "curves", "score_map",
-          "matrix_grid", "cosine_map", "unit_card"}  # fmt: skip
+RAGGED = {"interference", "course", "conflict_by_layer", "history", "field_1d", "embedding", "tree", "curves",
+          "score_map", "matrix_grid", "cosine_map", "unit_card"}  # fmt: skip
 SUBJECTS = {
     f"plots.{name}": Subject(getattr(plots, name), usual, is_ragged=name in RAGGED)
     for name, usual in {
@@ -40,6 +41,7 @@ SUBJECTS = {
                                  "order": [0, 1, 2]},
         "conflict_by_layer": lambda: {"results": {"a": result()}, "measure": "conflict"},
         "history": lambda: {"runs": [run()]},
+        "course": lambda: {"result": seen(), "measure": "cosine", "pairs": [("0", "1"), ("0", "2")], "limit": 1.0},
         "confusion": lambda: {"counts": torch.tensor([[9, 1], [2, 8]]), "labels": ["a", "b"], "counted": "flowers"},
         "images": lambda: {"rows": draw(2, 16), "titles": ["a", "b"], "columns": 2},
         "field_1d": lambda: {"fields": line(), "units": [0, 2], "predicted": draw(3, 6, 1), "masked": draw(3, 6) > 0},
@@ -79,13 +81,15 @@ TABLE: list[Row] = [
     for names, argument, abuses in [
         ("similarity_matrix", "matrix", NUMBERS | {"NaN": FINITE}),
         ("similarity_matrix confusion", "labels", NAMES),
-        ("similarity_matrix interference conflict_by_layer matrix_grid", "measure", CHOICE),
-        ("similarity_matrix interference", "limit",
+        ("similarity_matrix interference conflict_by_layer matrix_grid course", "measure", CHOICE),
+        ("similarity_matrix interference course", "limit",
          NUMBER | {"zero": VALUE, "tensor": VALUE, "one": SAME, "none": FINITE}),
         ("interference", "order", {"string": VALUE, "nothing": VALUE, "far away": VALUE, "negative in it": VALUE,
                                    "floats in it": TYPE, "integer": TYPE, "twice the same": VALUE, "none": SAME,
                                    "as a tuple": SAME, "as an array": SAME, "one item": FINITE}),
-        ("interference tree tree_similarity task_modules", "result", WRONG),
+        ("interference tree tree_similarity task_modules course", "result", WRONG),
+        ("course", "pairs", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "None in it": TYPE, "none": FINITE,
+                             "strings in it": TYPE, "as a tuple": SAME}),
         ("curves score_map", "table", WRONG | {"list": TYPE, "empty": VALUE}),
         ("interference", "layers", {"string": TYPE, "integer": TYPE, "nothing": VALUE, "None in it": TYPE,
                                     "strings in it": VALUE, "as a tuple": SAME}),

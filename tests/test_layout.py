@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "gradembed"
 # A module imports only what stands before it in this list.
 ORDER = ["_validation", "_context", "_progress", "_files", "datasets", "models", "training", "gradients",
-         "interference", "tree", "modules", "fields", "embed", "metrics", "cards", "store", "sweep", "plots",
+         "interference", "monitor", "tree", "modules", "fields", "embed", "metrics", "cards", "store", "sweep", "plots",
          "report"]  # fmt: skip
 
 

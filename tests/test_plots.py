@@ -48,7 +48,8 @@ def make_run(seed=0, score="accuracy", epochs=5):
 
 # All of them
 
-PANELS = {"interference": ("axes", 1), "history": ("axes", 2), "unit_card": ("axes", 4), "images": (None, 2)}
+PANELS = {"interference": ("axes", 1), "course": ("axes", 2), "history": ("axes", 2), "unit_card": ("axes", 4),
+          "images": (None, 2)}  # fmt: skip
 
 
 def draw(name, **options):

@@ -47,6 +47,7 @@ from gradembed.gradients import Site, UnitGradients, unit_gradients
 from gradembed.interference import Interference, interference
 from gradembed.models import MLP, MLPEnsemble, untrained
 from gradembed.modules import TaskModules, ablated, task_modules
+from gradembed.monitor import InterferenceMonitor, SplitRecommendation, TrainingCourse, recommend_split, training_course
 from gradembed.report import report
 from gradembed.store import Cache
 from gradembed.sweep import SweepResult, sweep
@@ -65,6 +66,8 @@ __all__ = [
     "MLP", "MLPEnsemble", "TrainConfig", "TrainingRun", "train", "train_ensemble", "untrained",
     # gradients and interference
     "Site", "UnitGradients", "unit_gradients", "Interference", "interference",
+    # interference while a network trains, and where tasks should part
+    "InterferenceMonitor", "TrainingCourse", "training_course", "SplitRecommendation", "recommend_split",
     # tree, and which units serve which task
     "GradientTree", "gradient_tree", "TaskModules", "ablated", "task_modules",
     # gradient fields

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -72,6 +74,24 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                     buffer.copy_(value)
             owner._buffers[key] = buffer
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluate a network in the midst of its training: `preserved`, in eval mode, and Python's and NumPy's numbers too.
+
+    Yields:
+        Nothing.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # whose numbers the training may draw
+    try:
+        with preserved(model), torch.inference_mode(False):
+            for module in model.modules():
+                module.training = False  # not eval(), which a module may have made to do more
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import copy
 from typing import Any, NoReturn
 
 import torch
@@ -57,21 +58,32 @@ class Autograd:
         self.sites = default_sites(model, recorder, self._probe) if sites is None else list(sites)
         self._check_sites(chosen(batch, [n - 1, 0]), is_default=sites is None)
 
+    def renewed(self) -> Autograd:
+        """The same, of a network of which by now other parameters may be learnt."""
+        other = copy(self)
+        other.learnable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return other
+
     # ------------------------------------------------------------------ asking
 
-    def capture(self, batch: Batch, readout: Tensor, *, is_first: bool = False, **_: Any) -> Capture:
+    def capture(
+        self, batch: Batch, readout: Tensor, *, is_first: bool = False, is_small: bool = False, **_: Any
+    ) -> Capture:
         """Run forward once and back once per unit.
 
         Args:
             batch: n samples.
             readout: How units read the unit layer: their indices [u], or directions [u, D].
             is_first: Whether the batch begins with the samples that the model was tried on: they have to give the same.
+            is_small: Whether a pass costs more than the samples in it: back once, with the batch repeated u times.
 
         Returns:
             Values, activations and gradients.
         """
-        n = size_of(batch)
-        run = self._run(joined([batch, batch]) if n == 1 and self.pads else batch, self.sites)
+        n, u = size_of(batch), len(readout)
+        is_small = is_small and u > 1
+        repeated = joined([batch] * u) if is_small else joined([batch, batch]) if n == 1 and self.pads else batch
+        run = self._run(repeated, self.sites)
         heads = list(run.units.values())
         flat = torch.cat([head.detach() for head in heads], 1)[:n]
         for row, i in enumerate(self.probed if is_first else ()):
@@ -93,7 +105,21 @@ class Autograd:
                     rows[str(site)][k] = 0 if gradient is None else site.part(gradient, pool=torch.sum)[:n]
             return {layer: LowRank(part, n) for layer, part in rows.items()}
 
+        def differentiate_at_once() -> dict[str, LowRank]:
+            """One backward pass, each unit's from a copy of the batch of its own."""
+            sizes = [head.shape[1] for head in heads]
+            rows = nn.functional.one_hot(readout, sum(sizes)) if readout.ndim == 1 else readout
+            weights = rows.to(flat).repeat_interleave(n, 0).split(sizes, 1)
+            found, parts = self._backward(run, heads, weights, keep=False), {}
+            for site in self.sites:
+                gradient = found[place_of(site)]
+                part = flat.new_zeros(1) if gradient is None else site.part(gradient, pool=torch.sum).to(kind)
+                parts[str(site)] = LowRank(part.expand(u * n, self.widths[str(site)]).view(u, n, -1), n)
+            return parts
+
         groups = self._groups(len(readout) * n * flat.element_size())
+        if is_small:
+            return Capture(values.to(kind), activations, differentiate_at_once())
         gradients = differentiate(groups[0]) if len(groups) == 1 else _ByGroup(groups, differentiate)
         return Capture(values.to(kind), activations, gradients)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
@@ -141,6 +142,24 @@ class Session:
                 yield cls(*asked, samples, protect)
             else:
                 yield cls(*asked)
+
+    def renewed(self, like: Session | None = None) -> Session | None:
+        """Ask the same of the network as it is by now: other weights in the same modules, nothing tried anew.
+
+        Args:
+            like: A renewed session of the same network: chains then share what they have worked out.
+
+        Returns:
+            A session; ``None`` if what was a chain has become something else, say by a hook.
+        """
+        if isinstance(self.network, Autograd):
+            return replace(self, network=self.network.renewed())
+        own = like.network if like else Chain.of(self.network.model, self.batch)
+        if not isinstance(own, Chain):
+            return None
+        own = copy(own)
+        own.ask(self.batch, self.unit_site, self.sites, self.x_name)
+        return replace(self, network=own)
 
     @property
     def sites(self) -> list[Site]:

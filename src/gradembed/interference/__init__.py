@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from gradembed import _progress
+from gradembed._context import preserved
 from gradembed._validation import as_bool, as_integer, as_number, check_choice, describe, refuse
 from gradembed.gradients import Session, Site
 from gradembed.gradients.batches import Reservoir, tensors_in
 from gradembed.interference.all_pairs import AllPairs
-from gradembed.interference.chance import MOST, chance_levels
+from gradembed.interference.chance import MOST, Readouts
 from gradembed.interference.outputs import Correlation
 from gradembed.interference.realised import RealisedSums
 from gradembed.interference.result import MEASURES, Interference
@@ -128,7 +129,8 @@ def interference(
         tables, sums = _measure(session, pairing, n_bootstrap, seed, chunk_size, some)
         if some:
             below: dict[str, Any] = {"forward": forward, "reference": reference, "r": n_readouts, "seed": seed}
-            levels = chance_levels(model, session, some, measure=partial(_abs_cosine, pairing), **below)
+            with preserved(model):
+                levels = Readouts(model, session, some, **below).levels(partial(_abs_cosine, pairing))
             tables["chance"], tables["readouts"] = levels
     ends = {layer: part.intervals(confidence) for layer, part in sums.items() if n_bootstrap}
     names = MEASURES if n_bootstrap else ()

@@ -27,11 +27,8 @@ FEWEST, MOST = 8, 64  # samples at which read-outs are looked at
 SHARE = 8  # off the chain path, where there are samples enough, chance takes one part in so many of the measure's time
 
 
-def chance_levels(
-    model: nn.Module, session: Session, some: Reservoir, *, forward: Any, reference: Any, r: int, seed: int,
-    measure: Callable[..., Any],
-) -> tuple[dict[str, float], dict[str, Tensor]]:  # fmt: skip
-    """Carry r random read-outs of the layer of reference down to the session's layers.
+class Readouts:
+    """Random read-outs of the layer of reference, drawn once, to be carried down to a session's layers.
 
     A layer that the reference does not depend on, such as itself, is its own reference, in closed form.
 
@@ -43,43 +40,59 @@ def chance_levels(
         reference: The layer of reference; ``None`` for the one just below the units.
         r: Read-outs, about.
         seed: Of the read-outs.
-        measure: Gives the mean |cosine| of all pairs of units of a session, per layer.
 
-    Returns:
-        For each layer the mean |cosine| of two read-outs, and that of every two of each set drawn, [s, k, k].
+    Attributes:
+        parts: What is asked of them: sessions, each at layers of its own, with |cosine| of the read-outs at the layer
+            of reference, [s, k, k], and its mean over all draws.
+        known: Layers whose level is known beforehand: the mean |cosine| of two read-outs, and of those drawn.
     """
-    is_cheap = isinstance(session.network, Chain)
-    batch = some.draw(MOST if is_cheap else max(FEWEST, some.n * session.n_units // (SHARE * r)))
-    if reference is None:
-        site = _just_below(model, session, batch, forward)
-    else:
-        named = {"forward": forward, "unit_layer": session.unit_site, "argument": "reference"}
-        with Session.open(model, batch, reference, **named) as above:
-            (site,) = above.sites
-    asked: dict[str, Any] = {"forward": forward, "unit_layer": site}
-    sets, chance, pairs = Sets(session.readout, r, seed), dict[str, float](), dict[str, Tensor]()
-    own: Tensor | None = None
-    below = [layer for layer in session.sites if layer != site]
-    for group in [below, *([layer] for layer in below)]:  # one by one where some do not feed the reference
-        if len(chance) < len(below):
-            with ExitStack() as stack:
-                try:
-                    drawn_from = stack.enter_context(Session.open(model, batch, group, **asked))
-                except ValueError:
-                    continue
-                drawn = sets.draw(drawn_from.n_units)
-                own, expected = sets.abs_cosines(drawn), sets.expected(drawn.shape[1])
-                found = measure(replace(drawn_from, readout=drawn, unit_labels=("",) * len(drawn), heads=()))
-            for layer, (matrix, count) in found.items():
-                pairs[layer], defined = sets.within(matrix), (sets.within(count) > 0) & sets.different
-                level = _corrected(pairs[layer][defined], own[defined], expected) if bool(defined.any()) else 0.0
-                chance[layer] = level
-    for layer in session.sites:
-        if str(layer) not in chance:
-            d = session.network.widths[str(layer)]
-            new = sets.abs_cosines(sets.draw(d)) if own is None or layer != site else own
-            chance[str(layer)], pairs[str(layer)] = sets.expected(d), new
-    return {layer: chance[layer] for layer in session.layers}, {layer: pairs[layer] for layer in session.layers}
+
+    def __init__(
+        self, model: nn.Module, session: Session, some: Reservoir, *, forward: Any, reference: Any, r: int, seed: int
+    ) -> None:
+        is_cheap = isinstance(session.network, Chain)
+        batch = some.draw(MOST if is_cheap else max(FEWEST, some.n * session.n_units // (SHARE * r)))
+        if reference is None:
+            site = _just_below(model, session, batch, forward)
+        else:
+            named = {"forward": forward, "unit_layer": session.unit_site, "argument": "reference"}
+            with Session.open(model, batch, reference, **named) as above:
+                (site,) = above.sites
+        self.layers, self.sets = session.layers, Sets(session.readout, r, seed)
+        self.parts: list[tuple[Session, Tensor, float]] = []
+        own: Tensor | None = None
+        below, reached = [layer for layer in session.sites if layer != site], set[str]()
+        for group in [below, *([layer] for layer in below)]:  # one by one where some do not feed the reference
+            if len(reached) < len(below):
+                with suppress(ValueError), Session.open(model, batch, group, forward=forward, unit_layer=site) as found:
+                    reached.update(found.layers)
+                    drawn = self.sets.draw(found.n_units)
+                    own, expected = self.sets.abs_cosines(drawn), self.sets.expected(drawn.shape[1])
+                    asked = replace(found, readout=drawn, unit_labels=("",) * len(drawn), heads=())
+                    self.parts.append((asked, own, expected))
+        self.known: dict[str, tuple[float, Tensor]] = {}
+        for layer in session.sites:
+            if str(layer) not in reached:
+                d = session.network.widths[str(layer)]
+                new = self.sets.abs_cosines(self.sets.draw(d)) if own is None or layer != site else own
+                self.known[str(layer)] = self.sets.expected(d), new
+
+    def levels(self, measure: Callable[[Session], Any]) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Compare them at every layer.
+
+        Args:
+            measure: Gives mean |cosine| and count of all pairs of units of a session, per layer.
+
+        Returns:
+            For each layer the mean |cosine| of two read-outs, and that of every two of each set drawn, [s, k, k].
+        """
+        found = dict(self.known)
+        for session, own, expected in self.parts:
+            for layer, (matrix, count) in measure(session).items():
+                pairs, defined = self.sets.within(matrix), (self.sets.within(count) > 0) & self.sets.different
+                level = _corrected(pairs[defined], own[defined], expected) if bool(defined.any()) else 0.0
+                found[layer] = level, pairs
+        return {layer: found[layer][0] for layer in self.layers}, {layer: found[layer][1] for layer in self.layers}
 
 
 class Sets:
