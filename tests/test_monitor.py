@@ -391,6 +391,24 @@ def test_an_error_in_the_training_is_not_hidden_and_not_measured():
     assert monitor.course.steps.tolist() == [0]
 
 
+def test_parameters_whose_gradients_are_not_finite_are_told_of():
+    """A loss that overflows its mean, not the gradient at any sample."""
+    network, x = ge.MLP([4, 8, 2], seed=0), torch.rand(20, 4)
+
+    def losses(model, batch):
+        z = model(batch)
+        return {"a": z[:, 0], "b": z[:, 1] * scale}
+
+    scale = 1.0
+    monitor = ge.InterferenceMonitor(network, x, on="losses", forward=losses, every=1, layers="hidden1")
+    scale = 1e38
+    with torch.no_grad():
+        network.hidden1.linear.bias.fill_(1e4)
+    with pytest.warns(UserWarning, match="interference could not be measured at step 1"):
+        monitor.step()
+    assert len(monitor.course.steps) == 0
+
+
 def test_a_step_that_comes_again_is_measured_once():
     monitor = ge.InterferenceMonitor(ge.MLP([4, 8, 3], seed=0), torch.randn(20, 4), every=10)
     for step in (0, 10, 10, 10, 11, 20):
@@ -597,7 +615,7 @@ def test_where_samples_disagree_the_recommendation_says_that_it_is_unsure():
     low, high = found.table[["low", "high"]].to_numpy().T
     assert (low < 0).all()
     assert (high > 0).all()
-    assert ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS).share[0, 2] == 1  # within chance
+    assert ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS).share[0, 2] > 0.95  # within chance
     again = ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS, level="zero")
     assert again.table.equals(found.table)
 

@@ -136,6 +136,13 @@ def training_course(
         ValueError: As `interference`; if there are no weights, they do not fit the model, or ``forward`` does not call
             the model that it is given.
         TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> network = ge.MLP([4, 8, 3], seed=0)
+        >>> saved = {0: network.state_dict(), 500: ge.MLP([4, 8, 3], seed=1).state_dict()}
+        >>> len(ge.training_course(network, saved, torch.randn(50, 4)).to_frame())  # 2 steps, 2 layers, 3 pairs
+        12
     """
     check_module(model)
     if isinstance(checkpoints, str | bytes | os.PathLike | Tensor) or not isinstance(checkpoints, Iterable):

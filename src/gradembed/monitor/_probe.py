@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradembed._context import undisturbed
-from gradembed._validation import as_bool, as_integer, check_choice, check_module, describe, refuse
+from gradembed._validation import as_bool, as_integer, check_choice, check_finite_result, check_module, describe, refuse
 from gradembed.gradients import LowRank, Session, Site
 from gradembed.gradients.batches import Reservoir, each, part, size_of, tensors_in
 from gradembed.gradients.tape import heads_of
@@ -72,7 +72,8 @@ class Probe:
         self.model, self.forward, self.on = model, forward, on
         self._drawn: dict[str, Any] = {"forward": forward, "reference": reference, "r": n_readouts, "seed": seed}
         self._asked: dict[str, Any] = {"forward": forward, "units": units, "centered": as_bool("centered", centered)}
-        self._layers, self._batch = layers, probe
+        self._batch: Any = probe
+        self._layers: Any = layers
         self._prepare()
         if size_of(self._batch) < 2:
             refuse("probe", "hold at least two samples", size_of(self._batch), "Pass more: 64 to 256 are usual")
@@ -91,7 +92,7 @@ class Probe:
                 refuse("probe", "be one batch", describe(self._batch), remedy, TypeError)
             self._batch = each(session.batch, torch.clone)  # whoever made it may fill it anew
             sites = sorted(session.sites, key=lambda site: session.network.time[str(site)])
-            session.network.sites = sites
+            session.network.sites = self._layers = sites  # the same ones, should it be prepared anew
             self._session = replace(session, batch=self._batch)
             some = Reservoir(MOST, self._drawn["seed"])
             some.add(self._batch)
@@ -212,7 +213,8 @@ class Probe:
             losses = torch.cat(list(heads.values()), 1)[:, self._session.readout].mean(0)
             keep: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
             nothing = (None,) * len(parameters)
-            rows = [torch.autograd.grad(loss, parameters, **keep) if loss.requires_grad else nothing for loss in losses]
+            moves = bool(parameters) and losses.requires_grad
+            rows = [torch.autograd.grad(loss, parameters, **keep) if moves else nothing for loss in losses]
         t = len(self._tasks)
         products, squares = (losses.new_zeros(t, t, dtype=torch.float64) for _ in range(2))
         for column in zip(*rows, strict=True):
@@ -223,7 +225,8 @@ class Probe:
                 inner = flat @ flat.T
                 products += inner
                 squares += inner.diagonal()[:, None] * (inner.diagonal() > 0)  # of one, where the other is not zero
-        lengths = (squares * squares.T).sqrt()
+        check_finite_result("gradients", products, "the parameters", "probe")
+        lengths = squares.sqrt() * squares.T.sqrt()
         cosine = torch.where(lengths > 0, products / lengths.clamp_min(torch.finfo(lengths.dtype).tiny), 0)
         return cosine.clamp(-1, 1)[*torch.triu_indices(t, t, 1)].cpu()
 

@@ -57,8 +57,11 @@ class SplitRecommendation:
     n_samples: int
 
     def __repr__(self) -> str:
-        votes = [f"{a} and {b} up to {self.layer[a, b]!r}" for a, b in self.pairs[:3]] + ["..."] * (len(self.pairs) > 3)
-        return f"SplitRecommendation({'; '.join(votes)}; {self.n_networks} networks, {self.n_samples} samples)"
+        words = {last: f"up to {last!r}" if last else "nothing" for last in self.layer.values()}
+        votes = [f"{a!r} and {b!r} share {words[self.layer[a, b]]}" for a, b in self.pairs[:3]]
+        votes += [f"{len(self.pairs) - 3} pairs more"] * (len(self.pairs) > 3)
+        networks = f"{self.n_networks} network{'s' if self.n_networks > 1 else ''}"
+        return f"SplitRecommendation({'; '.join([*votes, networks])}, {self.n_samples} samples)"
 
 
 def recommend_split(
@@ -97,6 +100,18 @@ def recommend_split(
     Raises:
         ValueError: As `InterferenceMonitor`; if the networks have not the same layers and tasks.
         TypeError: If an argument has the wrong type.
+
+    Example:
+        Two tasks that want opposite things of the same inputs, read from the same trunk with equal weights:
+
+        >>> import torch, gradembed as ge
+        >>> network, x = ge.MLP([4, 8, 2], seed=0), torch.randn(100, 4)
+        >>> _ = torch.nn.init.ones_(network.output.weight)
+        >>> def losses(model, x):
+        ...     z = model(x)
+        ...     return {"up": -z[:, 0], "down": z[:, 1]}
+        >>> ge.recommend_split(network, x, forward=losses, layers="hidden1", level="zero")
+        SplitRecommendation('up' and 'down' share nothing; 1 network, 100 samples)
     """
     networks = [models] if isinstance(models, nn.Module) else as_list("models", models, "a network, or a list of them")
     check_choice("level", level, ("chance", "zero"))
