@@ -51,8 +51,9 @@ class Forest:
     """Networks in training side by side: at each level blocks of weights, each reading one block of the level below.
 
     Above the layers that its tasks share, each task of a network has a branch of half the units, so that a network of
-    two tasks has the same number of hidden units wherever it is split. All blocks of a hidden layer, and all heads of a task, start from the same weights: networks of a forest differ in
-    nothing but what they are taught. In shapes, b counts the blocks of a level, h the heads.
+    two tasks has the same number of hidden units wherever it is split. All blocks of a hidden layer, and all heads of a
+    task, start from the same weights: networks of a forest differ in nothing but what they are taught. In shapes, b
+    counts the blocks of a level, h the heads.
 
     Args:
         networks: The tasks of each, and how many hidden layers they share.
@@ -251,7 +252,7 @@ def measures(layers: Sequence[dict[str, Tensor]], tasks: Sequence[int], x: Tenso
 
 
 def plan(tasks: Sequence[int], depth: int) -> list[Network]:
-    """List what is trained side by side: each task alone, with all units and with half; every pair, split; all at once."""
+    """List what is trained side by side: each task alone, with all units and with half; every pair, split; all tasks."""
     alone = [((task,), shared) for shared in (depth, 0) for task in tasks]
     pairs = [(pair, shared) for pair in combinations(tasks, 2) for shared in range(1, depth + 1)]
     return [*alone, *pairs, ((*tasks,), depth)]
