@@ -23,7 +23,7 @@ Network = tuple[tuple[int, ...], int]  # tasks by number, and how many hidden la
 
 
 def overlay(x: Tensor, y: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Lay a digit in the upper left of 36 x 36 pixels over one in the lower right, then halve the resolution.
+    """Lay a digit in the upper left of 36 x 36 pixels and one in the lower right over each other; halve the resolution.
 
     Args:
         x: Digits of 28 x 28 pixels in rows, [m, 784].
