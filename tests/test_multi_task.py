@@ -1,0 +1,155 @@
+"""The networks of notebook 08: that they learn side by side what each would learn alone."""
+
+import importlib.util
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch.nn import functional as F
+
+PATH = Path(__file__).resolve().parent.parent / "notebooks" / "multi_task.py"
+spec = importlib.util.spec_from_file_location("multi_task", PATH)
+mt = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(mt)
+WIDTHS, TASKS = [16, 12], (0, 2, 11)
+SETTING = {"widths": WIDTHS, "epochs": 2, "seed": 5, "batch_size": 50}
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = torch.Generator().manual_seed(0)
+    digits, y = torch.rand(120, 784, generator=generator), torch.randint(10, (120,), generator=generator)
+    return [*mt.overlay(digits, y, 150, 1), *mt.overlay(digits, y, 100, 2)]
+
+
+@pytest.fixture(scope="module")
+def run(data):
+    networks = mt.plan(TASKS, len(WIDTHS))
+    return networks, mt.train(networks, data, keep=[1, 2], **SETTING)
+
+
+def heads_of(run, network):
+    return [k for k, (i, _) in enumerate(run["heads"]) if i == network]
+
+
+def test_images_hold_both_digits_and_classes_follow_from_them():
+    digits = torch.zeros(10, 784)
+    digits[:, 0] = torch.arange(10) / 9  # one pixel, as bright as the class
+    images, y = mt.overlay(digits, torch.arange(10), 200, 0)
+    assert images.shape == (200, 324)
+    assert torch.allclose(images[:, 0] * 4 * 9, y[:, 0].float(), atol=1e-5)  # the left digit's corner
+    assert torch.allclose(images[:, 4 * 18 + 4] * 4 * 9, y[:, 1].float(), atol=1e-5)
+    assert torch.equal(y[:, 9], y[:, 0] + y[:, 1])
+    assert torch.equal(
+        y[:, 2] + y[:, 10] + y[:, 3], (y[:, 0] % 2 == 0).long() + (y[:, 1] % 2 == 0) + (y[:, 9] % 2 == 0)
+    )
+    assert torch.equal(y[:, 4].bool(), torch.isin(y[:, 0], torch.tensor([0, 6, 8, 9])))
+    assert (y.amax(0) < torch.tensor(mt.SIZES)).all()
+
+
+def test_a_network_learns_the_same_alone_as_side_by_side(data, run):
+    networks, together = run
+    for i, network in enumerate(networks):
+        alone, heads = mt.train([network], data, **SETTING), heads_of(together, i)
+        assert torch.allclose(alone["loss"], together["loss"][:, heads], atol=1e-4), network
+
+
+def test_a_pair_learns_as_an_ordinary_module_does(data):
+    x, y, *_ = data
+    forest = mt.Forest([((0, 2), 2)], 324, WIDTHS, seed=5)
+    model = mt.network(forest.layers(0)).train()
+    trained = mt.train([((0, 2), 2)], data, keep=[2], **SETTING)
+    optimizer = torch.optim.Adam(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=6)
+    order = torch.Generator().manual_seed(5)
+    for _ in range(2):
+        for index in torch.randperm(len(x), generator=order).split(50):
+            scores, targets = model(x[index]).split([10, 2], 1), y[index][:, [0, 2]].T
+            optimizer.zero_grad()
+            sum(map(F.cross_entropy, scores, targets)).backward()
+            optimizer.step()
+            schedule.step()
+    for parameter, expected in zip(mt.network(trained["kept"][0][0]).parameters(), model.parameters(), strict=True):
+        assert torch.allclose(parameter, expected, atol=1e-5)
+
+
+def test_kept_networks_have_the_accuracy_that_is_reported(data, run):
+    networks, trained = run
+    for i, (tasks, shared) in enumerate(networks):
+        layers = trained["kept"][-1][i]
+        assert bool(layers) == (shared == len(WIDTHS))
+        if layers:
+            scores = mt.network(layers)(data[2]).split([mt.SIZES[task] for task in tasks], 1)
+            for score, task, head in zip(scores, tasks, heads_of(trained, i), strict=True):
+                assert float((score.argmax(1) == data[3][:, task]).float().mean()) == pytest.approx(
+                    float(trained["accuracy"][head])
+                )
+
+
+def test_branches_have_half_the_units_and_touch_no_other_task(data):
+    forest = mt.Forest([((0, 2), 1), ((0, 2), 2)], 324, WIDTHS, seed=0)
+    assert [live.sum().item() for live in forest.live] == [16 + 16, 6 + 6 + 12]
+    parts = [part.requires_grad_() for part in (*forest.weights, *forest.biases)]
+    forest.losses(*data[:2])[0].backward()  # the first head of the network that branches
+    assert parts[1].grad[0].abs().sum() > 0
+    assert parts[1].grad[1:].abs().sum() == 0
+    assert parts[1].grad[0][:, 6:].abs().sum() == 0
+
+
+def test_a_second_task_leaves_the_head_of_the_first_alone(data, run):
+    _, trained = run
+    start = [trained["kept"][-1][0], trained["kept"][-1][1]]
+    later = mt.train([((0, 2), 2), ((2, 0), 2)], data, start=start, keep=[2], **SETTING)
+    for i, task in enumerate((0, 2)):
+        assert later["before"][2 * i] == trained["accuracy"][i]
+        (before,), size = [start[i][-1]["weight"]], mt.SIZES[task]
+        assert torch.equal(later["kept"][0][i][-1]["weight"][:size], before)
+        assert not torch.equal(later["kept"][0][i][0]["weight"], start[i][0]["weight"])
+
+
+def test_measures_are_those_of_a_loop(data, run):
+    networks, trained = run
+    x, y, tasks = data[2][:20], data[3][:20], (0, 11)
+    layers = trained["kept"][-1][networks.index((tasks, 2))]
+    found, model, cosines = mt.measures(layers, tasks, x, y), mt.network(layers), []
+    for one, classes in zip(x, y, strict=True):
+        a = model.hidden1(one[None]).detach().requires_grad_()
+        scores = model.output(model.hidden2(a)).split([10, 4], 1)
+        losses = [F.cross_entropy(score, classes[[task]]) for score, task in zip(scores, tasks, strict=True)]
+        grads = [torch.autograd.grad(loss, a, retain_graph=True)[0] for loss in losses]
+        cosines.append(float(F.cosine_similarity(*grads)))
+    assert float(found["cosine, hidden1"][0, 1]) == pytest.approx(np.mean(cosines), abs=1e-5)
+    assert float(found["agreement, hidden1"][0, 1]) == pytest.approx(np.mean(np.array(cosines) >= 0))
+    means = [F.cross_entropy(s, y[:, t]) for s, t in zip(model(x).split([10, 4], 1), tasks, strict=True)]
+    for name, parameters in (("all", [*model.parameters()][:4]), ("hidden2", [*model.parameters()][2:4])):
+        flat = [torch.cat([g.flatten() for g in torch.autograd.grad(m, parameters, retain_graph=True)]) for m in means]
+        assert float(found[f"parameters, {name}"][0, 1]) == pytest.approx(
+            float(F.cosine_similarity(*flat, dim=0)), abs=1e-5
+        )
+    flat = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(m, [*model.parameters()][:4], retain_graph=True)])
+        for m in means
+    ]
+    expected = float(flat[0] @ flat[1]) * sum(1 / m.item() for m in means) / 2
+    assert float(found["affinity"][0, 1]) == pytest.approx(expected, rel=1e-4)
+    assert {name: v.shape for name, v in found.items()} == dict.fromkeys(found, (2, 2))
+
+
+def test_rank_correlation_is_spearmans_and_takes_off_a_control():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(3, 40))
+    a, b = z + 0.1 * rng.normal(size=z.shape), z + 0.1 * rng.normal(size=z.shape)
+    r = mt.rank_correlation(a, b, n_bootstrap=300)
+    assert r[0] == pytest.approx(spearmanr(a.mean(0), b.mean(0))[0])
+    assert len(r) == 301
+    assert np.quantile(r[1:], 0.025) < r[0] < 1
+    assert abs(mt.rank_correlation(a, b, z, n_bootstrap=1)[0]) < 0.4 < 0.9 < r[0]
+
+
+def test_the_plan_holds_every_pair_at_every_split():
+    planned = mt.plan([0, 1, 2, 3], 3)
+    assert len(planned) == 4 + 4 + 6 * 3 + 1
+    assert {tasks for tasks, shared in planned if shared == 2} == set(combinations(range(4), 2))
