@@ -610,19 +610,20 @@ def test_where_samples_disagree_the_recommendation_says_that_it_is_unsure():
     x, signs = randn(60, 32), torch.ones(60)
     signs[::2] = -1
     network = fork(0.8, 1)
-    found = ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS, level="zero")
+    found = ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS)
     assert 0.3 < found.share[0, 2] < 0.7
     low, high = found.table[["low", "high"]].to_numpy().T
     assert (low < 0).all()
     assert (high > 0).all()
-    assert ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS).share[0, 2] > 0.95  # within chance
-    again = ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS, level="zero")
+    found = ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS, level="chance")
+    assert found.share[0, 2] > 0.95  # within chance
+    again = ge.recommend_split(network, (x, signs), forward=residuals, layers=LAYERS)
     assert again.table.equals(found.table)
 
 
 def test_networks_that_disagree_make_it_less_sure_than_one():
     x, agree, odd = (randn(60, 32), torch.ones(60)), fork(0.8, 1), fork(-0.8, -1)
-    found = ge.recommend_split([agree, agree, odd], x, forward=residuals, layers=LAYERS, level="zero")
+    found = ge.recommend_split([agree, agree, odd], x, forward=residuals, layers=LAYERS)
     assert found.n_networks == 3
     assert found.layer == {("a", "b"): "second"}  # the mean cosine is 0.27
     assert 0.15 < found.share[0, 0] < 0.4  # two odd ones or more among three draws: 7 / 27

@@ -67,7 +67,7 @@ class SplitRecommendation:
 def recommend_split(
     models: nn.Module | Sequence[nn.Module], probe: Any, *, forward: Callable[..., Any], on: str = "losses",
     layers: str | Site | Sequence[str | Site] | None = None, units: Sequence[int | str] | None = None,
-    level: str = "chance", n_bootstrap: int = 1000, confidence: float = 0.95, n_readouts: int = 16,
+    level: str = "zero", n_bootstrap: int = 1000, confidence: float = 0.95, n_readouts: int = 16,
     reference: str | Site | None = None, seed: int = 0,
 ) -> SplitRecommendation:  # fmt: skip
     """Recommend the last layer that two tasks should share, from the conflict of their losses' gradients.
@@ -76,7 +76,8 @@ def recommend_split(
     respect to z. So at every sample the cosine of two tasks' gradients on the layer's weights is the cosine of their δ:
     where it is negative, the layer's output is fought over, and so are its weights. The layers up to the first one
     where the mean cosine over the samples lies below a level are recommended to be shared. That is a heuristic, of what
-    the tasks do to each other at the weights that they have: it knows nothing of what they could do apart.
+    the tasks do to each other at the weights that they have: it knows nothing of what they could do apart. In notebook
+    08 it is within a point of the best split as often as always sharing everything is.
 
     Args:
         models: A network that shares its trunk between the tasks, or several that were trained alike (seeds).
@@ -86,8 +87,8 @@ def recommend_split(
         layers: Of the trunk; ``None`` for those that feed all tasks, a common output layer among them, which is always
             free of conflict: name the others. The input is left out, since it is shared anyway.
         units: Which tasks, by number or label; ``None`` for all.
-        level: "chance": the cosine that 5 % of pairs of random read-outs, carried down through the same network, are
-            below; "zero".
+        level: "zero"; or "chance", more lenient: the cosine that 5 % of pairs of random read-outs, carried down
+            through the same network, are below (of 198 trunks of two tasks it split none: notebook 08).
         n_bootstrap: Replicates: networks are drawn with replacement if there are several, and their samples.
         confidence: Of the intervals.
         n_readouts: Random read-outs behind the level of chance.
@@ -110,7 +111,7 @@ def recommend_split(
         >>> def losses(model, x):
         ...     z = model(x)
         ...     return {"up": -z[:, 0], "down": z[:, 1]}
-        >>> ge.recommend_split(network, x, forward=losses, layers="hidden1", level="zero")
+        >>> ge.recommend_split(network, x, forward=losses, layers="hidden1")
         SplitRecommendation('up' and 'down' share nothing; 1 network, 100 samples)
     """
     networks = [models] if isinstance(models, nn.Module) else as_list("models", models, "a network, or a list of them")
