@@ -118,7 +118,7 @@ def recommend_split(
     check_choice("level", level, ("chance", "zero"))
     n_bootstrap, seed = as_integer("n_bootstrap", n_bootstrap, 1), as_integer("seed", seed, 0)
     confidence = as_number("confidence", confidence, 0.5, 0.9999)
-    n_readouts = as_integer("n_readouts", n_readouts, 4) if level == "chance" else 0
+    n_readouts = as_integer("n_readouts", n_readouts, 4) * (level == "chance")
     drawn: dict[str, Any] = {"n_readouts": n_readouts, "reference": reference if n_readouts else None, "seed": seed}
     drawn |= {"on": on, "forward": forward, "layers": layers, "units": units}
     probes = [Probe(network, probe, **drawn) for network in networks]
