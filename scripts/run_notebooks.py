@@ -86,13 +86,17 @@ def run(path: Path, profile: str, out: Path, *, in_place: bool) -> Result:
             client.execute(env={**os.environ, "GRADEMBED_PROFILE": profile, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
             error = re.sub(r"\x1b\[[0-9;]*m", "", str(failure)).strip()
-    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="", embed_images=True)
-    page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(path.parent)}})
-    write_atomically(out / f"{path.stem}.html", page.encode())
+    committed = FIGURES / f"{path.stem}.png"
     if in_place and not error:
         write_atomically(path, (nbformat.writes(notebook).rstrip() + "\n").encode())
         if profile == "full" and (figure := headline(notebook)):
-            write_atomically(FIGURES / f"{path.stem}.png", figure)
+            write_atomically(committed, figure)
+    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
+    page, _ = exporter.from_notebook_node(notebook)
+    if committed.exists():
+        inside = f"data:image/png;base64,{base64.b64encode(committed.read_bytes()).decode()}"
+        page = page.replace(f"../docs/figures/{committed.name}", inside)
+    write_atomically(out / f"{path.stem}.html", page.encode())
     lines = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
     title = next((line[2:] for line in lines if line.startswith("# ")), path.stem)
     question = next((line for line in lines if line.startswith("**Question.**")), "").removeprefix("**Question.** ")

@@ -38,6 +38,7 @@ def test_notebook_runs_in_the_quick_profile(path, tmp_path):
     assert path.read_bytes() == before
     page = (tmp_path / f"{path.stem}.html").read_text()
     assert "<html" in page
+    assert "docs/figures" not in page  # the figure of the opening is inside the page
     assert "Warning" not in page.replace("UserWarning: MNIST is not below", "")  # the sample stands in, and says so
     assert f'href="{path.stem}.html"' in (tmp_path / "index.html").read_text()
 
