@@ -29,8 +29,9 @@ test: $(DONE)  ## Run all tests: docstring examples, and every notebook in the q
 
 # gradients, interference, trees, fields, oracles: no browser, no cluster, no notebook, nothing over five seconds
 CORE = gradients interference tree modules fields gradient_fields random_networks streaming zoo context layout
-check: $(DONE)  ## Test the core mathematics alone, in under a minute
-	$(BIN)/python -m pytest -q -m "not slow" $(CORE:%=tests/test_%.py) $(addprefix src/gradembed/,gradients interference tree fields)
+check: $(DONE)  ## Test the core mathematics alone, in some minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 8 -m "not slow" \
+		$(CORE:%=tests/test_%.py) $(addprefix src/gradembed/,gradients interference tree fields)
 
 # PyTorch stays at the version in constraints.txt: of older ones package indexes have builds with CUDA for Linux only,
 # several gigabytes. Where they are no trouble: make test-lowest TORCH="torch==2.6 torchvision==0.21"

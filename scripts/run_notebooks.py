@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import html
 import os
 import re
@@ -25,6 +26,9 @@ from tqdm import tqdm
 from gradembed._files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
+FIGURES = (
+    ROOT / "docs" / "figures"
+)  # of the committed runs, one per notebook: its opening shows it, and so does the README
 CELL_LIMIT = 3600  # seconds
 
 
@@ -37,6 +41,20 @@ class Result:
     question: str
     seconds: float
     error: str
+
+
+def headline(notebook: nbformat.NotebookNode) -> bytes:
+    """Return the figure that speaks for a notebook: the picture of the cell that is tagged "headline".
+
+    Args:
+        notebook: The notebook, with its outputs.
+
+    Returns:
+        PNG; empty if no cell is tagged.
+    """
+    tagged = [cell for cell in notebook.cells if "headline" in cell.metadata.get("tags", ())]
+    found = [one.data["image/png"] for cell in tagged for one in cell.outputs if "image/png" in one.get("data", {})]
+    return base64.b64decode(found[0]) if found else b""
 
 
 def run(path: Path, profile: str, out: Path, *, in_place: bool) -> Result:
@@ -68,11 +86,17 @@ def run(path: Path, profile: str, out: Path, *, in_place: bool) -> Result:
             client.execute(env={**os.environ, "GRADEMBED_PROFILE": profile, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
             error = re.sub(r"\x1b\[[0-9;]*m", "", str(failure)).strip()
-    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
-    page, _ = exporter.from_notebook_node(notebook)
-    write_atomically(out / f"{path.stem}.html", page.encode())
+    committed = FIGURES / f"{path.stem}.png"
     if in_place and not error:
         write_atomically(path, (nbformat.writes(notebook).rstrip() + "\n").encode())
+        if profile == "full" and (figure := headline(notebook)):
+            write_atomically(committed, figure)
+    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
+    page, _ = exporter.from_notebook_node(notebook)
+    if committed.exists():
+        inside = f"data:image/png;base64,{base64.b64encode(committed.read_bytes()).decode()}"
+        page = page.replace(f"../docs/figures/{committed.name}", inside)
+    write_atomically(out / f"{path.stem}.html", page.encode())
     lines = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
     title = next((line[2:] for line in lines if line.startswith("# ")), path.stem)
     question = next((line for line in lines if line.startswith("**Question.**")), "").removeprefix("**Question.** ")

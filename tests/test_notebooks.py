@@ -10,6 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from scripts.run_notebooks import headline
+
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "run_notebooks.py"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -36,6 +38,7 @@ def test_notebook_runs_in_the_quick_profile(path, tmp_path):
     assert path.read_bytes() == before
     page = (tmp_path / f"{path.stem}.html").read_text()
     assert "<html" in page
+    assert "docs/figures" not in page  # the figure of the opening is inside the page
     assert "Warning" not in page.replace("UserWarning: MNIST is not below", "")  # the sample stands in, and says so
     assert f'href="{path.stem}.html"' in (tmp_path / "index.html").read_text()
 
@@ -70,6 +73,23 @@ def test_committed_outputs_come_from_one_clean_full_run(path):
     assert not re.search("/" + r"(work|root|home|tmp|Users)/\w", text)
     assert "Warning" not in "".join(str(output.get("text", "")) for output in outputs)
     assert path.stat().st_size < 1_500_000
+
+
+@BY_NAME
+def test_the_figure_of_the_opening_is_that_of_the_committed_run(path):
+    notebook = nbformat.read(path, as_version=4)
+    shown = re.findall(r"!\[.+\]\((.+)\)", notebook.cells[0].source)
+    figure = headline(notebook)
+    assert shown == ([f"../docs/figures/{path.stem}.png"] if figure else [])
+    if figure:  # three sentences beside it, then the rest when terms are defined
+        assert (path.parent / shown[0]).read_bytes() == figure
+        answer = re.search(r"\*\*Answer\*\* \(.*?\)\. (.*)", notebook.cells[0].source)[1]
+        assert len(re.findall(r"[.?](?= [A-Z]|$)", answer)) <= 4  # "Yes: ..." may stand before
+        assert any(cell.source.startswith("## The answer in detail") for cell in notebook.cells[1:])
+
+
+def test_a_notebook_without_a_headline_has_no_figure():
+    assert headline(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])) == b""
 
 
 @BY_NAME

@@ -165,7 +165,9 @@ def test_numbers_stand_in_their_cells():
     table = torch.tensor([[1.0, 0.5, -0.5], [0.0, -1.0, 0.04], [-0.04, 0.96, 0.26]])
     ax = plots.similarity_matrix(table)
     found = {text.get_position(): text.get_text() for text in ax.texts}
-    assert found == {(1, 0): ".5", (2, 0): "-.5", (0, 1): ".0", (2, 1): ".0", (0, 2): ".0", (1, 2): "1.0"}
+    assert found == {(1, 0): ".50", (2, 0): "-.50", (0, 1): ".00", (2, 1): ".04", (0, 2): "-.04", (1, 2): ".96"}
+    table = torch.full((5, 5), -0.04)
+    assert {text.get_text() for text in plots.similarity_matrix(table).texts} == {".0"}  # less room, no minus zero
 
 
 @pytest.mark.parametrize("measure", ["cosine", "conflict"])

@@ -417,8 +417,8 @@ def test_similarity_is_drawn_in_blocks():
     (image,) = ax.get_images()
     assert image.get_clim() == (-1, 1)
     assert_close(torch.as_tensor(image.get_array().data), tree.similarity("input"))
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["output 0", "output 1"]
     assert ax.get_xticks().tolist() == [1.5, 5.5]
     assert [line.get_ydata()[0] for line in ax.lines[:1]] == [3.5]
-    assert ax.get_xlabel() == "root: unit of 'output'"
+    assert ax.get_xlabel() == "nodes of"
     assert plots.tree_similarity(tree, "0", ax=ax) is ax

@@ -93,9 +93,9 @@ def load_clock_pizza(name: str, *, root: str | Path | None = None) -> AdditionTr
         root: Folder to look in first.
 
     Returns:
-        The network, in eval mode: right on all pairs of `AdditionTransformer.pairs`. Its ``embed`` gives the vectors of
-        both numbers, [n, 2, d], its ``mlp.activation`` the hidden units, and ``published`` is the mean cosine of the
-        gradients of a logit with respect to the two vectors, as the authors give it.
+        The network, in eval mode: right on all of its ``pairs``. Its ``embed`` gives the vectors of both numbers,
+        [n, 2, d], its ``mlp.activation`` the hidden units, and ``published`` is the mean cosine of the gradients of a
+        logit with respect to the two vectors, as the authors give it.
 
     Raises:
         ValueError: If the name is unknown, or the file is damaged.

@@ -118,7 +118,7 @@ def training_course(
     Args:
         model: The network that they are weights of. Left as it was: they are loaded into a copy.
         checkpoints: Step → weights, or weights one after the other, whose steps are then 0, 1, ...: state dicts, or
-            paths of files that hold one (``.safetensors``, or of `torch.save`), also under the key "state_dict".
+            paths of files that hold one (``.safetensors``, or of ``torch.save``), also under the key "state_dict".
         probe: One batch, as in `InterferenceMonitor`, as are all further arguments.
         on: "outputs" or "losses".
         forward: How the model is called with the batch.

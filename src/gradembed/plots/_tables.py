@@ -168,9 +168,10 @@ def _draw(ax: Axes, table: NDArray[Any], names: Sequence[str], measure: str, lim
     """Return the picture of a matrix, [u, u], with its numbers if there are at most twelve rows."""
     _, colors, low = _frame.MEASURES[measure]
     image = _picture(ax, table, _thinned(names), colors, low * limit, limit)
-    if len(names) <= 12:  # one decimal, without the zero before the point
-        pairs = ((cell, x) for cell, x in np.ndenumerate(table) if cell[0] != cell[1])
-        words = {cell: f"{x:.1f}".replace("-0.0", "0.0").replace("0.", ".") for cell, x in pairs}
+    if len(names) <= 12:  # without the zero before the point
+        digits = 2 if len(names) <= 4 else 1
+        pairs = ((cell, round(float(x), digits) + 0.0) for cell, x in np.ndenumerate(table) if cell[0] != cell[1])
+        words = {cell: f"{x:.{digits}f}".replace("0.", ".") for cell, x in pairs}  # + 0.0: no minus zero
         _frame.write(ax, image, words, 6.5 if len(names) > 5 else 8)
     return image
 
@@ -267,20 +268,20 @@ def tree_similarity(
     Example:
         >>> import gradembed as ge
         >>> result = ge.gradient_tree(ge.MLP([4, 8, 3], seed=0), ge.datasets.load_iris().x_test)
-        >>> ge.plots.tree_similarity(result, "input").get_xlabel()
-        "root: unit of 'output'"
+        >>> [label.get_text() for label in ge.plots.tree_similarity(result, "input").get_xticklabels()]
+        ['output 0', 'output 1', 'output 2']
     """
     _frame.check_result("result", result, "GradientTree", "gradient_tree", "roots", "parents")
     matrix = result.similarity(layer).numpy()
     ends = result.roots[layer].bincount(minlength=len(result.root_labels)).cumsum(0).numpy()
-    beside = (np.concatenate([[0], ends[:-1]]) + ends - 1) / 2, result.root_labels  # in the middle of each block
+    names = [f"{result.unit_layer} {label}" if label.isdigit() else label for label in result.root_labels]
+    beside = (np.concatenate([[0], ends[:-1]]) + ends - 1) / 2, names  # in the middle of each block
     (ax,) = _frame.panels("ax", ax, (5.0, 4.3), source)
     image = _picture(ax, matrix, beside, "RdBu_r", -1, 1)
     for end in ends[:-1]:
         ax.axhline(end - 0.5, color="black", linewidth=0.6)
         ax.axvline(end - 0.5, color="black", linewidth=0.6)
-    root = f"root: unit of {result.unit_layer!r}"
-    return _frame.label(ax, title, root, root, image, "cosine of the nodes' gradients")
+    return _frame.label(ax, title, "nodes of", "nodes of", image, "cosine of the nodes' gradients")
 
 
 def confusion(
