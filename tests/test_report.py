@@ -545,6 +545,21 @@ def test_wrong_arguments_are_refused_and_nothing_is_written(change, message, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_atlas_is_a_path_and_is_saved_elsewhere(make, tmp_path, undrawn):
+    atlas = ge.report(SHARED, X, path=tmp_path / "one.html", title="A & B", **BRIEF)
+    assert Path(atlas) == atlas.path == tmp_path / "one.html"
+    assert atlas.save(tmp_path / "new" / "two.html").read_text() == atlas.path.read_text() == atlas.html
+    assert repr(atlas).startswith("Atlas('A & B', 0.")
+    with pytest.raises(ValueError, match="`path` should name a file"):
+        atlas.save(tmp_path)
+    with pytest.raises(TypeError, match="`path` should"):
+        atlas.save(3)
+    with pytest.raises(ValueError, match="`height` should"):
+        atlas.explore(height=100)
+    with pytest.raises(TypeError, match="`height` should"):
+        atlas.explore(height="tall")
+
+
 # in a browser
 
 DRAWN = (
