@@ -185,7 +185,7 @@ def findings(sections: dict[str, Any]) -> dict[str, Any]:
     if "cards" in sections["units"] and "null" in sections["units"]["cards"]:
         cards = sections["units"]["cards"]
         nearest = np.array(cards["distance"])[:, 0]
-        data["nearer"] = float((nearest < np.array(cards["null"])).mean())
+        data["nearer"] = float(np.mean(cards["nearer"]))
         data["ratio"] = float(np.median(nearest / np.maximum(cards["null"], 1e-300)))
         if "untrained" in cards:
             data["nearer_than_untrained"] = float((nearest < np.array(cards["untrained"])).mean())

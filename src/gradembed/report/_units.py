@@ -26,6 +26,7 @@ NEAREST, ALIGNED, TOP, MOST_TWINS = (
     15,
 )  # on a card: units elsewhere, units beside it, samples; rows of the table
 AT_A_TIME = 1024  # units whose distances are in memory at a time
+DRAWN, MOST_DRAWS = 2**14, 32  # random units of a null in all, and draws of as many as there are candidates
 
 
 def embedded_units(request: Request) -> dict[str, Any]:
@@ -117,41 +118,52 @@ def _nearest(z: Any, groups: Any, control: Any, seed: int) -> dict[str, Any]:
         seed: Of the null.
 
     Returns:
-        Indices and distances of the nearest, [u, j] each, null, median distance and that to the nearest unit of the
-        control, [u] each; empty where some unit has no candidate.
+        Indices and distances of the nearest, [u, j] each; of several draws the median null and the share whose null is
+        farther than the nearest, the median distance and that to the nearest unit of the control, [u] each; empty where
+        some unit has no candidate.
     """
-    points, generator = torch.from_numpy(z - z.mean(0)), torch.Generator().manual_seed(seed)
+    both = torch.from_numpy((z if control is None else np.concatenate([z, control])) - z.mean(0))
+    if both.shape[1] > len(both):  # in coordinates of their span all distances are the same
+        both = torch.linalg.qr(both.mT, mode="r").R.mT
+    points, elsewhere = both[: len(z)], None if control is None else both[len(z) :]
+    generator = torch.Generator().manual_seed(seed)
     across, homes = bool(groups.any()), torch.from_numpy(groups)
     n_fewest = min(int((homes != g).sum()) for g in homes.unique()) if across else len(points) - 1
     if n_fewest < 1:
         return {}
     j = min(NEAREST, n_fewest)
-    found: dict[str, list[Tensor]] = {name: [] for name in ("nearest", "distance", "null", "median", "untrained")}
-    elsewhere = None if control is None else torch.from_numpy(control - z.mean(0))
+    found: dict[str, list[Tensor]] = {}
     for g in homes.unique():
         candidates = (homes != g if across else homes == g).nonzero()[:, 0]  # [c]
         cloud = points[candidates]
         mean, c = cloud.mean(0), len(cloud)
         root = torch.linalg.qr(cloud - mean, mode="r").R / c**0.5  # [min(c, k), k], of the covariance
-        parts = (homes == g).nonzero()[:, 0].split(AT_A_TIME)
-        nulls = [torch.full((len(part),), torch.inf, dtype=torch.float64) for part in parts]
-        for size in map(len, torch.arange(c - (not across)).split(AT_A_TIME)):
-            drawn = torch.randn(size, len(root), generator=generator, dtype=torch.float64) @ root + mean
-            pairs = zip(nulls, parts, strict=True)
-            nulls = [torch.minimum(null, torch.cdist(points[part], drawn).amin(1)) for null, part in pairs]
+        size = c - (not across)  # candidates of each unit
+        parts, n_draws = (homes == g).nonzero()[:, 0].split(AT_A_TIME), min(MOST_DRAWS, max(1, DRAWN // size))
+        nulls = [torch.full((n_draws, len(part)), torch.inf, dtype=torch.float64) for part in parts]
+        for draw in range(n_draws):
+            for k in map(len, torch.arange(size).split(AT_A_TIME)):
+                drawn = torch.randn(k, len(root), generator=generator, dtype=torch.float64) @ root + mean
+                for part, null in zip(parts, nulls, strict=True):
+                    null[draw] = torch.minimum(null[draw], torch.cdist(points[part], drawn).amin(1))
         for part, null in zip(parts, nulls, strict=True):
             apart = torch.cdist(points[part], cloud)  # [q, c]
             apart[part[:, None] == candidates] = torch.inf  # a unit is no twin of its own
             distance, place = apart.topk(j, largest=False)
-            ordered, last = apart.sort(1).values, c - 1 - (not across)
+            ordered, last = apart.sort(1).values, size - 1
             middle = (ordered[:, last // 2] + ordered[:, (last + 1) // 2]) / 2
-            found["nearest"].append(candidates[place])
-            columns = {"distance": distance, "null": null, "median": middle}
+            columns = {
+                "nearest": candidates[place],
+                "distance": distance,
+                "null": null.quantile(0.5, dim=0),
+                "median": middle,
+            }
+            columns["nearer"] = (distance[:, 0] < null).double().mean(0)
             if elsewhere is not None:
                 columns["untrained"] = torch.cdist(points[part], elsewhere).amin(1)
             for name, column in columns.items():
-                found[name].append(column)
-    return {name: torch.cat(column).tolist() for name, column in found.items() if column}  # groups are in order
+                found.setdefault(name, []).append(column)
+    return {name: torch.cat(column).tolist() for name, column in found.items()}  # groups are in order
 
 
 def _described(fields: Any) -> dict[str, Any]:

@@ -686,9 +686,18 @@ function brushed(area) {
 }
 
 function unitTable(chosen) {
-  const columns = ["network", "low", "mean", "high", "dimension", "silent", "null", "median", "untrained"].filter(
-    (name) => units[name],
-  );
+  const columns = [
+    "network",
+    "low",
+    "mean",
+    "high",
+    "dimension",
+    "silent",
+    "null",
+    "nearer",
+    "median",
+    "untrained",
+  ].filter((name) => units[name]);
   return records(
     chosen.map((i) => ({
       unit: units.name[i],
@@ -740,10 +749,9 @@ function card() {
       make(
         "p",
         {},
-        `The nearest lies at ${size(distance)}, ${number(distance / chance)} of the null, ${size(chance)}: there lies the ` +
-          "nearest " +
-          `of as many random units with the same mean and covariance. The median candidate lies at ` +
-          size(units.median[i]) +
+        `The nearest lies at ${size(distance)}, ${number(distance / chance)} of the null, ${size(chance)}: the median ` +
+          "distance to the nearest of as many random units with the same mean and covariance, which is farther in " +
+          `${number(100 * units.nearer[i], 0)}% of draws. The median candidate lies at ${size(units.median[i])}` +
           (units.untrained ? `, the nearest of an untrained copy at ${size(units.untrained[i])}.` : "."),
       ),
       table(
