@@ -215,7 +215,7 @@ function drawLayers() {
         [2, 3],
       ],
     },
-    legend: null,
+    legend: color.legend,
   };
   const hover = [
     { field: "layer", title: "layer" },
@@ -632,7 +632,7 @@ function drawEmbedding() {
       renderer: many ? "canvas" : "svg",
       click: (row) => row.i !== undefined && go({ unit: row.i }),
       ready: (view) => {
-        mark_(view);
+        ring(view);
         let asked = 0;
         view.addSignalListener("brush", (_name, area) => {
           cancelAnimationFrame(asked);
@@ -643,7 +643,7 @@ function drawEmbedding() {
   );
 }
 
-function mark_(view = views.embedding?.view) {
+function ring(view = views.embedding?.view) {
   if (!view) return;
   const near = state.unit === null || !units.nearest ? [] : units.nearest[state.unit];
   const values = (state.unit === null ? [] : [state.unit, ...near]).map((i, k) => ({
@@ -822,7 +822,7 @@ const PARTS = [
   [["layer", "a", "b", "sample"], () => data.pairs && drawPair()],
   [["root", "branch", "sample"], () => data.tree && drawBranches()],
   [["colors"], () => units?.layout && drawEmbedding()],
-  [["unit"], () => units?.layout && mark_()],
+  [["unit"], () => units?.layout && ring()],
   [["unit", "sample"], () => units && card()],
   [["q"], () => units && search()],
 ];
