@@ -24,11 +24,14 @@ needs_chromium = pytest.mark.skipif(
 
 
 class Page:
-    """One tab. `errors` is what its console, its scripts and its loads reported as wrong, since it was opened."""
+    """One tab. `errors` is what its console, its scripts and its loads reported as wrong, since it was opened.
+
+    `tab` is Playwright's page, to click and type in.
+    """
 
     def __init__(self, tab: Any, width: int, height: int) -> None:
         self.errors: list[str] = []
-        self._tab, self._devtools = tab, tab.context.new_cdp_session(tab)
+        self.tab, self._devtools = tab, tab.context.new_cdp_session(tab)
         tab.on("console", self._note_console)
         tab.on("dialog", self._note_dialog)
         tab.on("pageerror", lambda error: self.errors.append(f"exception: {error}"))
@@ -43,18 +46,18 @@ class Page:
 
     def open(self, address: str | Path, timeout: float = 30) -> None:
         """Open an address or a file and wait until it is loaded. Forgets the errors of the page before."""
-        self._tab.goto("about:blank")  # so that the same page again, at an anchor, is loaded anew
+        self.tab.goto("about:blank")  # so that the same page again, at an anchor, is loaded anew
         self.errors.clear()
-        self._tab.goto(address.resolve().as_uri() if isinstance(address, Path) else address, timeout=1000 * timeout)
+        self.tab.goto(address.resolve().as_uri() if isinstance(address, Path) else address, timeout=1000 * timeout)
 
     def evaluate(self, script: str, timeout: float = 30) -> Any:
         """Evaluate an expression of JavaScript, promises awaited."""
         late = f"setTimeout(() => fail(Error('no end in {timeout} s')), {1000 * timeout})"
-        return self._tab.evaluate(f"Promise.race([({script}), new Promise((_, fail) => {late})])")
+        return self.tab.evaluate(f"Promise.race([({script}), new Promise((_, fail) => {late})])")
 
     def wait(self, script: str, timeout: float = 30) -> Any:
         """Wait until an expression of JavaScript is true, and return its value."""
-        return self._tab.wait_for_function(script, timeout=1000 * timeout).json_value()
+        return self.tab.wait_for_function(f"() => ({script})", timeout=1000 * timeout).json_value()
 
     def _note_console(self, message: Any) -> None:
         if message.type in ("error", "assert") and not message.text.startswith("Failed to load resource"):

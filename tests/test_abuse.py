@@ -27,7 +27,7 @@ CASES = {
 # Whatever can be called, by the name that it has in the table; `report` has a table of its own, in another file.
 PUBLIC = {name: getattr(home, name) for home in (ge, ge.datasets, ge.metrics) for name in home.__all__}
 PUBLIC |= {f"plots.{name}": getattr(ge.plots, name) for name in ge.plots.__all__}
-PUBLIC = {name: value for name, value in PUBLIC.items() if callable(value) and name != "report"}
+PUBLIC = {name: value for name, value in PUBLIC.items() if callable(value) and name not in ("Atlas", "report")}
 # Words above figures are taken as they are.
 WORDS = {"title", "source", "xlabel", "ylabel", "axis_label", "label", "method", "ax", "axes", "colorbar", "legend",
          "signed", "values", "log_x", "name"}  # fmt: skip

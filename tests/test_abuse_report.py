@@ -14,8 +14,8 @@ import gradembed as ge
 
 def page(path, **arguments):
     """Write a page, look for NaN in its words, and take it away again."""
-    written = ge.report(path=path, **arguments)
-    words = re.sub(r"<style>.*?</style>|<[^>]*>", " ", written.read_text(), flags=re.DOTALL)
+    written = ge.report(path=path, **arguments).path
+    words = re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", written.read_text(), flags=re.DOTALL)
     written.unlink()
     assert re.findall(r"[^\n]{0,40}\b(?:nan|inf)\b[^\n]{0,40}", words) == []
     return [len(words.split()) > 20]
@@ -26,7 +26,7 @@ REPORT = Subject(
     lambda: {"model": chain(torch.float32), "x": split().x_test, "y": None, "path": "page.html", "others": [],
              "forward": None, "names": ["a", "b", "c"], "units": [0, 2], "layers": ["input"], "unit_layer": "hidden1",
              "embedder": None, "tolerance": None, "n_bootstrap": 0, "n_untrained": 0, "reinitialize": None,
-             "n_cards": 1, "max_samples": 100, "max_units": 5, "title": "t", "seed": 0},
+             "max_samples": 100, "max_units": 5, "title": "t", "seed": 0},
     is_ragged=True,
 )  # fmt: skip
 ANSWERED = ["list", "numpy", "frame", "one row", "zeros", "1e30", "1e-30", "requires grad"]  # samples, as a page
@@ -54,7 +54,7 @@ TABLE = {
     "unit_layer": refused({key: kind for key, kind in LAYER.items() if key != "none"}),
     "embedder": typed("string", "integer", "class", "function"),
     "tolerance": {key: kind for key, kind in NUMBER.items() if key != "none"} | {"zero": VALUE, "tensor": VALUE},
-    **dict.fromkeys(["n_bootstrap", "n_untrained", "n_cards", "seed"], INTEGER),
+    **dict.fromkeys(["n_bootstrap", "n_untrained", "seed"], INTEGER),
     **dict.fromkeys(["max_samples", "max_units"], COUNT),
     "reinitialize": typed("string", "integer", "list"),
     "title": typed("none", "integer", "list"),

@@ -73,7 +73,7 @@ def test_the_distributions_hold_the_library_and_nothing_else(distributions):
         path.relative_to(ROOT / "src").as_posix() for path in library.rglob("*") if "__pycache__" not in path.parts
     }
     assert {name for name in names if name.startswith("gradembed/")} == {file for file in files if "." in file}
-    assert {"gradembed/py.typed", "gradembed/report/page.html.j2"} <= set(names)
+    assert {"gradembed/py.typed", "gradembed/report/page.html.j2", "gradembed/report/atlas.js"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     with tarfile.open(archive) as packed:
         sources = {name.partition("/")[2] for name in packed.getnames()}

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike, NDArray
 from pandas.api.types import is_numeric_dtype
@@ -34,7 +30,6 @@ MEASURES = {  # name -> words, colors, lower end
     "norm_similarity": ("mean norm similarity of gradients", "viridis", 0.0),
 }
 
-SAVED: dict[str, Any] = {"dpi": 144, "bbox_inches": "tight", "pad_inches": 0.04, "metadata": {"Software": None}}
 Numbers = Tensor | ArrayLike
 
 # ---------------------------------------------------------------- what figures take
@@ -180,39 +175,3 @@ def write(ax: Axes, image: AxesImage, words: Mapping[Any, str], size: float) -> 
     colors = image.to_rgba(np.ma.asarray(image.get_array()))
     for (i, j), word in words.items():
         ax.text(j, i, word, ha="center", va="center", fontsize=size, color=ink(colors[i, j]))
-
-
-# ---------------------------------------------------------------- figures as bytes, for a report
-
-
-def pictures(draw: Callable[[list[Axes]], object], sizes: Sequence[tuple[float, float]]) -> list[bytes]:
-    """Draw into new figures, one for each size, and give them as PNG, without a word on what made them.
-
-    Args:
-        draw: Called with an Axes in each figure.
-        sizes: Widths and heights in inches, about: what stands out is kept, white margins are not.
-
-    Returns:
-        One picture per figure; the same bytes for the same drawing.
-    """
-    with mpl.style.context("default"), mpl.rc_context({"text.parse_math": False}):
-        made = [Figure(figsize=size, layout="constrained") for size in sizes]  # unknown to pyplot, which keeps its own
-        draw([figure.subplots() for figure in made])
-        files = [io.BytesIO() for _ in made]
-        for figure, file in zip(made, files, strict=True):
-            figure.savefig(file, format="png", **SAVED)
-        return [file.getvalue() for file in files]
-
-
-def turn_layer_names(ax: Any) -> Any:
-    """Slant the names along the horizontal axis and put the legend below, for figures as narrow as a telephone.
-
-    Returns:
-        The Axes.
-    """
-    for label in ax.get_xticklabels():
-        label.set(rotation=35, horizontalalignment="right", rotation_mode="anchor")
-    if ax.get_legend() is not None:
-        ax.get_legend().remove()
-        ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8)
-    return ax

@@ -1,20 +1,126 @@
-"""All questions to one trained network, answered on one page."""
+"""All questions to one trained network, answered on one page to look around in."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import escape
 from torch import Tensor, nn
 
 from gradembed._files import save
-from gradembed._validation import check_path, refuse
+from gradembed._validation import as_integer, check_path, refuse
 from gradembed.gradients import Site
 from gradembed.report._request import read_request
 
-__all__ = ["report"]
+__all__ = ["Atlas", "report"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Atlas:
+    """A page about a trained network, as `report` wrote it.
+
+    Attributes:
+        path: Where it was written.
+        title: Its title.
+        findings: What it begins with: a sentence for each question, with chance and control.
+        html: The page.
+
+    Example:
+        >>> import tempfile, torch, gradembed as ge
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     atlas = ge.report(ge.MLP([4, 8, 3], seed=0), torch.randn(50, 4), path=f"{folder}/a.html", n_bootstrap=0)
+        ...     atlas.save(f"{folder}/b.html").name, atlas.path.name, len(atlas.findings)
+        ('b.html', 'a.html', 3)
+    """
+
+    path: Path
+    title: str
+    findings: tuple[str, ...]
+    html: str
+
+    def __repr__(self) -> str:
+        return f"Atlas({self.title!r}, {len(self.html) / 1e6:.1f} MB, {str(self.path)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<li>{escape(line)}</li>" for line in self.findings)
+        name = f"<code>{escape(str(self.path))}</code>"
+        return f"<strong>{escape(self.title)}</strong><ul>{lines}</ul><p>The whole page: {name}, or .explore()</p>"
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page to another place, whole or not at all; folders are made if they are missing.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: If ``path`` is a folder.
+            TypeError: If it is no path.
+            OSError: If it cannot be written.
+
+        Example:
+            >>> import tempfile, torch, gradembed as ge
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     atlas = ge.report(ge.MLP([4, 8, 3]), torch.randn(50, 4), path=f"{folder}/a.html", n_bootstrap=0)
+            ...     atlas.save(f"{folder}/new/b.html").read_text() == atlas.path.read_text()
+            True
+        """
+        target = _file("path", path)
+        save("path", target, self.html.encode())
+        return target
+
+    def explore(self, height: int = 900) -> _Frame:
+        """Look around in the page inside a notebook: all its views, in a frame of the cell's output.
+
+        Args:
+            height: Of the frame in pixels, at least 200.
+
+        Returns:
+            What a notebook shows as the page.
+
+        Raises:
+            ValueError: If ``height`` is too small.
+            TypeError: If it is no integer.
+
+        Example:
+            >>> import tempfile, torch, gradembed as ge
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     atlas = ge.report(ge.MLP([4, 8, 3]), torch.randn(50, 4), path=f"{folder}/a.html", n_bootstrap=0)
+            >>> atlas.explore(height=600)._repr_html_()[:7]
+            '<iframe'
+        """
+        return _Frame(self, as_integer("height", height, 200))
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """A page inside a notebook."""
+
+    atlas: Atlas
+    height: int
+
+    def _repr_html_(self) -> str:
+        style = f"width:100%;height:{self.height}px;border:0"
+        return (
+            f'<iframe title="{escape(self.atlas.title)}" style="{style}" srcdoc="{escape(self.atlas.html)}"></iframe>'
+        )
+
+
+def _file(name: str, path: str | os.PathLike[str]) -> Path:
+    check_path(name, path)
+    target = Path(path)
+    if target.is_dir():
+        refuse(name, "name a file", f"the folder {str(target)!r}", "Add a file's name, say report.html")
+    return target
 
 
 def report(
@@ -22,15 +128,18 @@ def report(
     forward: Callable[..., Any] | None = None, others: Sequence[nn.Module] = (), names: Sequence[str] | None = None,
     units: Sequence[int | str] | Tensor | None = None, layers: str | Site | Sequence[str | Site] | None = None,
     unit_layer: str | Site | None = None, embedder: Any = None, tolerance: float | None = None, n_bootstrap: int = 1000,
-    n_untrained: int = 0, reinitialize: Callable[[nn.Module], Any] | None = None, n_cards: int = 3,
-    max_samples: int = 500, max_units: int = 40, title: str = "", seed: int = 0,
-) -> Path:  # fmt: skip
-    """Write one HTML page about a trained network: interference, gradient tree, units by what they compute, unit cards.
+    n_untrained: int = 0, reinitialize: Callable[[nn.Module], Any] | None = None, max_samples: int = 500,
+    max_units: int = 40, title: str = "", seed: int = 0,
+) -> Atlas:  # fmt: skip
+    """Write one HTML page about a trained network, to look around in.
 
-    The page needs no network, no script and no other file; every figure and table says how to read it. Parts that a
-    model does not allow are left out, and the page says why: a gradient tree of a smooth network without ``tolerance``,
-    an embedding of units where the input is not one tensor of floats. It is written whole or not at all, and is the
-    same for the same arguments.
+    It begins with what was found, beside chance and control. Its views are linked: from the layers to the matrix of
+    all pairs of outputs, to one pair at its samples, to the branches of the gradient tree, to an embedding of the units
+    with a card of each and the nearest units in other networks. What is looked at stands in the page's address; figures
+    can be saved as SVG, tables as CSV. The page needs no network and no other file. Parts that a model does not allow
+    are left out, and the page says why: a gradient tree of a smooth network without ``tolerance``, an embedding of
+    units where the input is not one tensor of floats. It is written whole or not at all, and is the same for the same
+    arguments.
 
     One network shows no spread: give networks trained from other seeds as ``others`` to see what belongs to the data
     and what to the training run, and ``n_untrained`` to see what training did.
@@ -55,15 +164,14 @@ def report(
         n_bootstrap: Replicates of the bootstrap over samples behind the intervals; 0 for none.
         n_untrained: Copies with new initial weights, as a control.
         reinitialize: How a copy's weights are drawn anew, where its modules cannot do so: see `untrained`.
-        n_cards: Unit cards at most.
-        max_samples: Drawn for tree, embedding and cards, whose cost grows faster than the samples; fewer where memory
-            would not do. Interference is over all samples.
+        max_samples: Drawn for pairs at samples, tree and embedding, whose cost grows faster than the samples; fewer
+            where memory would not do. Interference is over all samples.
         max_units: Hidden units that are embedded at most: those whose values vary most.
         title: Of the page; empty for the model's class.
         seed: Of all that is drawn.
 
     Returns:
-        The path.
+        The page: its ``path``, ``save`` to write it elsewhere, ``explore`` to look at it in a notebook.
 
     Raises:
         ValueError: As `interference`; if targets, names or other networks do not fit the model, a setting is out of
@@ -75,17 +183,14 @@ def report(
         >>> split = ge.datasets.load_iris()
         >>> run = ge.train(ge.MLP([4, 16, 3], seed=0), split, ge.TrainConfig(epochs=20, progress=False))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     page = ge.report(run.model, split.x_test, split.y_test, f"{folder}/iris.html", n_cards=1)
-        ...     page.name, "Do the outputs interfere?" in page.read_text()
+        ...     atlas = ge.report(run.model, split.x_test, split.y_test, f"{folder}/iris.html")
+        ...     atlas.path.name, "Do the outputs interfere?" in atlas.path.read_text()
         ('iris.html', True)
     """
     options = dict(locals())  # all arguments by name, before there is anything else
-    check_path("path", path)
-    target = Path(path)
-    if target.is_dir():
-        refuse("path", "name a file", f"the folder {str(target)!r}", "Add a file's name, say report.html")
-    request = read_request(options)
-    from gradembed.report._sections import page_of  # draws: only here, so that gradembed does not import matplotlib
+    target, request = _file("path", path), read_request(options)
+    from gradembed.report._sections import page_of  # the plotting library is loaded by the first page
 
-    save("path", target, page_of(request).encode())
-    return target
+    html, title, said = page_of(request)
+    save("path", target, html.encode())
+    return Atlas(target, title, said, html)

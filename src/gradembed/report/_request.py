@@ -18,7 +18,7 @@ from gradembed.gradients.tape import heads_of
 
 MOST_OUTPUTS = 20  # compared if the caller chooses none
 SAMPLES_AT_A_TIME = 1024
-LEAST = {"n_bootstrap": 0, "n_untrained": 0, "n_cards": 0, "max_samples": 2, "max_units": 1, "seed": 0}
+LEAST = {"n_bootstrap": 0, "n_untrained": 0, "max_samples": 2, "max_units": 1, "seed": 0}
 
 
 @dataclass(frozen=True, eq=False)
