@@ -47,12 +47,13 @@ def environment(folder):
 def lab(tmp_path_factory):
     """The address of a JupyterLab that shows a copy of the notebooks."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    for part in ("notebooks", "docs/figures"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = {"ServerApp.ip": "127.0.0.1", "ServerApp.port": port, "ServerApp.port_retries": 0,
-               "IdentityProvider.token": "secret", "ServerApp.root_dir": folder / "notebooks",
+               "IdentityProvider.token": "secret", "ServerApp.root_dir": folder,
                "LabApp.expose_app_in_browser": True, "LabApp.extension_manager": "readonly"}  # fmt: skip
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
     command += [f"--{name}={value}" for name, value in options.items()]
@@ -64,7 +65,7 @@ def lab(tmp_path_factory):
             assert server.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < end, (folder / "log").read_text()
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/lab/tree/{{}}.ipynb?reset&token=secret"
+        yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{{}}.ipynb?reset&token=secret"
     finally:
         server.terminate()  # it ends its kernels
         server.wait(timeout=60)
@@ -81,7 +82,7 @@ def opened(page, lab, name):
     page.open(lab.format(name), timeout=60)
     page.wait(f"window.jupyterapp && {PANEL} && {PANEL}.context && {PANEL}.context.isReady", 60)
     page.wait(f"{PANEL}.sessionContext.isReady && {PANEL}.sessionContext.kernelDisplayStatus == 'idle'", 60)
-    assert page.evaluate(f"{PANEL}.context.path") == f"{name}.ipynb"
+    assert page.evaluate(f"{PANEL}.context.path") == f"notebooks/{name}.ipynb"
     return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
 
 
