@@ -281,8 +281,12 @@ def rank_correlation(
     ranks = [rankdata(mean, axis=1) for mean in means]
     x, y, *rest = (rank - rank.mean(1, keepdims=True) for rank in ranks)
     for z in rest:
-        x, y = (v - z * ((v * z).sum(1) / (z * z).sum(1))[:, None] for v in (x, y))
-    return (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+        x, y = (v - z * _ratio((v * z).sum(1), (z * z).sum(1))[:, None] for v in (x, y))
+    return _ratio((x * y).sum(1), np.sqrt((x * x).sum(1) * (y * y).sum(1)))
+
+
+def _ratio(part: Any, whole: Any) -> Any:
+    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 1e-9)  # of draws in which nothing varies, 0
 
 
 def measured(kept: Sequence[Sequence[Any]], networks: Sequence[Network], x: Tensor, y: Tensor) -> dict[str, Tensor]:

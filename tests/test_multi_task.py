@@ -153,3 +153,9 @@ def test_the_plan_holds_every_pair_at_every_split():
     planned = mt.plan([0, 1, 2, 3], 3)
     assert len(planned) == 4 + 4 + 6 * 3 + 1
     assert {tasks for tasks, shared in planned if shared == 2} == set(combinations(range(4), 2))
+
+
+def test_draws_in_which_nothing_varies_have_no_correlation():
+    equal, varied = np.zeros((2, 5)), np.arange(10.0).reshape(2, 5)
+    assert (mt.rank_correlation(equal, varied) == 0).all()
+    assert np.isfinite(mt.rank_correlation(varied, varied, varied)).all()
