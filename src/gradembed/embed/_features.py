@@ -170,9 +170,9 @@ class FieldEstimator(BaseEstimator):
 
     def _standardized(self, fields: GradientFields, rows: Tensor) -> Tensor:
         """Standardize the rows of a fit, [u, p], by what up to 256 units say of how reliable each block is."""
-        some = fields[torch.linspace(0, len(fields) - 1, min(len(fields), UNITS)).long()]
-        halves = torch.cat([self.features_.halves(part) for part in self.coordinates_.parts(some)], 1)
-        rows = self.features_.standardize(rows, halves)
+        some = torch.linspace(0, len(fields) - 1, min(len(fields), UNITS)).long().split(16)  # copies of a few at a time
+        halves = [self.features_.halves(part) for few in some for part in self.coordinates_.parts(fields[few])]
+        rows = self.features_.standardize(rows, torch.cat(halves, 1))
         self.block_names_, self.reliability_ = tuple(self.features_.places), self.features_.reliability
         return rows
 
