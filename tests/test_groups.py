@@ -177,7 +177,7 @@ def test_networks_are_loaded_from_root_or_else_from_the_folder_of_data(trained, 
 
 
 def test_networks_that_are_not_there_are_refused(trained, tmp_path, monkeypatch):
-    message = "`group` should name a file of published networks.* Use train_addition_networks instead"
+    message = "`root` should hold the published networks.* Use train_addition_networks instead"
     with pytest.raises(OSError, match=message):
         ge.datasets.load_group_networks("C7")
     path = put(tmp_path, trained)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import OrderedDict
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from gradembed._validation import check_choice, check_path, refuse
+from gradembed._validation import check_choice, refuse
+from gradembed.datasets._groups import published
 
 # How the attention of each run is mixed with a constant: learned in the Clock, constant in the Pizza.
 RUNS = {"clock": "l8k1hzciux", "between": "2k4ohj6bhd", "pizza": "p99zdpze5l"}
@@ -112,14 +112,7 @@ def load_clock_pizza(name: str, *, root: str | Path | None = None) -> AdditionTr
         of neural networks. Code and weights, under the MIT licence: github.com/fjzzq2002/pizza.
     """
     check_choice("name", name, RUNS)
-    folders = [folder for folder in (root, os.environ.get("GRADEMBED_DATA")) if folder is not None]
-    for folder in folders:
-        check_path("root", folder)
-    paths = [Path(folder, "clock_pizza", f"{RUNS[name]}.safetensors") for folder in folders]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        got = f"no clock_pizza/{RUNS[name]}.safetensors in root or GRADEMBED_DATA"
-        refuse("root", "hold the published networks", got, "Convert code/save of the authors' repository", OSError)
+    path = published(f"clock_pizza/{RUNS[name]}.safetensors", root, "Convert code/save of the authors' repository")
     try:
         with safetensors.safe_open(path, "pt") as file:
             about, keys = file.metadata(), list(file.keys())

@@ -164,6 +164,21 @@ def _components(table: Tensor) -> tuple[Tensor, Tensor]:
     return basis, keys.argsort(stable=True).argsort()[component]
 
 
+def published(name: str, root: str | Path | None, remedy: str) -> Path:
+    """Find a file of published networks, in ``root`` or else in the folder that GRADEMBED_DATA names.
+
+    Returns:
+        Its path.
+    """
+    folders = [folder for folder in (root, os.environ.get("GRADEMBED_DATA")) if folder is not None]
+    for folder in folders:
+        check_path("root", folder)
+    found = [path for folder in folders if (path := Path(folder, name)).is_file()]
+    if not found:
+        refuse("root", "hold the published networks", f"no {name} in it or in GRADEMBED_DATA", remedy, OSError)
+    return found[0]
+
+
 def load_group_networks(
     group: str, *, seeds: Sequence[int] | None = None, root: str | Path | None = None
 ) -> GroupNetworks:
@@ -196,14 +211,7 @@ def load_group_networks(
     """
     check_path("group", group)
     asked = None if seeds is None else [as_integer("seeds", s) for s in as_list("seeds", seeds, "seeds")]
-    folders = [folder for folder in (root, os.environ.get("GRADEMBED_DATA")) if folder is not None]
-    for folder in folders:
-        check_path("root", folder)
-    paths = [Path(folder, "groups", f"{group}.safetensors") for folder in folders]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        got, remedy = f"no groups/{group}.safetensors in root or GRADEMBED_DATA", "Use train_addition_networks instead"
-        refuse("group", "name a file of published networks", got, remedy, OSError)
+    path = published(f"groups/{group}.safetensors", root, "Use train_addition_networks instead")
     try:
         with safetensors.safe_open(path, "pt") as file:
             known = [int(seed) for seed in json.loads(file.metadata()["seeds"])]

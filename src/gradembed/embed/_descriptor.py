@@ -63,7 +63,7 @@ class FieldDescriptor(FieldEstimator):
       of E[g] and E[f g], and *moments*, E[g g']. Assumes that points come from a distribution with that symmetry.
 
     Args:
-        invariance: "none", "permutation", "orthogonal" or "linear".
+        invariance: "none", "permutation", "orthogonal" or "linear"; or orders of the coordinates, [t, d] or [t, d, d].
         n_features: Random waves of a point's tokens; half as many of a pair's. With "none" an eighth of it, times
             d + 1 channels.
         random_state: Seed of the waves. Rows of descriptors with different seeds cannot be compared.
@@ -119,7 +119,7 @@ class FieldDescriptor(FieldEstimator):
         self.origin, self.discount_groups = origin, discount_groups
 
     def fit(self, fields: GradientFields, y: Any = None) -> Self:  # noqa: ARG002
-        """Measure the common scale of the points and the spread of each block, and draw the waves.
+        """Measure the common scale of the points, spread and reliability of each block, and draw the waves.
 
         Args:
             fields: The units.

@@ -37,7 +37,8 @@ class InterferenceCallback(TrainerCallback or object):  # type: ignore[misc]
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, *, model: Any, **_: Any) -> None:
         """Make the monitor, and measure for the first time."""
-        probe = each(dict(self.probe), lambda t: t.to(model.device)) if hasattr(self.probe, "keys") else self.probe
+        probe = dict(self.probe) if hasattr(self.probe, "keys") else self.probe  # the tokenizer's is no dictionary
+        probe = each(probe, lambda tensor: tensor.to(model.device))
         self.monitor = InterferenceMonitor(model, probe, **self.settings)
         self.monitor(state.global_step)
 

@@ -19,12 +19,8 @@ from gradembed.report._request import Request
 
 FIELD_NUMBERS = 2**24  # of gradients in memory at a time
 FEWEST_POINTS, FEWEST_UNITS = 20, 3  # to embed; to draw
-NEAREST, ALIGNED, TOP, MOST_TWINS = (
-    5,
-    3,
-    8,
-    15,
-)  # on a card: units elsewhere, units beside it, samples; rows of the table
+NEAREST, ALIGNED, TOP = 5, 3, 8  # on a card: units elsewhere, units beside it, samples
+MOST_TWINS = 15  # rows of the table
 AT_A_TIME = 1024  # units whose distances are in memory at a time
 DRAWN, MOST_DRAWS = 2**14, 32  # random units of a null in all, and draws of as many as there are candidates
 
