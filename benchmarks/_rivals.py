@@ -13,7 +13,7 @@ Rival = Callable[[nn.Module, Tensor], Tensor]
 
 
 def _sum_of_cosines(gradients: Tensor) -> Tensor:
-    """Normalise and multiply.
+    """Normalize and multiply.
 
     Returns:
         The sum over samples, [u, u].
@@ -43,7 +43,7 @@ def vmap_jacrev_at_once(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def batched_grad(network: nn.Module, x: Tensor, chunk: int = 1000) -> Tensor:
-    """``torch.autograd.grad(is_grads_batched=True)``: all units in one vectorised backward pass.
+    """``torch.autograd.grad(is_grads_batched=True)``: all units in one vectorized backward pass.
 
     Returns:
         Mean cosines at the network's input, [u, u].

@@ -5,7 +5,7 @@ trained on two independent copies of a task side by side, each on pairs of its o
 the second hidden layer that the outputs read, described by their fields with respect to the input and to the first
 hidden layer, each network at points of its own. Waves are functions known exactly, in a basis of each network's own.
 
-Nearest neighbour: in another network, of the other copy, is it of the same class? Probe: trained on copy A in half of
+Nearest neighbor: in another network, of the other copy, is it of the same class? Probe: trained on copy A in half of
 the networks, tested on copy B in the other half. ARI: of k-means with the classes. "gap": to the best method of
 a cell, by its probe.
 """
@@ -32,7 +32,7 @@ from torch import Tensor
 import gradembed as ge
 
 NETWORKS, POINTS, PAIRS, BATCH = 16, (140, 600), 4096, 256
-MEASURES = ["neighbour", "probe", "ARI"]
+MEASURES = ["neighbor", "probe", "ARI"]
 Recipe = tuple[Callable[[], tuple[Any, Any]], float, int]  # features and targets; weight decay; steps
 
 
@@ -324,7 +324,7 @@ def main() -> None:
     parts = Parallel(arguments.jobs)(delayed(judged)(cell, make) for cell, make in asked.items())
     table = pd.concat(parts)
     with pd.option_context("display.width", 200, "display.precision", 3, "display.max_columns", 30):
-        cell = table.pivot_table(["probe", "neighbour"], ["wrt", "points", "problem"], "method", sort=False)
+        cell = table.pivot_table(["probe", "neighbor"], ["wrt", "points", "problem"], "method", sort=False)
         print(f"Each cell\n{cell.round(2)}\n\n{len(parts)} cells\n{summary(table).T.round(3).to_string()}")
 
 

@@ -287,7 +287,7 @@ CHUNK = COUNT | {"none": SAME, "one": SAME, "two": SAME, "many": SAME}
 UNITS = dict.fromkeys(["string", "floats in it", "bools in it", "None in it", "integer"], TYPE)
 UNITS |= dict.fromkeys(["nothing", "far away", "negative in it", "strings in it"], VALUE)
 UNITS |= dict.fromkeys(["as a tuple", "as a tensor", "as an array"], SAME)
-LABELLED = UNITS | {"as strings": SAME}
+LABELED = UNITS | {"as strings": SAME}
 LAYERS = {"string": VALUE, "integer": TYPE, "dictionary": TYPE, "nothing": VALUE, "none": SAME}
 DIRECTED = {"string": TYPE} | dict.fromkeys(["strided", "requires grad", "numpy"], SAME)
 DIRECTED |= dict.fromkeys(["empty", "one column", "one axis", "NaN", "inf", "zeros", "longs", "meta", "complex"], VALUE)
@@ -409,7 +409,7 @@ TABLE = rows({
     "UnitGradients.unit_vectors": {"x": ASKED,
         "model": {"dead": FINITE, "weights 1e-30": FINITE, "weights 1e30": FINITE}},
     "UnitGradients.unit_vectors, general": {"x": ASKED},
-    "unit_gradients of units": {"units": LABELLED | {"one item": FINITE, "twice the same": FINITE}},
+    "unit_gradients of units": {"units": LABELED | {"one item": FINITE, "twice the same": FINITE}},
     "unit_gradients of directions": {"directions": DIRECTED},
     # interference
     "interference": {"x": ASKED | OFF_CHAIN, "model": NETWORKS, "layers": LAYERS, "unit_layer": LAYER,
@@ -437,7 +437,7 @@ TABLE = rows({
         "model": {"dead": FINITE, "dead ReLUs": FINITE, "frozen": SAME}},
     "interference, single": {"x": {"1e30": FINITE, "1e-30": FINITE, "zeros": FINITE, "half": VALUE, "strided": SAME},
         "model": {"weights 1e30": VALUE + ": x", "weights 1e-30": FINITE, "dead": FINITE}},
-    "interference of units": {"units": LABELLED | {"one item": FINITE, "twice the same": FINITE}},
+    "interference of units": {"units": LABELED | {"one item": FINITE, "twice the same": FINITE}},
     "interference of directions": {"directions": DIRECTED},
     "interference of counts": {"n_bootstrap": INTEGER, "n_untrained": INTEGER},
     "Interference": {"x": {"one row": FINITE, "zeros": FINITE, "expanded": FINITE, "1e30": FINITE, "1e-30": FINITE},
@@ -468,7 +468,7 @@ TABLE = rows({
         "model": NETWORKS | dict.fromkeys(["dead", "dead ReLUs", "weights 1e-30"], "ValueError: n_modules"),
         "layer": LAYER, "unit_layer": LAYER, "forward": FORWARD, "n_modules": COUNT | {"one": VALUE, "many": VALUE},
         "chunk_size": CHUNK},
-    "task_modules of units": {"units": LABELLED | {"one item": "ValueError: n_modules"}},
+    "task_modules of units": {"units": LABELED | {"one item": "ValueError: n_modules"}},
     "task_modules of directions": {"directions": DIRECTED | {"one row": "ValueError: n_modules"}},
     "TaskModules": {"x": {"1e30": FINITE, "1e-30": "ValueError: n_modules"}},
     "TaskModules.units": {"module": INTEGER | {"many": VALUE}},

@@ -91,15 +91,7 @@ def test_the_gap_is_to_the_best_method_of_each_cell():
     probes = {("a", 140): (1.0, 0.75), ("b", 140): (0.5, 0.75), ("b", 600): (1.0, 0.5)}
     table = pd.DataFrame(
         [
-            {
-                "problem": problem,
-                "wrt": "input",
-                "points": m,
-                "method": method,
-                "neighbour": 1,
-                "probe": probe,
-                "ARI": 0,
-            }
+            {"problem": problem, "wrt": "input", "points": m, "method": method, "neighbor": 1, "probe": probe, "ARI": 0}
             for (problem, m), both in probes.items()
             for method, probe in zip(("one", "other"), both, strict=True)
         ]

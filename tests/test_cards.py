@@ -128,8 +128,8 @@ def test_gradients_along_a_line_are_drawn_over_where_the_points_spread():
     assert card.effective_dimension == pytest.approx(1)
     unit = direction / direction.norm()
     assert_close(card.directions[0], unit)
-    centred = (fields.points[0] - fields.points[0].mean(0)).numpy()
-    left = centred - np.outer(centred @ unit.numpy(), unit.numpy())
+    centered = (fields.points[0] - fields.points[0].mean(0)).numpy()
+    left = centered - np.outer(centered @ unit.numpy(), unit.numpy())
     widest = np.linalg.eigh(left.T @ left)[1][:, -1]
     assert abs(widest @ card.directions[1].numpy()) == pytest.approx(1)
     assert card.points[:, 1].pow(3).mean() > 0
@@ -360,9 +360,9 @@ def test_aligned_units_are_red_where_they_agree_and_blue_where_not():
     fields = make_fields()
     fields.gradients[3], fields.gradients[5] = fields.gradients[4], -fields.gradients[4]
     _, _, ax, _ = plots.unit_card(make_card(fields=fields))
-    colours = {round(bar.get_width()): to_rgb(bar.get_facecolor()) for bar in ax.patches}
-    assert colours[1][0] > 2 * colours[1][2]
-    assert colours[-1][2] > 2 * colours[-1][0]
+    colors = {round(bar.get_width()): to_rgb(bar.get_facecolor()) for bar in ax.patches}
+    assert colors[1][0] > 2 * colors[1][2]
+    assert colors[-1][2] > 2 * colors[-1][0]
     assert ax.get_xlim() == (-1.3, 1.3)
     assert sorted(names(ax.texts)) == ["1.00", "−1.00"]
 

@@ -77,8 +77,8 @@ def test_threads_are_put_back(raises):
 def test_attributes_are_put_back_after_an_error_only(raises):
     estimator = SimpleNamespace(size=3)
     with within(all_or_nothing(estimator), raises):
-        estimator.size, estimator.learnt_ = 4, 1
-    assert vars(estimator) == ({"size": 3} if raises else {"size": 4, "learnt_": 1})
+        estimator.size, estimator.learned_ = 4, 1
+    assert vars(estimator) == ({"size": 3} if raises else {"size": 4, "learned_": 1})
 
 
 # preserved

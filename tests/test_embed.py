@@ -81,7 +81,7 @@ def test_a_change_of_basis_moves_a_descriptor_only_outside_its_group(invariance,
 
 
 @pytest.mark.parametrize("kind", ["permute", "rescale"])
-def test_twins_of_a_network_are_recognised(kind):
+def test_twins_of_a_network_are_recognized(kind):
     """The same functions, the basis of a hidden layer changed."""
     x, matrix = torch.randn(150, 5, generator=generator(), dtype=torch.float64), change(12, kind).double()
     networks = [ge.MLP([5, 12, 8, 3], seed=seed).double() for seed in range(4)]
@@ -104,7 +104,7 @@ def test_twins_of_a_network_are_recognised(kind):
 
 
 @pytest.mark.parametrize("invariance", INVARIANCES)
-def test_nearest_neighbours_of_the_learnt_embedding_change_only_without_invariance(invariance):
+def test_nearest_neighbors_of_the_learnt_embedding_change_only_without_invariance(invariance):
     fields = wave_fields(m=100, rotate=invariance != "none")
     fitted = embedder(invariance=invariance).fit(fields)
     turned = fields.transformed(change(8, (KEPT[invariance] or ["rotate"])[-1]))
@@ -177,7 +177,7 @@ def oracle_frame(a, g, f):
 
 
 def oracle_blocks(a, g, f, zero, offset, features):
-    """The blocks of one unit, point by point and pair by pair, in float64; a centred, f standardised."""
+    """The blocks of one unit, point by point and pair by pair, in float64; a centered, f standardized."""
     waves = {block.name: block.waves for block in features.blocks}
     wave = {k: lambda t, w=w: np.cos(np.array(t) @ w.weights.numpy() + w.phases.numpy()) for k, w in waves.items()}
     m, frame = len(a), oracle_frame(a, g, f)
@@ -285,10 +285,10 @@ def two_groups(n=12, d=40):
 def test_what_differs_between_groups_is_discounted():
     rows, groups, functions = two_groups()
     discount = Discount(rows, groups)
-    plain, centred = (ge.metrics.retrieval(z, functions, groups).accuracy for z in (rows, discounted(rows, groups)))
+    plain, centered = (ge.metrics.retrieval(z, functions, groups).accuracy for z in (rows, discounted(rows, groups)))
     found = ge.metrics.retrieval(discount(rows, groups), functions, groups).accuracy
-    assert found > centred + 0.1
-    assert centred > plain
+    assert found > centered + 0.1
+    assert centered > plain
     assert torch.equal(discount(rows, groups), discount(rows, groups * 7 - 3))  # whatever groups are called
     shifted = rows + torch.randn(8, rows.shape[1], generator=generator(4), dtype=torch.float64)[groups]
     assert torch.allclose(discount(shifted, groups), discount(rows, groups), atol=1e-9)
@@ -300,19 +300,19 @@ def discounted(rows, groups):
 
 def test_the_discount_is_that_of_the_formula():
     rows, groups, _ = two_groups(n=5, d=7)
-    centred = discounted(rows, groups).numpy()
+    centered = discounted(rows, groups).numpy()
     differences = []
     for i in range(40):
         for j in range(i + 1, 40):
             if groups[i] == groups[j]:
                 continue
-            one = min(np.flatnonzero(groups == groups[j]), key=lambda k: np.linalg.norm(centred[i] - centred[k]))
-            two = min(np.flatnonzero(groups == groups[i]), key=lambda k: np.linalg.norm(centred[j] - centred[k]))
+            one = min(np.flatnonzero(groups == groups[j]), key=lambda k: np.linalg.norm(centered[i] - centered[k]))
+            two = min(np.flatnonzero(groups == groups[i]), key=lambda k: np.linalg.norm(centered[j] - centered[k]))
             if (one, two) == (j, i):
-                differences.append(centred[i] - centred[j])
+                differences.append(centered[i] - centered[j])
     w = np.array(differences).T @ np.array(differences) / len(differences) / 2
     variances, vectors = np.linalg.eigh(w / (SHRINK * np.trace(w)) + np.eye(7))
-    expected = centred @ vectors / np.sqrt(variances) @ vectors.T
+    expected = centered @ vectors / np.sqrt(variances) @ vectors.T
     np.testing.assert_allclose(Discount(rows, groups)(rows, groups).numpy(), expected, atol=1e-9)
 
 
@@ -323,8 +323,8 @@ def test_whitening_keeps_pairings_and_drops_what_is_not_there():
     size = torch.linalg.eigvalsh(canonical.points.mT @ canonical.points / 80)
     assert torch.allclose(size[:, 1:], torch.ones(()), atol=1e-4)
     assert float(size[:, 0].abs().max()) < 1e-6
-    centred = fields.points - fields.points.mean(1, keepdim=True)
-    expected = torch.einsum("umd,und->umn", fields.gradients, centred) / fields.amplitudes()[:, None, None]
+    centered = fields.points - fields.points.mean(1, keepdim=True)
+    expected = torch.einsum("umd,und->umn", fields.gradients, centered) / fields.amplitudes()[:, None, None]
     assert torch.allclose(canonical.gradients @ canonical.points.mT, expected, atol=1e-4)
 
 

@@ -93,7 +93,7 @@ def test_labels_may_be_integers_of_any_width(dtype):
 # scale
 
 
-def test_normalising_drops_scale_and_offset_and_nothing_else():
+def test_normalizing_drops_scale_and_offset_and_nothing_else():
     fields = make_fields()
     scale, offset = torch.tensor([3.0, 1e-3, 1e4]).double(), torch.tensor([0.0, 5.0, -2e4]).double()
     g, f = fields.gradients * scale[:, None, None], fields.values * scale[:, None] + offset[:, None]

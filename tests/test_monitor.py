@@ -26,7 +26,7 @@ def two_losses(model, batch):
     }
 
 
-def labelled(n, *shape):
+def labeled(n, *shape):
     return randn(n, *shape), torch.randint(8, (n,))
 
 
@@ -77,7 +77,7 @@ def by_hand(network, batch, forward, layer):
 
 
 def test_losses_against_one_backward_pass_for_each_sample_and_parameters_against_their_own():
-    network, batch = ge.MLP([5, 6, 6, 8], seed=0).double(), labelled(30, 5)
+    network, batch = ge.MLP([5, 6, 6, 8], seed=0).double(), labeled(30, 5)
     frame = ge.InterferenceMonitor(network, batch, on="losses", forward=two_losses)
     frame.step(0)
     course, table = frame.course, frame.to_frame()

@@ -1,6 +1,7 @@
 """The package: its version, what it depends on, what is in it, and that it works where it is installed."""
 
 import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,27 @@ def test_the_citation_is_valid_and_of_this_version():
     same = {"title": "name", "version": "version", "license": "license"}
     assert {key: citation[key] for key in same} == {key: PROJECT[name] for key, name in same.items()}
     assert [author["name"] for author in citation["authors"]] == [author["name"] for author in PROJECT["authors"]]
+
+
+def test_the_change_log_begins_with_this_version_and_its_migration_notes_hold():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[(\S+)\]", text, re.M)
+    assert versions[0] == PROJECT["version"]
+    rows = [row.split(" | ") for row in re.findall(r"^\| (`.*) \|$", text, re.M)]
+    moved = {
+        home: re.findall(r"`ge\.(\w+)`", row[0]) for row in rows for home in re.findall(r"same in `ge\.(\w+)`", row[1])
+    }
+    assert {home: len(names) for home, names in moved.items()} == {"datasets": 8, "metrics": 10}
+    assert [name for home, names in moved.items() for name in names if not hasattr(getattr(ge, home), name)] == []
+    assert [name for names in moved.values() for name in names if hasattr(ge, name)] == []
+    words = {
+        old: new for row in rows for old, new in zip(*(re.findall(r"\.(\w+)`", cell) for cell in row[:2]), strict=False)
+    }
+    for old, new, home in [("normalised", "normalized", ge.GradientFields), ("interferers", "aligned", ge.UnitCard)]:
+        fields = {*dir(home), *home.__dataclass_fields__}
+        assert words[old] == new in fields
+        assert old not in fields
+    ge.FieldDescriptor("linear", n_features=512, origin=False)  # the old choices, as the table writes them
 
 
 def test_every_dependency_has_one_lower_bound_and_an_exact_version_above_it():

@@ -141,7 +141,7 @@ def test_colors_have_the_limits_of_the_measure_and_are_explained(measure):
         assert (np.diff(light) > 0).all()
 
 
-def test_a_matrix_is_labelled_and_its_diagonal_left_grey():
+def test_a_matrix_is_labeled_and_its_diagonal_left_gray():
     ax = plots.similarity_matrix(MATRIX, ["cat", "dog"], axis_label="species")
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("species", "species")
     assert words(ax.get_xticklabels()) == words(ax.get_yticklabels()) == ["cat", "dog"]
@@ -394,4 +394,4 @@ def test_pictures_have_one_scale_around_zero_or_from_least_to_greatest(signed, l
     panels = plots.images(torch.tensor([[-3.0, 0, 1, 2], [0, 0, 0, 1]]), ["a", "b"], signed=signed)
     assert {image(ax).get_clim() for ax in panels} == {limits}
     zero = color_of(panels[0], 0.0)
-    assert min(zero) > 0.9 if signed else len(set(zero)) == 1  # white, or a grey
+    assert min(zero) > 0.9 if signed else len(set(zero)) == 1  # white, or a gray

@@ -168,7 +168,7 @@ def test_markers_are_told_apart_and_named_if_they_have_names(markers, marker_nam
 
 
 def test_negative_labels_are_drawn_and_more_labels_than_colors_start_again(drawn):
-    """Clusterings number what is in no cluster -1: grey, the tenth color."""
+    """Clusterings number what is in no cluster -1: gray, the tenth color."""
     ax = plots.embedding(PLACES, [-1, 0, 0, 1, 1])
     assert marks(ax)[0][1] == to_hex(plots.COLORS[9])
     assert legend(ax) == ["-1", "0", "1"]
@@ -214,16 +214,16 @@ def test_without_a_change_of_sign_there_is_no_line(drawn, value):
     assert [type(collection).__name__ for collection in ax.collections] == ["QuadMesh"]
 
 
-def test_places_without_a_gradient_are_grey():
+def test_places_without_a_gradient_are_gray():
     table = COSINE.clone()
     table[1, 2] = math.nan
     ax = plots.cosine_map(ACROSS, UP, table, colorbar=False)
     assert len(ax.figure.axes) == 1
     ax.figure.canvas.draw()
     pixels = np.asarray(ax.figure.canvas.buffer_rgba())
-    for x, grey in ((2.0, True), (4.0, False)):
+    for x, gray in ((2.0, True), (4.0, False)):
         column, row = ax.transData.transform((x, 0.0)).round().astype(int)
-        assert (to_hex(pixels[len(pixels) - row, column] / 255) == "#bbbbbb") is grey
+        assert (to_hex(pixels[len(pixels) - row, column] / 255) == "#bbbbbb") is gray
 
 
 @pytest.mark.parametrize("label_names", [None, ["ash", "oak", "elm"], ["ash", "oak", "elm", "never seen"]])

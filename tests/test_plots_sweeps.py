@@ -121,7 +121,7 @@ def test_numbers_that_round_to_zero_have_no_sign_and_small_ranges_are_left_out(s
 
 
 @pytest.mark.parametrize("given", [CELLS, np.array([[cell.numpy() for cell in row] for row in CELLS])])
-def test_every_matrix_stands_in_its_cell_its_diagonal_grey_and_nothing_between(given):
+def test_every_matrix_stands_in_its_cell_its_diagonal_gray_and_nothing_between(given):
     ax = plots.matrix_grid(given, ["r0", "r1"], ["c0", "c1", "c2"], xlabel="width")
     expected, own = np.full((5, 8), math.nan), np.full((5, 8), math.nan)
     for i, row in enumerate(CELLS):

@@ -119,4 +119,4 @@ def test_links_files_and_variables_that_are_named_exist():
 def test_the_python_version_is_that_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == ">=" + re.search(r"You need Python ([\d.]+) or newer", TEXT)[1]
-    assert project["license"] in TEXT.rpartition("Licence: ")[2]
+    assert project["license"] in TEXT.rpartition("License: ")[2]

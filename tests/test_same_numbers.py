@@ -55,7 +55,7 @@ def whole_way(seed: int) -> dict[str, Any]:
     taken = ge.gradient_fields(ensemble, SPLIT.x_test, wrt="hidden1")
     y, groups = torch.arange(18) % 3, torch.arange(18) // 3
     z = described(taken)
-    return {"z": z, "probe": ge.metrics.linear_probe(z, y, groups), "neighbours": ge.metrics.retrieval(z, y, groups)}
+    return {"z": z, "probe": ge.metrics.linear_probe(z, y, groups), "neighbors": ge.metrics.retrieval(z, y, groups)}
 
 
 # Each result as a function of the library with arguments made anew: what is called, and with what.

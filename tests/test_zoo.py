@@ -177,10 +177,10 @@ SEQUENCES = nn.TransformerEncoderLayer(4, 2, 5, norm_first=True)  # forgotten: b
 MIXING = {
     "sequences second": (nn.Sequential(SEQUENCES, mixing(lambda x: x[:, -1], 4)), (6, 3, 4), 1),
     "mean at a large scale": (mixing(lambda x: x + x.mean(0)), (6, 3), 1e5),
-    "centring before a norm": (mixing(lambda x: nn.functional.layer_norm(x - x.mean(0), [3])), (6, 3), 1),
-    "centring": (mixing(lambda x: x - x.mean(0)), (6, 3), 1),
+    "centering before a norm": (mixing(lambda x: nn.functional.layer_norm(x - x.mean(0), [3])), (6, 3), 1),
+    "centering": (mixing(lambda x: x - x.mean(0)), (6, 3), 1),
     "early exit": (Net(large_values_lead, **EXITS), (6, 3), torch.tensor([0.1, 0.1, 0.1, 10, 10, 10]).view(6, 1)),
-    "neighbours": (mixing(lambda x: x + x.roll(1, 0)), (6, 3), 1),
+    "neighbors": (mixing(lambda x: x + x.roll(1, 0)), (6, 3), 1),
     "places in the batch": (mixing(lambda x: x * torch.arange(len(x))[:, None]), (6, 3), 1),
     "the largest": (mixing(lambda x: x / x.abs().max()), (6, 3), 1),
 }

@@ -98,7 +98,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 def all_or_nothing(estimator: object) -> Iterator[None]:
     """Give an object its former attributes back if the block ends with an error or an interruption.
 
-    What is half learnt is never taken for learnt. Attributes are put back, not copied: the block must set new ones.
+    What is half learned is never taken for learned. Attributes are put back, not copied: the block must set new ones.
 
     Yields:
         Nothing.

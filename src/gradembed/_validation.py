@@ -266,7 +266,7 @@ def check_per_sample(model: nn.Module) -> None:
     for name, module in model.named_modules():
         label = f"{type(module).__name__} at {name!r}" if name else type(module).__name__
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
-            why = "in train mode, which normalises over the batch" if module.training else "without running statistics"
+            why = "in train mode, which normalizes over the batch" if module.training else "without running statistics"
             remedy = "Use track_running_stats=True" if module.running_mean is None else "Call model.eval() first"
             refuse("model", "treat every sample by itself", f"{label} {why}", remedy)
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:

@@ -142,7 +142,7 @@ def unit_card(
 ) -> UnitCard:  # fmt: skip
     """Describe one unit by its field, the units of its network that share its directions, and its twins in others.
 
-    The field and its spectrum are in the coordinates and the units of the fields as given; pass normalised or
+    The field and its spectrum are in the coordinates and the units of the fields as given; pass normalized or
     transformed fields for others. Distances are Euclidean, of the embedding as given.
 
     Args:
@@ -184,17 +184,17 @@ def unit_card(
     made_up = [f"unit {i} of network {group}" for i, group in enumerate(groups.tolist())]
     called = made_up if names is None else as_names("names", names, len(fields), "units")
     points, gradients = fields.own_points()[unit].double().cpu(), fields.gradients[unit].double().cpu()  # [m, d] each
-    values, centred = fields.values[unit].double().cpu(), points - points.mean(0)
+    values, centered = fields.values[unit].double().cpu(), points - points.mean(0)
     energies = torch.linalg.svdvals(_scaled(gradients)).square()  # eigenvalues of E[g gᵀ], but for a factor, [r]
     spectrum = energies / energies.sum() if bool(energies.any()) else energies
-    directions = _gradient_pca(gradients, centred)  # [2, d]
+    directions = _gradient_pca(gradients, centered)  # [2, d]
     top = values.argsort(descending=True, stable=True)[:n_top]
     summary = {"mean": values.mean(), "std": values.std(correction=0), "min": values.min(), "max": values.max()}
     card: dict[str, Any] = {"unit": unit, "name": called[unit], "network": int(groups[unit]), "dim": fields.dim}
     card |= {"value_summary": {key: float(value) for key, value in summary.items()}, "spectrum": spectrum}
     card |= {"effective_dimension": float(1 / spectrum.square().sum()) if bool(spectrum.any()) else 0.0}
     card |= {"undefined": int((gradients == 0).all(1).sum()), "directions": directions}
-    card |= {"points": centred @ directions.T, "gradients": gradients @ directions.T, "values": values.clone()}
+    card |= {"points": centered @ directions.T, "gradients": gradients @ directions.T, "values": values.clone()}
     card |= {"top": top, "top_values": values[top]} | aligned_units(fields, unit, embedded, called, n_neighbors)
     return UnitCard(**card, **_twins(groups, unit, embedded, called, exclude, n_neighbors))
 
@@ -205,10 +205,10 @@ def _scaled(rows: Tensor) -> Tensor:
     return rows / largest if largest > 0 else rows
 
 
-def _gradient_pca(gradients: Tensor, centred: Tensor) -> Tensor:
+def _gradient_pca(gradients: Tensor, centered: Tensor) -> Tensor:
     """Return the plane of the gradients, and of the points where those span less than a plane: rows, [2, d]."""
     found: list[Tensor] = []  # orthonormal directions, [d] each
-    for rows in map(_scaled, (gradients, centred)):  # [m, d]
+    for rows in map(_scaled, (gradients, centered)):  # [m, d]
         left = rows - sum((torch.outer(rows @ row, row) for row in found), torch.zeros_like(rows))
         _, singular, vectors = torch.linalg.svd(left, full_matrices=False)  # [r], [r, d]
         chosen = vectors[singular.square() > ABSENT * rows.square().sum()][: 2 - len(found)]

@@ -109,7 +109,7 @@ def load_clock_pizza(name: str, *, root: str | Path | None = None) -> AdditionTr
 
     References:
         Z. Zhong, Z. Liu, M. Tegmark, J. Andreas (2023), The clock and the pizza: two stories in mechanistic explanation
-        of neural networks. Code and weights, under the MIT licence: github.com/fjzzq2002/pizza.
+        of neural networks. Code and weights, under the MIT license: github.com/fjzzq2002/pizza.
     """
     check_choice("name", name, RUNS)
     path = published(f"clock_pizza/{RUNS[name]}.safetensors", root, "Convert code/save of the authors' repository")

@@ -222,7 +222,7 @@ def load_group_networks(
             table = file.get_tensor("table")
     except (safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         refuse("root", "hold intact files of networks", f"{path.name}, which cannot be read ({error})", "Copy it again")
-    return _labelled(str(group), "published: Chughtai, Chan and Nanda 2023", table, *parts)
+    return _labeled(str(group), "published: Chughtai, Chan and Nanda 2023", table, *parts)
 
 
 def train_addition_networks(p: int = 31, n_networks: int = 8, *, n_hidden: int = 64, seed: int = 0) -> GroupNetworks:
@@ -268,7 +268,7 @@ def train_addition_networks(p: int = 31, n_networks: int = 8, *, n_hidden: int =
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    trained = _labelled(f"addition modulo {p}", "trained here", table, *(part.detach() for part in weights))
+    trained = _labeled(f"addition modulo {p}", "trained here", table, *(part.detach() for part in weights))
     with torch.no_grad():
         right = trained.networks(trained.inputs).argmax(2) == trained.targets
     if not bool(right.all()):
@@ -277,7 +277,7 @@ def train_addition_networks(p: int = 31, n_networks: int = 8, *, n_hidden: int =
     return trained
 
 
-def _labelled(name: str, source: str, table: Tensor, a: Tensor, b: Tensor, u: Tensor) -> GroupNetworks:
+def _labeled(name: str, source: str, table: Tensor, a: Tensor, b: Tensor, u: Tensor) -> GroupNetworks:
     """Return networks of weights A, B, [e, n, h], and U, [e, h, n]."""
     read_in, read_out = torch.cat([a, b], 1).mT, u.mT
     biases = [torch.zeros(weights.shape[:2]) for weights in (read_in, read_out)]

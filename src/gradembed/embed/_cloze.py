@@ -48,7 +48,7 @@ class Settings:
 
 
 class Encoder(nn.Module):
-    """From principal components of what is seen to the bottleneck: the first few of them, and a learnt correction.
+    """From principal components of what is seen to the bottleneck: the first few of them, and a learned correction.
 
     The correction starts at zero, so that training starts from principal components and moves away only where that
     helps to predict.

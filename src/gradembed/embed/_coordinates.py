@@ -59,7 +59,7 @@ class Canonical:
 
 
 class Coordinates:
-    """How fields are made canonical: learnt from the fields of a fit, applied to any.
+    """How fields are made canonical: learned from the fields of a fit, applied to any.
 
     Args:
         fields: Of the fit.

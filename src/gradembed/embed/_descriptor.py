@@ -70,7 +70,7 @@ class FieldDescriptor(FieldEstimator):
         origin: Whether zero has a meaning, for points and values: in a layer of ReLUs it has. ``False`` makes all
             blocks blind to shifts of the points and to the offset of the output.
         discount_groups: Whether to take out what differs between the groups of the fields, such as networks: each
-            group's mean row; and, from what differs between mutual nearest neighbours in two groups, the directions
+            group's mean row; and, from what differs between mutual nearest neighbors in two groups, the directions
             that say more of the group than of the unit are shrunk. Labels are not looked at. For groups that
             hold comparable sets of units.
 
@@ -106,7 +106,7 @@ class FieldDescriptor(FieldEstimator):
         K. Muandet, K. Fukumizu, B. Sriperumbudur, B. Schölkopf (2017), Kernel mean embedding of distributions.
         A. Rahimi, B. Recht (2007), Random features for large-scale kernel machines.
         A. Bar-Hillel, T. Hertz, N. Shental, D. Weinshall (2005), Learning a Mahalanobis metric from equivalence
-        constraints: the discount of groups is theirs, with mutual neighbours in place of given pairs.
+        constraints: the discount of groups is theirs, with mutual neighbors in place of given pairs.
         B. Haasdonk, H. Burkhardt (2007), Invariant kernel functions for pattern analysis and machine learning: means
         over a group.
     """
@@ -199,9 +199,9 @@ class FieldDescriptor(FieldEstimator):
 
 
 class Discount:
-    """Take out what differs between groups of comparable units: mean rows, and what tells neighbours apart.
+    """Take out what differs between groups of comparable units: mean rows, and what tells neighbors apart.
 
-    With D the differences of the rows of mutual nearest neighbours in different groups and W = E[DD'] / 2, rows are
+    With D the differences of the rows of mutual nearest neighbors in different groups and W = E[DD'] / 2, rows are
     multiplied by (W / λ + 1)^-½, λ a share of the trace of W: the metric of relevant component analysis.
 
     Args:

@@ -26,7 +26,7 @@ FLOOR = 1e-6  # components with less than this share of the largest spread are r
 
 
 class GradientFieldEmbedder(FieldEstimator):
-    """Few numbers per unit, learnt without labels, from which a network can fill the gaps in the unit's gradient field.
+    """A few numbers per unit, learned without labels, from which a network can fill the gaps in the gradient field.
 
     The cloze: some points of each field are left out. An encoder sees the rest, averaged over points, and gives
     ``n_components`` numbers; a decoder gets these and the left-out points and predicts the gradients there. Units

@@ -139,7 +139,7 @@ def correlation(first: Tensor, second: Tensor) -> float:
 
 
 class FieldEstimator(BaseEstimator):
-    """What estimators of fields have in common: coordinates and features, learnt in a fit and applied to any fields."""
+    """What estimators of fields share: coordinates and features, learned in a fit, applied to any fields."""
 
     invariance: Any
     n_features: int

@@ -59,7 +59,7 @@ class Autograd:
         self._check_sites(chosen(batch, [n - 1, 0]), is_default=sites is None)
 
     def renewed(self) -> Autograd:
-        """The same, of a network of which by now other parameters may be learnt."""
+        """The same, of a network of which by now other parameters may be learned."""
         other = copy(self)
         other.learnable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         return other

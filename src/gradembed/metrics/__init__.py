@@ -1,7 +1,7 @@
 """How good an embedding of units is: every number beside its chance level, always across networks.
 
 Units of one network are not independent of each other, and a field of a network resampled is not a new network. So
-whatever is learnt or looked up here is tested on units of *other* networks, which ``groups`` names: one label per
+whatever is learned or looked up here is tested on units of *other* networks, which ``groups`` names: one label per
 unit. Embeddings are tensors, arrays or lists [u, k], labels are integers, booleans or strings, one per unit.
 
 Example:

@@ -113,7 +113,7 @@ def training_course(
     units: Sequence[int | str] | None = None, centered: bool = False, n_readouts: int = 16,
     reference: str | Site | None = None, seed: int = 0,
 ) -> TrainingCourse:  # fmt: skip
-    """Measure interference at saved weights, as `InterferenceMonitor` does while they are learnt.
+    """Measure interference at saved weights, as `InterferenceMonitor` does while they are learned.
 
     Args:
         model: The network that they are weights of. Left as it was: they are loaded into a copy.

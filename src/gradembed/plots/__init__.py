@@ -1,6 +1,6 @@
 """Figures of results. Every function takes results, draws, and returns its Axes; none computes or shows.
 
-Signed scores have a diverging map centred at 0, shares a sequential one; classes have the same colors, safe for the
+Signed scores have a diverging map centered at 0, shares a sequential one; classes have the same colors, safe for the
 color-blind, everywhere. ``source`` (a `Split.source`) is written below the figure.
 """
 

@@ -26,7 +26,7 @@ def course(
     """Draw a map of layers and steps of training for each pair of tasks, all with one color scale.
 
     A dot marks what chance gives too: a cosine of 0, a conflict of one half, or the |cosine| of random read-outs lies
-    within 1.96 standard errors over the probe's samples. Grey: no gradients.
+    within 1.96 standard errors over the probe's samples. Gray: no gradients.
 
     Args:
         result: What `gradembed.training_course` returned, or a monitor.
@@ -81,7 +81,7 @@ def course(
             spare.remove()
         axes = axes[: len(chosen)]
     panels = _frame.panels("axes", axes, size, source, (len(chosen),), title)
-    cmap, s = plt.get_cmap(colors).with_extremes(bad=_frame.GREY), len(seen.steps)
+    cmap, s = plt.get_cmap(colors).with_extremes(bad=_frame.GRAY), len(seen.steps)
     ticks = range(0, s, -(-s // 5))
     for k, (ax, pair) in enumerate(zip(panels, chosen, strict=True)):
         cells = np.ma.masked_invalid(values[k])

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from gradembed._validation import as_list, as_names, as_tensor, describe, refuse
 
-# Paul Tol's "muted" scheme, ordered for contrast between neighbors, and grey as the tenth.
+# Paul Tol's "muted" scheme, ordered for contrast between neighbors, and gray as the tenth.
 COLORS = (
     "#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE", "#882255", "#44AA99", "#999933", "#AA4499", "#777777",
 )  # fmt: skip
-GREY = "#d9d9d9"  # of cells that say nothing
+GRAY = "#d9d9d9"  # of cells that say nothing
 MARKERS = "osD^vP*X<>"
 MEASURES = {  # name -> words, colors, lower end
     "cosine": ("mean cosine of gradients", "RdBu_r", -1.0),

@@ -283,7 +283,7 @@ def cosine_map(
     Args:
         horizontal: Places along the plane's first axis, [a].
         vertical: Along its second, [b].
-        cosine: At every place, [b, a]; NaN (no gradient) is left grey. The line is where it changes sign.
+        cosine: At every place, [b, a]; NaN (no gradient) is left gray. The line is where it changes sign.
         points: Samples in the plane, [n, 2], or ``None``.
         labels: Their classes, whole numbers, [n].
         label_names: A name for each class from 0 on, for the legend.

@@ -31,7 +31,7 @@ def similarity_matrix(
 ) -> Axes:  # fmt: skip
     """Draw one square matrix of pairwise scores, with the numbers where there is room.
 
-    The diagonal, a unit with itself, is left grey.
+    The diagonal, a unit with itself, is left gray.
 
     Args:
         matrix: [u, u].
@@ -177,9 +177,9 @@ def _draw(ax: Axes, table: NDArray[Any], names: Sequence[str], measure: str, lim
 
 
 def _picture(ax: Axes, table: NDArray[Any], beside: Any, colors: str, low: float, high: float) -> AxesImage:
-    """Return the picture of a matrix, [u, u], its diagonal grey, with (places, names) of rows and columns beside it."""
+    """Return the picture of a matrix, [u, u], its diagonal gray, with (places, names) of rows and columns beside it."""
     cells = np.ma.masked_where(np.eye(len(table), dtype=bool), table)
-    cmap = plt.get_cmap(colors).with_extremes(bad=_frame.GREY)
+    cmap = plt.get_cmap(colors).with_extremes(bad=_frame.GRAY)
     _frame.grid(ax, beside, beside)
     return ax.imshow(cells, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
 
@@ -194,7 +194,7 @@ def matrix_grid(
     matrices: Sequence[Sequence[Tensor]], row_labels: Sequence[str], column_labels: Sequence[str], *,
     measure: str = "cosine", xlabel: str = "", title: str = "", source: str = "", ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
-    """Draw a small square matrix in every cell of a grid, all in one scale of colors, their diagonals grey.
+    """Draw a small square matrix in every cell of a grid, all in one scale of colors, their diagonals gray.
 
     Args:
         matrices: Rows of matrices, each [u, u].
@@ -231,13 +231,13 @@ def matrix_grid(
         refuse("matrices", "fit the labels of rows and columns", got, "Name every row and column once")
     u, step = sizes[0], sizes[0] + 1  # one empty row and column between matrices
     apart: Any = {"pad_width": (0, 1), "constant_values": np.nan}
-    grey = np.pad(np.where(np.eye(u), 1.0, np.nan), **apart)
-    own = np.tile(grey, (len(row_labels), len(column_labels)))[:-1, :-1]  # the diagonals
-    canvas = np.block([[np.where(grey == 1, np.nan, np.pad(cell, **apart)) for cell in row] for row in cells])[:-1, :-1]
+    gray = np.pad(np.where(np.eye(u), 1.0, np.nan), **apart)
+    own = np.tile(gray, (len(row_labels), len(column_labels)))[:-1, :-1]  # the diagonals
+    canvas = np.block([[np.where(gray == 1, np.nan, np.pad(cell, **apart)) for cell in row] for row in cells])[:-1, :-1]
     width, height = max(4.0, min(10.0, 0.25 * canvas.shape[1] + 2)), max(1.6, 0.25 * canvas.shape[0] + 1)
     (ax,) = _frame.panels("ax", ax, (width, height), source)
     words, colors, low = _frame.MEASURES[measure]
-    ax.imshow(own, cmap=ListedColormap([_frame.GREY]), interpolation="none")
+    ax.imshow(own, cmap=ListedColormap([_frame.GRAY]), interpolation="none")
     image = ax.imshow(canvas, cmap=colors, vmin=low, vmax=1, interpolation="none")
     _frame.grid(ax, *((step * np.arange(len(one)) + (u - 1) / 2, one) for one in (row_labels, column_labels)))
     ax.spines[:].set_visible(False)
@@ -249,7 +249,7 @@ def tree_similarity(
 ) -> Axes:
     """Draw the cosines between the directions of all nodes of a layer, in a block for each pair of roots.
 
-    Within a root, nodes run from most to fewest samples, one row each however few samples it has. The diagonal is grey.
+    Within a root, nodes run from most to fewest samples, one row each however few samples it has. The diagonal is gray.
 
     Args:
         result: What `gradembed.gradient_tree` returned.
@@ -288,7 +288,7 @@ def confusion(
     counts: Numbers, labels: Sequence[str] | None = None, *, counted: str = "samples", title: str = "",
     source: str = "", ax: Axes | None = None,
 ) -> Axes:  # fmt: skip
-    """Draw a confusion matrix: numbers are counts, colors the mistakes (the diagonal is left grey).
+    """Draw a confusion matrix: numbers are counts, colors the mistakes (the diagonal is left gray).
 
     Args:
         counts: Samples of class i (row) predicted as j (column), [t, t].

@@ -221,7 +221,7 @@ def images(
         rows: [k, d].
         titles: One per picture.
         columns: Pictures side by side.
-        signed: Diverging colors centred at 0; otherwise grey from least to greatest.
+        signed: Diverging colors centered at 0; otherwise gray from least to greatest.
         label: What the colors mean.
         title: Above all of them.
         source: Where the data come from.
