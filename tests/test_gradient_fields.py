@@ -144,8 +144,8 @@ X = torch.zeros(5, 4).double()
 REFUSED = [  # with a word of their own; the rest is in the table of abuses
     (ensemble_of, X[:, :3], {}, r"`points` should have shape \[m, 4\] for all members, or"),
     (ensemble_of, X.expand(4, 5, 4), {}, r"or \[5, m, 4\]. Got a float64 tensor of shape"),
-    (ensemble_of, X, {"wrt": "output"}, "`unit_layer` should come after 'output', and depend on it. Got 'output'"),
-    (ensemble_of, X, {"wrt": "hidden2", "unit_layer": "hidden1"}, "`unit_layer` should come after 'hidden2'"),
+    (ensemble_of, X, {"wrt": "output"}, "`wrt` should come before 'output', where the units are"),
+    (ensemble_of, X, {"wrt": "hidden2", "unit_layer": "hidden1"}, "`wrt` should come before 'hidden1'"),
     (ensemble_of, X, {"units": [3]}, "`units` should lie between 0 and 2, the units of 'output'"),
     (ensemble_of, X, {"units": [0], "directions": torch.eye(3)}, "`directions` should be None when `units` is given"),
     (ensemble_of, X, {"directions": torch.ones(4, 1, 3)}, r"`directions` should have shape \[u, 3\] or \[5, u, 3\]"),

@@ -322,7 +322,7 @@ def test_unit_vectors_have_length_one_and_zero_stays_zero():
     vectors = ge.UnitGradients(gradients, torch.zeros(1, 2), torch.zeros(1, 4), "output", "input", tuple("abcd"))
     expected = torch.tensor([[[0.6, 0.8], [0.0, 0.0], [1.0, 0.0], [0.5**0.5, 0.5**0.5]]])
     assert_close(vectors.unit_vectors(), expected, rtol=1e-6)
-    assert repr(vectors) == "UnitGradients(1 samples, 4 units of 'output' with respect to 2 of 'input')"
+    assert repr(vectors) == "UnitGradients(1 sample, 4 units of 'output' with respect to 2 of 'input')"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -373,14 +373,14 @@ LAYERS = {"chain": ("hidden1", "hidden2"), "general": ("stem", "branch")}
 
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize(("asked", "error", "message"), [
-    ({"wrt": "first", "unit_layer": "first"}, ValueError, r"`unit_layer` should come after '\w+', and depend on it"),
-    ({"wrt": "later", "unit_layer": "first"}, ValueError, r"`unit_layer` should come after .*Choose a later unit l"),
+    ({"wrt": "first", "unit_layer": "first"}, ValueError, r"`wrt` should come before '\w+', where the units are"),
+    ({"wrt": "later", "unit_layer": "first"}, ValueError, r"`wrt` should come before .*Choose an earlier layer"),
     ({"wrt": "*i*n*"}, ValueError, r"`wrt` should (match one layer only|name a layer of the model). Got '\*i\*n\*'"),
     ({"wrt": "h?dden*"}, ValueError, r"`wrt` should name a layer of the model. Got 'h\?dden\*'. Choose one of 'input'"),
     ({"units": ["7"]}, ValueError, r"`units` should name units of 'output'. Got .*7.*Choose labels like '0'"),
     ({"units": [3]}, ValueError, r"`units` should lie between 0 and 2, the units of 'output'. Got 3. Drop or correct"),
     ({"units": [0], "directions": torch.ones(1, 3)}, ValueError, r"`directions` should be None when `units` is given"),
-    ({"x": torch.ones(3, 5)}, ValueError, r"`x` should (have 4 features, the width|fit the model. Got .*\[2)"),
+    ({"x": torch.ones(3, 5)}, ValueError, r"`x` should (have 4 features, the width|fit the model. Got .*\[n)"),
     ({"x": torch.ones(4)}, ValueError, r"`x` should have a sample axis.*Use x\[None\] for one sample"),
     ({"x": torch.ones(3, 4).double()}, ValueError, r"`x` should have the model's precision, torch.float32"),
     ({"x": (torch.ones(3, 4), torch.ones(2, 1))}, ValueError, r"`x` should have the samples along axis 0 of every ten"),
@@ -455,7 +455,7 @@ def odd():
     ({"wrt": "unused"}, r"`wrt` should name a layer that the forward pass runs. Got 'unused'"),
     ({"wrt": "input", "unit_layer": "twice"}, r"`unit_layer` should name a module that runs once .*Site\('twice', cal"),
     ({"wrt": "input", "unit_layer": "unused"}, r"`unit_layer` should name a layer that the forward pass runs"),
-    ({"wrt": "low"}, r"`unit_layer` should come after 'low', and depend on it"),
+    ({"wrt": "low"}, r"`wrt` should come before '\w+', where the units are, and feed it"),
 ])  # fmt: skip
 def test_layers_without_one_clear_gradient_are_refused(asked, message):
     model, x = odd(), torch.randn(3, 4)

@@ -179,7 +179,8 @@ def test_labels_layers_and_repr():
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"layers": ["blocks.*"]}, r"`layers` should name a layer of the model. Got 'blocks.\*'"),
-    ({"layers": ["output"]}, r"`unit_layer` should come after 'output'"),
+    ({"layers": ["output"]}, r"`layers` should come before 'output'"),
+    ({"unit_layer": "input"}, r"`unit_layer` should come after the input"),
     ({"n_bootstrap": 9, "pairing": "all"}, r"`n_bootstrap` should be 0 with pairing='all'.*Got 9"),
 ])  # fmt: skip
 def test_bad_arguments_are_refused(arguments, message):

@@ -69,6 +69,17 @@ def test_default_layers_are_found_and_answered(model, x, layers):
         assert {*layers} <= {*ge.interference(model, x).layers} <= {*layers, "a", "b", "trunk"}
 
 
+@pytest.mark.parametrize(("read", "called"), [
+    (lambda m, batch: m.a(batch[0]) * batch[1][:, :1], {"input element 0", "input element 1"}),
+    (lambda m, batch: m.a(batch[0]), {"input"}),  # labels beside the input
+    (lambda m, batch: m.a(batch[1]), {"input element 1"}),
+])  # fmt: skip
+def test_every_float_input_that_is_read_is_a_default_layer(read, called):
+    model, batch = two(lambda m, batch: m.b(read(m, batch).tanh())), (X, X.cos())
+    result = ge.interference(model, batch, forward=lambda model, batch: model(batch))
+    assert {layer for layer in result.layers if "input" in layer} == called
+
+
 def test_masks_on_the_fast_path_of_attention_are_no_obstacle():
     run = lambda m, t, k: m.o(m.enc(m.e(t), src_key_padding_mask=k).sum(1))  # noqa: E731
     layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
@@ -92,6 +103,10 @@ PIXELS = nn.Sequential(nn.Unflatten(1, (2, 2, 1)), nn.Conv2d(2, 3, 1).double(), 
     (lambda: ge.interference(CLOSED, X, n_untrained=1, layers="input", forward=lambda _, x: CLOSED(x)), "forward"),
     (lambda: ge.unit_gradients(two(lambda m, x: m.b(m.a(x).sqrt())), X, "a"), "finite .*Got NaN"),
     (lambda: ge.unit_gradients(PIXELS, X, MIXED, chunk_size=2), "name a part of '1'"),
+    (lambda: ge.interference(two(lambda m, x: m.b(m.a(x).tanh()).detach()), X), "outputs through which gradients flow"),
+    (lambda: ge.unit_gradients(two(lambda m, x: torch.no_grad()(m.b)(m.a(x))), X, "a"), "Take out torch.no_grad"),
+    (lambda: ge.interference(CLOSED, X, layers="nothing"), "Choose one of 'input', 'a', 'b'\\."),
+    (lambda: ge.interference(two(lambda m, batch: m.a(batch["x"])), {"x": X}), "forward=lambda model, batch: model"),
 ])  # fmt: skip
 def test_what_cannot_be_answered_is_named(ask, message):
     with pytest.raises(ValueError, match=message):

@@ -265,7 +265,7 @@ LIKE = r"`x\[1\]` should be like the first batch, float64 \[n, 6\] on cpu. Got "
     ([ONES[:, 1:]], ValueError, r"`x` should have 6 features"),
     ({"x": "text"}, TypeError, r"`x` should hold samples: a tensor, or a mapping or tuple with tensors"),
     ((np.array(["a"]),), TypeError, r"`x` should"),
-    (TensorDataset(X), TypeError, r"`x` should be a tensor, or an array or list of numbers. Got TensorDataset"),
+    (TensorDataset(X), TypeError, r"`x` should be samples, or give batches .*TensorDataset\. Wrap it: .*DataLoader\("),
 ])  # fmt: skip
 def test_bad_batches_are_refused(given, error, message):
     network = network_of()

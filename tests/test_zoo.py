@@ -1,6 +1,7 @@
 """Models in the shapes that people use: right, or refused in one clear sentence."""
 
 import re
+from collections.abc import Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -94,26 +95,36 @@ def test_gradients_at_a_site_equal_the_oracle(name, place):
         assert_right(call(units=[0]), (gradients[:, :1], activations, values[:, :1]))
 
 
+def inputs_of(x):
+    """The float inputs, by what results call them."""
+    parts = {None: x} if isinstance(x, torch.Tensor) else dict(x) if isinstance(x, Mapping) else dict(enumerate(x))
+    floats = [key for key, part in parts.items() if part.is_floating_point()]
+    places = [Place("input") if len(floats) == 1 else Place("input", element=key) for key in floats]
+    return {str(site(place)): place for place in places}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_default_layers_are_those_that_one_wants_and_equal_the_oracle(name):
     case = CASES[name]
     model, x = case.made()
     with unchanged(model):
         result = ge.interference(model, x, forward=case.forward)
-    inner = set(result.layers) - {"input"}
+    inputs = inputs_of(x)
+    inner = set(result.layers) - set(inputs)
     assert inner
     assert not inner & (passes_through(model, x, case.forward) | set(case.never))
-    assert ("input" in result.layers) == any(tensor.is_floating_point() for tensor in tree_leaves(x))
-    if "input" not in result.layers:
+    assert set(inputs) <= set(result.layers)
+    if not inputs:
         with refused("wrt"):
             ge.unit_gradients(model, x, "input", forward=case.forward)
     for layer in result.layers:
-        expected = oracle(model, x, Place(layer), case.forward)
+        place = inputs.get(layer, Place(layer))
+        expected = oracle(model, x, place, case.forward)
         assert bool(expected[0].flatten(2).any(2).any(0).all()), f"{layer} does not feed all units"
         loop = interference_loop(expected[0])
         for measure in ("cosine", "abs_cosine", "norm_similarity", "norm"):
             assert_close(getattr(result, measure)[layer], loop[measure], rtol=1e-9, atol=1e-9)
-        assert_right(ge.unit_gradients(model, x, layer, forward=case.forward), expected)
+        assert_right(ge.unit_gradients(model, x, site(place), forward=case.forward), expected)
 
 
 @pytest.mark.parametrize(("name", "wrt", "units"), [

@@ -42,7 +42,8 @@ def refuse(name: str, rule: str, got: object, remedy: str, error: type[Exception
 def describe(value: object) -> str:
     """Return a value's name in one line: tensors by type and shape, everything else by its type and repr."""
     if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {list(value.shape)}"
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"a{'n' * kind.startswith('int')} {kind} tensor of shape {list(value.shape)}"
     if isinstance(value, str | int | float | bool | type(None)):
         return repr(value)
     text = " ".join(repr(value).split())

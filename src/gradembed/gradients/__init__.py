@@ -48,7 +48,8 @@ class UnitGradients:
     def __repr__(self) -> str:
         n, u, d = self.gradients.shape
         units = f"{u} unit{'s' if u != 1 else ''} of {self.unit_layer!r}"
-        return f"UnitGradients({n} samples, {units} with respect to {d} of {self.wrt!r})"
+        samples = f"{n} sample{'s' if n != 1 else ''}"
+        return f"UnitGradients({samples}, {units} with respect to {d} of {self.wrt!r})"
 
     def unit_vectors(self) -> Float[Tensor, "n u d"]:
         """The gradients scaled to length 1; zero gradients stay zero.

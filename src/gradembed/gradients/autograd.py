@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from gradembed._validation import describe, refuse
-from gradembed.gradients.batches import HALF_TYPES, Batch, chosen, joined, size_of, tensors_in
+from gradembed._validation import refuse
+from gradembed.gradients.batches import HALF_TYPES, Batch, chosen, joined, kind_of, size_of, tensors_in
 from gradembed.gradients.layers import Recorder, default_sites
 from gradembed.gradients.lowrank import Capture, LowRank
-from gradembed.gradients.sites import OUTPUT, Site, refuse_independent
+from gradembed.gradients.sites import OUTPUT, Site, float_elements, refuse_independent
 from gradembed.gradients.tape import Place, Tape, frozen, heads_of, place_of
 
 GRADIENT_BYTES = 2**30  # of gradients at all sites, at a time
@@ -45,7 +45,7 @@ class Autograd:
         self.unit_site = unit_site
         for site in sites or ():
             if (unit_site is not OUTPUT and site == unit_site) or site.name not in (*self.modules, "input"):
-                refuse_independent(site, unit_site)
+                refuse_independent(argument, site, unit_site)
         n = size_of(batch)
         self.pads = n == 1  # whether a sample alone is given twice over: the model may squeeze a batch of one
         self.probed = sorted({0, n - 1})
@@ -187,9 +187,11 @@ class Autograd:
             _let_pass(error)
             if "heckpoint" in str(error):
                 raise
-            shapes = ", ".join(describe(tensor) for tensor in tensors_in(batch)[:3])
+            shapes = ", ".join(map(kind_of, tensors_in(batch)[:3]))
             got = f"{shapes}, on which {type(self.model).__name__} stopped with: {_first_line(error)}"
-            remedy = "Pass samples as in training: the same shape, type and keys, or say with `forward=` how to call it"
+            remedy = "Pass samples as in training: the same shape, type and keys (one alone as x[None])"
+            how = "batch" if isinstance(batch, Mapping) else "..."
+            remedy += f", or say how to call it: forward=lambda model, batch: model({how})"
             if isinstance(batch, Tensor) and not batch.is_floating_point() and "dtype" in str(error):
                 remedy = f"Convert them with {self.x_name}.float()"
             try:
@@ -250,16 +252,34 @@ class Autograd:
         if is_default:
             self.sites = self._feeding(run, reached, heads, values)
             self.sites = self.sites or [site for site in reached if site.name == "input"]
+            inputs = [site for site in self.sites if site.name == "input"]
+            if inputs == [Site("input", element=place) for place in float_elements(swapped)[:1]] != []:  # others unread
+                self.sites[self.sites.index(inputs[0])] = Site("input")
+                self._check_sites(swapped, is_default=True)
+                return
             if not self.sites:
+                self._refuse_detached()
                 rule = "name a layer, since none by itself feeds all units"
                 refuse(self.argument, rule, "None", "Pass layers=, or fewer units' heads in forward=")
         elif len(reached) < len(self.sites):
-            refuse_independent(next(site for site in self.sites if site not in reached), self.unit_site)
+            self._refuse_detached()
+            refuse_independent(self.argument, next(site for site in self.sites if site not in reached), self.unit_site)
         order = list(run.edges)
         self.time = {str(site): order.index(place_of(site)) for site in self.sites}
         if is_default:
             self.sites.sort(key=lambda site: self.time[str(site)])
         self.widths = {str(site): site.part(run.values[place_of(site)]).shape[1] for site in self.sites}
+
+    def _refuse_detached(self) -> None:
+        """Refuse a model whose outputs are cut off from its own parameters."""
+        if self.unit_site is OUTPUT and self.learnable:
+            with torch.enable_grad():
+                heads = heads_of(self._call(self._probe), size_of(self._probe), type(self.model).__name__)
+            if not any(head.requires_grad for head in heads.values()):
+                remedy = (
+                    "Take out torch.no_grad(), inference_mode(), .detach() or .data, or pass forward= that does without"
+                )
+                refuse("model", "return outputs through which gradients flow", "outputs cut off from the model", remedy)
 
     def _explain_change(self, swapped: Batch) -> NoReturn:
         """Say why samples in another order, in a model that is cut at the sites, did not give the same."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from gradembed._validation import FLOAT_TYPES, as_tensor, check_dense, check_placement, describe, is_finite, refuse
 
@@ -210,11 +211,16 @@ def _alike(batch: Batch, first: Batch) -> tuple[Batch, tuple[str, str] | None]:
         return {key: item for key, (item, _) in pairs.items()}, next((d for _, d in pairs.values() if d), None)
     if isinstance(batch, tuple | list) and type(batch) is type(first) and len(batch) == len(first):
         return batch, next((d for a, b in zip(batch, first, strict=True) if (d := _alike(a, b)[1])), None)
-    one, other = _kind(first), _kind(batch)
+    one, other = kind_of(first), kind_of(batch)
     return batch, None if one == other else (one, other)
 
 
-def _kind(item: Any) -> str:
+def kind_of(item: Any) -> str:
+    """Describe a tensor whatever the number of samples.
+
+    Returns:
+        Its type, shape and device.
+    """
     if not isinstance(item, Tensor):
         return describe(sorted(item) if isinstance(item, Mapping) else item)
     return f"{str(item.dtype).removeprefix('torch.')} {['n', *item.shape[1:]]} on {item.device}".replace("'", "")
@@ -254,6 +260,9 @@ def read(x: Any, model: nn.Module, forward: Callable[..., Any] | None, name: str
     Returns:
         A batch or a stream.
     """
+    if isinstance(x, Dataset) and not hasattr(x, "__iter__"):
+        remedy = "Wrap it: torch.utils.data.DataLoader(dataset, batch_size=64)"
+        refuse(name, "be samples, or give batches of them", f"the data set {type(x).__name__}", remedy, TypeError)
     if isinstance(x, Tensor | Mapping | tuple | np.ndarray) or _is_numbers(x) or not isinstance(x, Iterable):
         kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
         return read_batch(x, name, kind)

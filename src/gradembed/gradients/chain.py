@@ -98,7 +98,9 @@ class Chain:
         """All layer names."""
         return list(self.positions)
 
-    def ask(self, x: Tensor, unit_site: Site, sites: list[Site] | None, x_name: str = "x") -> None:
+    def ask(
+        self, x: Tensor, unit_site: Site, sites: list[Site] | None, x_name: str = "x", argument: str = "layers"
+    ) -> None:
         """Say what the chain is asked for, refusing samples and layers that do not fit it.
 
         Args:
@@ -106,6 +108,7 @@ class Chain:
             unit_site: What the units are of.
             sites: Where gradients are wanted; ``None`` for the default layers.
             x_name: What the caller's users call ``x``.
+            argument: What they call ``sites``.
         """
         e, takes = self.n_members, self.width
         if e is None and takes is not None and x[0].numel() != takes:
@@ -115,9 +118,11 @@ class Chain:
             rule = f"have shape [m, {takes}] for all members, or [{e}, m, {takes}]"
             refuse(x_name, rule, describe(x), "Match them to the ensemble")
         self.unit_site = unit_site
-        for site in sites or [Site("input")]:
+        if self.top(unit_site) == 0:
+            refuse("unit_layer", "come after the input", repr(str(unit_site)), "Choose a layer of the model")
+        for site in sites or ():
             if not self.top(unit_site) > self.positions[site.name]:
-                refuse_independent(site, unit_site)
+                refuse_independent(argument, site, unit_site)
         self.sites = self.default_sites() if sites is None else sites
         width = [x[0].numel() if e is None else x.shape[-1]]  # at each position
         for step in self.steps:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradembed.gradients.batches import Batch
-from gradembed.gradients.sites import Site, read_element
+from gradembed.gradients.sites import Site, float_elements, read_element
 
 
 class Recorder:
@@ -124,7 +124,7 @@ def _holds_blocks(module: nn.Module) -> bool:
 
 
 def default_sites(model: nn.Module, recorder: Recorder, batch: Batch) -> list[Site]:
-    """Choose candidates among the layers: the float input, and what runs once and makes something new.
+    """Choose candidates among the layers: every float input, and what runs once and makes something new.
 
     Args:
         model: The network.
@@ -134,8 +134,8 @@ def default_sites(model: nn.Module, recorder: Recorder, batch: Batch) -> list[Si
     Returns:
         Sites, of which it is not known yet whether they feed the units.
     """
-    tensor, _ = read_element(batch, None)
-    inputs = [Site("input")] if tensor is not None and tensor.is_floating_point() else []
+    floats = [None] * batch.is_floating_point() if isinstance(batch, Tensor) else float_elements(batch)
+    inputs = [Site("input", element=place if len(floats) > 1 else None) for place in floats]
     names = [name for name in default_names(model, recorder.runs[0]) if name != "input"]
     times = {name: [count for count, _ in recorder.times(name)] for name in names}  # runs, in each run of the model
     # lists of which some items run for some samples only, or most never, are a choice of experts, not layers

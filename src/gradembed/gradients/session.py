@@ -127,7 +127,7 @@ class Session:
             if partial_site and isinstance(model, MLPEnsemble):
                 refuse(argument, "be whole layers for an ensemble", repr(partial_site), member)
             if chain and not partial_site:
-                chain.ask(batch, unit_site, sites, x_name)
+                chain.ask(batch, unit_site, sites, x_name, argument)
                 network: Chain | Autograd = chain
             else:
                 protect = partial(_context.preserved, model)

@@ -168,7 +168,8 @@ def find_sites(argument: str, given: Any, known: Sequence[str], *, several: bool
         site = item if isinstance(item, Site) else Site(item)
         names = _matches(site.name, known)
         if not names or (len(names) > 1 and not several):
-            shown = ", ".join(map(repr, (names or known)[:12])) + (", ..." if len(names or known) > 12 else "")
+            choice = names or [name for name in known if argument == "unit_layer" or name != "output"]
+            shown = ", ".join(map(repr, choice[:12])) + (", ..." if len(choice) > 12 else "")
             rule = "match one layer only" if names else "name a layer of the model"
             refuse(argument, rule, repr(site.name), f"Choose one of {shown}")
         for name in names:
@@ -201,14 +202,23 @@ def read_element(value: Any, key: int | str | None) -> tuple[Any, int | str | No
         return (value, None) if key in (None, 0) else (None, key)
     items = _items(value)
     if key is None:
-        floats = ((item, place) for place, item in items if isinstance(item, Tensor) and item.is_floating_point())
-        return next(floats, (None, None))
+        place = next(iter(float_elements(value)), None)
+        return dict(items).get(place), place
     if isinstance(value, Mapping) and key in value:
         return value[key], key
     if isinstance(key, int):
         place, item = items[key] if -len(items) <= key < len(items) else (key, None)
         return item, place
     return dict(items).get(key, getattr(value, key, None)), key
+
+
+def float_elements(value: Any) -> list[int | str]:
+    """Find the float tensors in what a module returns or takes.
+
+    Returns:
+        Their positions or keys.
+    """
+    return [place for place, item in _items(value) if isinstance(item, Tensor) and item.is_floating_point()]
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:
@@ -240,7 +250,7 @@ def replace_element(value: Any, place: int | str | None, new: Tensor) -> Any:
     return other
 
 
-def refuse_independent(site: Site, unit_site: Site) -> NoReturn:
+def refuse_independent(argument: str, site: Site, unit_site: Site) -> NoReturn:
     """Refuse a layer that the units do not depend on."""
-    remedy = "Choose a later unit layer, or an earlier layer to differentiate by"
-    refuse("unit_layer", f"come after {str(site)!r}, and depend on it", repr(str(unit_site)), remedy)
+    remedy = "Choose an earlier layer to differentiate by, or a later unit_layer"
+    refuse(argument, f"come before {str(unit_site)!r}, where the units are, and feed it", repr(str(site)), remedy)

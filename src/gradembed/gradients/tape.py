@@ -138,9 +138,8 @@ class Tape:
         got = f"{str(site)!r}, which {what} {describe(held)}"
         remedy = "Choose another layer, or one of the elements by gradembed.Site(name, element=...)"
         if site.name == "input":
-            remedy = (
-                "Start at the first layer that makes floats of it (an embedding), or say Site('input', element=...)"
-            )
+            remedy = "Start at the first layer that makes floats of it, such as an embedding"
+            remedy += "" if isinstance(held, Tensor) else ", or say Site('input', element=...)"
         refuse(argument, "name a place with one float tensor that has a row per sample", got, remedy)
 
     def _refuse_unmet(self, argument: str, site: Site) -> NoReturn:

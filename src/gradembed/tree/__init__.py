@@ -94,7 +94,7 @@ def _without_patterns(session: Session, names: Sequence[str]) -> str:
     """Say what keeps a network from having activation patterns between its lowest layer and the units, if anything."""
     chain = session.network
     if not isinstance(chain, Chain):
-        return f"{type(chain.model).__name__}, which, asked for these places and samples, is no chain of whole layers"
+        return f"{type(chain.model).__name__}, which is not seen as a chain of linear layers and activations"
     low = min(chain.positions[name] for name in names)
     for p, step in enumerate(chain.steps[: chain.top(session.unit_site)]):
         if p >= low and is_smooth(step):
