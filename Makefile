@@ -11,6 +11,7 @@ help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 $(DONE): pyproject.toml constraints.txt
+	@echo "Making $(VENV): some minutes, 0.4 to 3.3 GB to download (README, Two commands)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off \
 		--constraint constraints.txt --editable ".[dev]"

@@ -39,6 +39,9 @@ def test_notebook_runs_in_the_quick_profile(path, tmp_path):
     page = (tmp_path / f"{path.stem}.html").read_text()
     assert "<html" in page
     assert "docs/figures" not in page  # the figure of the opening is inside the page
+    assert 'alt="No description' not in page
+    assert "%|" not in page  # progress bars
+    assert re.search(r"<title>(.*)</title>", page)[1] not in ("", "Notebook")
     assert "Warning" not in page.replace("UserWarning: MNIST is not below", "")  # the sample stands in, and says so
     assert f'href="{path.stem}.html"' in (tmp_path / "index.html").read_text()
 
@@ -58,7 +61,8 @@ def test_a_notebook_that_fails_is_reported_and_does_not_stop_the_next(tmp_path):
     assert "planted" in (tmp_path / "out" / "bad.html").read_text()
     assert paths[0].read_bytes() == before  # a failed run is not written back
     assert nbformat.read(paths[1], as_version=4).cells[1].outputs[0].text == "1\n"
-    assert re.search("failed.*A good one.*Why[?]", (tmp_path / "out" / "index.html").read_text())
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert re.search("A bad one.*failed.*A good one.*Why[?].*<strong>.*ran to the end", index, re.DOTALL)
 
 
 @BY_NAME

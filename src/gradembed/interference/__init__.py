@@ -49,8 +49,8 @@ def interference(
         units: Indices in the unit layer, or labels; ``None`` for all.
         directions: Instead of ``units``: directions in the unit layer, [u, D].
         layers: Where to compare: "input", names of modules, patterns ("blocks.*.mlp"), or a `Site`. ``None`` for the
-            input, if it is of floats (each of several, "input element 0", ...), and the modules that feed all units: the items of lists and sequences, inside
-            wrappers, each run once and more than a mere pass-through.
+            input, if it is of floats (each of several, "input element 0", ...), and the modules that feed all units:
+            the items of lists and sequences, inside wrappers, each run once and more than a mere pass-through.
         pairing: "realised": both gradients are taken at the same sample. "all": at every ordered pair of samples, a
             sample with itself included; the mean cosine then takes linear time, the rest quadratic (with a progress
             bar), and all gradients are kept in memory: not for batches.
