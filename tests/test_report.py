@@ -227,6 +227,18 @@ def test_a_nearest_unit_beats_its_null_in_half_of_all_cases_where_there_is_nothi
     assert found["distance"][0] == pytest.approx(np.sort(apart)[:5].tolist())
     assert found["median"][0] == pytest.approx(np.median(apart))
     assert found["untrained"][7] == pytest.approx(np.linalg.norm(same[7] - mixed[:5], axis=1).min())
+    small = _units._nearest(1e-30 * same, groups, 1e-30 * mixed[:5], 0)
+    for name in ("distance", "null", "median", "untrained"):
+        assert np.allclose(1e30 * np.array(small[name]), found[name])
+
+
+def test_twins_closer_than_single_precision_tells_are_found():
+    rng = np.random.default_rng(0)
+    z = np.tile(10 + rng.normal(size=(60, 40)), (2, 1))
+    z[60:] += 1e-6 * rng.normal(size=(60, 40))
+    found = _units._nearest(z, np.repeat([0, 1], 60), None, 0)
+    assert np.array(found["nearest"])[:60, 0].tolist() == list(range(60, 120))
+    assert np.array(found["distance"])[:60, 0] == pytest.approx(np.linalg.norm(z[:60] - z[60:], axis=1), rel=1e-6)
 
 
 def test_cards_are_those_of_unit_card(make, undrawn):
