@@ -182,6 +182,16 @@ def test_twins_are_the_nearest_units_of_other_networks(full):
     assert [value(row["distance"]) for row in shown] == sorted(value(row["distance"]) for row in shown)
 
 
+def test_many_outputs_stand_in_a_clustered_order(make, undrawn):
+    network = ge.MLP([4, 6, 6], seed=0)
+    with torch.no_grad():
+        network.output.weight[[0, 3]] = network.output.weight[[5, 1]]  # those share everything
+    order = make(network, **BRIEF).data["order"]
+    assert sorted(order) == list(range(6))
+    assert abs(order.index(0) - order.index(5)) == abs(order.index(3) - order.index(1)) == 1
+    assert make(**BRIEF).data["order"] == [0, 1, 2]
+
+
 def packed(text, kind):
     return np.frombuffer(base64.b64decode(text), dtype=kind)
 
@@ -689,6 +699,50 @@ def test_every_view_leads_to_the_next_and_back(pictured, size):
         assert tab.locator("#found").text_content() == "no unit has such a name"
         tab.locator("#colors").select_option("distance")
         page.wait("document.querySelector('#embedding .plot').textContent.includes('in units of the null')")
+
+
+@needs_chromium
+@pytest.mark.slow
+@WIDTHS
+def test_arrow_keys_walk_through_the_figures(pictured, size):
+    with opened(pictured, size) as page:
+        tab = page.tab
+        chosen = lambda name: tab.locator(f"#{name}").input_value()  # noqa: E731
+
+        def press(figure, *keys):
+            tab.locator(f"#{figure} .plot").focus()
+            for key in keys:
+                tab.keyboard.press(key)
+            assert page.evaluate(f"document.activeElement === document.querySelector('#{figure} .plot')")
+            assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+            return tab.locator("#status").text_content()
+
+        assert "at hidden2: mean cosine" in press("layers", *["ArrowRight"] * 5)  # and no farther
+        assert "at hidden1: mean cosine" in press("layers", "ArrowLeft")
+        assert chosen("layer") == "1"
+        tab.locator("#a").select_option("0")
+        tab.locator("#b").select_option("1")
+        page.wait("location.hash.includes('a=0') || document.getElementById('a').value == '0'")
+        said = press("matrix", "ArrowDown")  # over the diagonal
+        assert (chosen("a"), chosen("b")) == ("2", "1")
+        assert said.startswith("Outputs three and two at hidden1: mean cosine ")
+        said = press("matrix", "ArrowDown", "ArrowDown")  # and no farther
+        assert (chosen("a"), chosen("b")) == ("3", "1")
+        page.wait("document.querySelector('#matrix path[aria-label]')")
+        cells = tab.locator("#matrix .layer_0_marks path").evaluate_all("all => all.map(one => one.ariaLabel)")
+        names = ("one", "two", "three", "four")
+        pairs = {(a, b) for a in names for b in names if a != b}
+        assert {tuple(cell.split(":")[0].split(" and ")) for cell in cells} == pairs
+        assert f"two and four:{said.split(':')[1]}" in cells
+        assert re.fullmatch(r"Sample \d+, cosine −?\d\.\d\d", press("pair", "ArrowRight"))
+        first = page.evaluate("location.hash")
+        press("pair", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown")
+        assert page.evaluate("location.hash") != first
+        before = press("embedding", "ArrowRight")
+        assert before.startswith("Card of ")
+        assert press("embedding", "ArrowRight", "ArrowLeft", "ArrowUp") != before
+        tab.keyboard.press("Control+ArrowUp")  # is not ours
+        assert serious(page) == []
 
 
 @needs_chromium

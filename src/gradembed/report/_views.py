@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from gradembed.gradients import Session, batches, unit_rows
+from gradembed.interference.result import clustered_order
 from gradembed.report._request import Request
 
 MOST_COSINES = 2**21  # of pairs at samples, one byte each
 MOST_PIXELS = 2**20  # of all pictures together
+FEW_OUTPUTS = 4  # up to which a matrix reads well in the order of the outputs
 LARGEST, SMALLEST, SMOOTH = 48, 4, 0.5  # sides of a picture; correlation of neighbors from which a flat input is one
 UNDEFINED = -128  # where a cosine, else from -127 to 127, does not exist
 
@@ -30,6 +32,8 @@ def views(request: Request, compared: dict[str, Any], tree: dict[str, Any], unit
     shown = max(drawn, key=len)  # draws of one permutation: the larger holds the smaller
     first = compared["result"]
     data: dict[str, Any] = {"outputs": request.names, "layers": _layers(compared), "n_networks": len(request.networks)}
+    clustered = len(request.names) > FEW_OUTPUTS
+    data["order"] = clustered_order([first], first.layers) if clustered else list(range(len(request.names)))
     data["matrices"] = {k: _short(first.cosine[k]) for k in first.layers}
     data["control"] = {k: _short(torch.stack([one.cosine[k] for one in first.untrained]).mean(0))
                        for k in first.layers if first.untrained}  # fmt: skip

@@ -236,7 +236,14 @@ function drawLayers() {
         },
         { mark: "line", encoding: { y, color, strokeDash } },
         {
-          mark: { type: "point", filled: true, size: 90, opacity: 1, cursor: "pointer" },
+          mark: {
+            type: "point",
+            filled: true,
+            size: 90,
+            opacity: 1,
+            cursor: "pointer",
+            description: { expr: "datum.layer + ', ' + datum.kind + ': mean |cosine| ' + format(datum.value, '.2f')" },
+          },
           encoding: { y, color, tooltip: hover },
         },
       ],
@@ -280,12 +287,18 @@ function drawMatrix() {
       data: { values: rows },
       description: `Mean cosines of the gradients of all pairs of outputs at ${layer}; numbers: the table of all pairs.`,
       encoding: {
-        x: { field: "j", type: "ordinal", axis: axis("output") },
-        y: { field: "i", type: "ordinal", axis: axis("output") },
+        x: { field: "j", type: "ordinal", sort: data.order, axis: axis("output") },
+        y: { field: "i", type: "ordinal", sort: data.order, axis: axis("output") },
       },
       layer: [
         {
-          mark: { type: "rect", cursor: "pointer" },
+          mark: {
+            type: "rect",
+            cursor: "pointer",
+            description: {
+              expr: "datum.output + ' and ' + datum['and output'] + ': mean cosine ' + format(datum.cosine, '.2f')",
+            },
+          },
           encoding: {
             tooltip: hover,
             color: {
@@ -357,6 +370,7 @@ function drawPair() {
             strokeWidth: 0.5,
             stroke: theme().axis.tickColor,
             cursor: "pointer",
+            description: { expr: `'sample ' + datum.index + ': cosine ' + format(datum.cosine, '.2f')` },
           },
           encoding: {
             tooltip: hover,
@@ -485,6 +499,7 @@ function drawBranches() {
         stroke: getComputedStyle(document.body).backgroundColor,
         strokeWidth: members.length > 200 ? 0.3 : 1,
         cursor: "pointer",
+        description: { expr: "datum.layer + ': a branch of ' + datum.samples + ' samples'" },
       },
       encoding: {
         x: {
@@ -579,7 +594,14 @@ function drawEmbedding() {
     legend: { title, titleLimit: 300, gradientLength: 160 },
     scale: isNumber ? { domain: [0, 1, 1.5], range: [colors()[2], colors()[3], colors()[1]] } : { domain: names },
   };
-  const mark = { type: "point", filled: true, opacity: many ? 0.55 : 0.9, size: many ? 14 : 60, cursor: "pointer" };
+  const mark = {
+    type: "point",
+    filled: true,
+    opacity: many ? 0.55 : 0.9,
+    size: many ? 14 : 60,
+    cursor: "pointer",
+    description: { expr: "datum.words" },
+  };
   const axis = (name) => ({ title: name, labels: false, ticks: false, grid: false });
   draw(
     "embedding",
@@ -813,6 +835,55 @@ function table(head, rows, name) {
   );
 }
 
+// ---------------------------------------------------------------- arrow keys
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+function keys(id, move) {
+  at(id)
+    ?.querySelector(".plot")
+    .addEventListener("keydown", (event) => {
+      if (!ARROWS[event.key] || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault(); // no scrolling
+      go(move(...ARROWS[event.key]), { keep: false });
+    });
+}
+
+function nextPair(right, down) {
+  let [row, column] = [state.a, state.b].map((unit) => data.order.indexOf(unit));
+  do [row, column] = [row + down, column + right];
+  while (row === column);
+  const [a, b] = [data.order[row], data.order[column]];
+  return a === undefined || b === undefined ? {} : { a, b };
+}
+
+function beside(places, from, right, down) {
+  // the nearest point within 45 degrees of the arrow, as the picture is drawn
+  if (from < 0) return 0;
+  const spans = [0, 1].map((k) => {
+    const ends = places.reduce(([low, high], place) => [Math.min(low, place[k]), Math.max(high, place[k])], [
+      Infinity,
+      -Infinity,
+    ]);
+    return ends[1] - ends[0] || 1;
+  });
+  let [found, shortest] = [from, Infinity];
+  places.forEach((place, i) => {
+    const [x, y] = [0, 1].map((k) => (place[k] - places[from][k]) / spans[k]);
+    const [ahead, aside] = right ? [x * right, y] : [-y * down, x];
+    const distance = ahead ** 2 + aside ** 2;
+    if (ahead > 0 && ahead >= Math.abs(aside) && distance < shortest) [found, shortest] = [i, distance];
+  });
+  return found;
+}
+
+function nextSample(right, down) {
+  const rows = pairAtSamples().filter((row) => row.cosine !== null); // those that are drawn
+  const from = rows.findIndex((row) => row.sample === state.sample);
+  const places = rows.map((row) => [row.a, row.b]);
+  return { sample: rows[beside(places, from, right, down)]?.sample ?? state.sample };
+}
+
 // ---------------------------------------------------------------- all of it
 
 const PARTS = [
@@ -835,7 +906,11 @@ function show(next, everything = false) {
   if (at("search") && at("search").value !== state.q) at("search").value = state.q;
   if (everything) return;
   if (next.unit !== before.unit && next.unit !== null) at("status").textContent = `Card of ${unitWords(next.unit)}`;
-  else if (["layer", "a", "b"].some((name) => next[name] !== before[name])) {
+  else if (next.sample !== before.sample && next.sample !== null) {
+    const row = data.pairs && pairAtSamples().find(({ sample }) => sample === next.sample);
+    const cosine = row ? `, cosine ${number(row.cosine)}` : "";
+    at("status").textContent = `Sample ${data.samples.index[next.sample]}${cosine}`;
+  } else if (["layer", "a", "b"].some((name) => next[name] !== before[name])) {
     const layer = data.layers[state.layer].layer;
     at("status").textContent =
       `Outputs ${data.outputs[state.a]} and ${data.outputs[state.b]} at ${layer}: mean cosine ` +
@@ -877,6 +952,10 @@ function begin() {
     start.colors = colorings()[0][0];
     at("search").addEventListener("input", () => go({ q: at("search").value }, { keep: false }));
   }
+  keys("layers", (right) => ({ layer: Math.max(0, Math.min(data.layers.length - 1, state.layer + right)) }));
+  keys("matrix", nextPair);
+  keys("pair", nextSample);
+  keys("embedding", (right, down) => ({ unit: beside(units.layout, state.unit ?? -1, right, down) }));
   for (const figure of document.querySelectorAll("main figure")) tools(figure);
   for (const link of document.querySelectorAll("nav a"))
     link.addEventListener("click", (event) => {
