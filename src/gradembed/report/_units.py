@@ -20,7 +20,7 @@ FIELD_NUMBERS = 2**24  # of gradients in memory at a time
 FEWEST_POINTS, FEWEST_UNITS = 20, 3  # to embed; to draw
 NEAREST, ALIGNED, TOP = 5, 3, 8  # on a card: units elsewhere, units beside it, samples
 MOST_TWINS = 15  # rows of the table
-AT_A_TIME, BLOCK = 512, 256  # units whose distances are in memory at a time; columns of a product
+AT_A_TIME, BLOCK = 1024, 256  # units whose distances are in memory at a time; columns of a product
 SPARE = 3  # neighbors beyond those asked for, among which single precision may mistake the order
 DRAWN, MOST_DRAWS = 2**14, 32  # random units of a null in all, and draws of as many as there are candidates
 
