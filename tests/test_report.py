@@ -28,7 +28,7 @@ from torch import nn
 
 import gradembed as ge
 from benchmarks import report as cost
-from gradembed.report import _sections, _units, _views
+from gradembed.report import _results, _sections, _units, _views
 
 QUICK = {"n_bootstrap": 20, "max_units": 4}
 BRIEF = {"n_bootstrap": 0, "max_units": 4}  # where only words are looked at
@@ -582,6 +582,108 @@ def test_an_atlas_is_a_path_and_is_saved_elsewhere(make, tmp_path, undrawn):
         atlas.explore(height="tall")
 
 
+# results that are there already
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Of three networks, and what is explored of them."""
+    networks = [ge.MLP([4, 6, 6, 3], seed=seed) for seed in (5, 6, 7)]
+    parts = [ge.gradient_fields(network, X, unit_layer="hidden2", labels=torch.arange(6) % 2) for network in networks]
+    fields = ge.GradientFields.concatenate(parts, new_networks=True)
+    return ge.interference(networks[0], X, n_untrained=1), ge.gradient_tree(networks[0], X), fields
+
+
+def explored(tmp_path, *results, **options):
+    return Page(ge.explore(*results, **options).save(tmp_path / "explored.html"))
+
+
+def test_results_are_shown_as_they_are(results, tmp_path, undrawn):
+    result, tree, fields = results
+    page = explored(tmp_path, result, tree, fields[torch.randperm(18)], title="A & B")
+    assert page.data["pairs"] is None
+    for layer in result.layers:
+        assert np.allclose(page.data["matrices"][layer], result.cosine[layer], atol=1e-4)
+        assert np.allclose(page.data["control"][layer], result.untrained[0].cosine[layer], atol=1e-4)
+        nodes = packed(page.data["tree"]["nodes"][layer], "<u2").reshape(3, 40)
+        assert np.array_equal(nodes + tree.nodes[layer].min(1, keepdim=True).values.numpy(), tree.nodes[layer])
+    assert [int(row["node"]) for row in page.tables["Largest subtrees"]] == tree.largest("hidden1")["node"].tolist()
+    assert len(page.tables["All pairs"]) == len(result.to_frame())
+    units = page.data["units"]
+    assert units["network"] == sorted(units["network"])
+    assert len(units["name"]) == int((fields.amplitudes() > 0).sum())
+    assert set(units["label"]) == {"0", "1"}
+    alive = fields[fields.amplitudes() > 0]
+    rows = alive.normalized().gradients.flatten(1)
+    nearest = torch.cdist(rows, rows).masked_fill(alive.groups[:, None] == alive.groups, torch.inf).amin(1)
+    scale = np.sort(np.array(units["distance"])[:, 0]) / np.sort(nearest)
+    assert np.allclose(scale, scale[0], rtol=1e-2)
+    assert "there is no untrained control." in page.words
+    assert "<h1>A &amp; B</h1>" in page.text
+
+
+@pytest.mark.parametrize("kept", [(0,), (1,), (2,), (0, 2)])
+def test_views_without_a_result_are_left_out_and_it_is_said(results, kept, tmp_path, undrawn):
+    page = explored(tmp_path, *(results[i] for i in kept))
+    there = [("interference", "tree", "units")[i] for i in kept]
+    assert re.findall("<h2 id=.(\\w+)", page.text) == [*there, "settings"]
+    assert re.findall('<li><a href="#(\\w+)', page.text) == [*there, "settings"]
+    left_out = page.words.split("Left out are the views of what was not given: ")[1].split(".</p>")[0]
+    assert left_out.count("(gradembed.") == 3 - len(kept)
+
+
+def one_network(fields):
+    return replace(fields, groups=None, labels=None)
+
+
+def test_fields_of_one_network_have_twins_of_their_own(results, tmp_path, undrawn):
+    page = explored(tmp_path, one_network(results[2][:6]), embedder=ge.FieldDescriptor("linear"))
+    assert page.data["units"]["name"][0] == "unit 0"
+    assert "Embedded by FieldDescriptor" in page.words
+    assert "label" not in page.data["units"]
+
+
+def varying(**changes):
+    points, gradients = draw(30, 4), draw(5, 30, 4)
+    return replace(ge.GradientFields(points, gradients, gradients.sum(2)), **changes)
+
+
+BAD = {
+    "none": ((), {}, "`results` should hold at least one"),
+    "a matrix": ((torch.eye(3),), {}, "`results` should be an Interference"),
+    "two": ((varying(), varying()), {}, "`results` should be one of each kind. Got two GradientFields"),
+    "hidden": ((ge.interference(SHARED, X, unit_layer="hidden1"),), {}, "should compare at most 100 outputs. Got 6"),
+    "many": ((ge.interference(ge.MLP([4, 101], seed=0), X),), {}, "should compare at most 100 outputs. Got 101"),
+    "no chance": ((ge.interference(SHARED, X, n_readouts=0),), {}, "should have two units or more, and a level of"),
+    "no values": ((varying(values=None),), {}, "`results` should have values at shared points. Got no values"),
+    "own points": ((varying(points=draw(5, 30, 4)),), {}, "should have values at shared points. Got points of"),
+    "constant": ((varying(gradients=torch.zeros(5, 30, 4), values=torch.ones(5, 30)),), {}, "should have a unit that"),
+    "embedder": ((varying(),), {"embedder": ge.FieldDescriptor}, "`embedder` should be an estimator"),
+    "title": ((varying(),), {"title": 3}, "`title` should be a string"),
+    "seed": ((varying(),), {"seed": -1}, "`seed` should"),
+}
+
+
+@pytest.mark.parametrize(("given", "options", "message"), BAD.values(), ids=BAD)
+def test_what_cannot_be_explored_is_refused(given, options, message):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        ge.explore(*given, **options)
+
+
+def test_a_tree_that_is_too_large_is_refused(results, monkeypatch):
+    monkeypatch.setattr(_results, "MOST_NODES", 5)
+    with pytest.raises(ValueError, match="`results` should have at most 5 nodes at a layer"):
+        ge.explore(results[1])
+
+
+def test_a_page_of_results_has_no_path(results, undrawn):
+    atlas = ge.explore(results[0])
+    assert repr(atlas) == "Atlas('Results to look around in', 0.1 MB, not saved)"
+    with pytest.raises(ValueError, match="`atlas` should be a page on disk"):
+        Path(atlas)
+    assert atlas._repr_html_() == atlas.explore()._repr_html_()
+
+
 # in a browser
 
 WIDTHS = pytest.mark.parametrize("size", [(1280, 900), (400, 800)], ids=["wide", "narrow"])
@@ -777,6 +879,33 @@ def test_a_notebook_has_the_same_views(pictured, tmp_path):
         assert page.errors == []
     summary = pictured._repr_html_()
     assert all(str(escape(line)) in summary for line in (pictured.title, *pictured.findings, str(pictured.path)))
+
+
+@needs_chromium
+@pytest.mark.slow
+@WIDTHS
+def test_a_notebook_shows_results(results, size, tmp_path):
+    atlas, cell = ge.explore(*results), tmp_path / "cell.html"
+    cell.write_text(f"<!DOCTYPE html><html lang=en><title>cell</title><main>{atlas._repr_html_()}</main>")
+    with browser() as page:
+        page.resize(*size)
+        page.open(cell)
+        frame = page.tab.frame_locator("iframe")
+        for figure in ("layers", "matrix", "branches", "embedding"):
+            frame.locator(f"#{figure}[data-drawn]").wait_for()
+        frame.locator("#search").fill("unit 2, net 1")
+        frame.locator("#found button").click()
+        frame.locator("#card h3", has_text="unit 2, net 1").wait_for()
+        frame.locator("#colors").select_option("label")
+        for name, unit in (("a", "0"), ("b", "1")):
+            frame.locator(f"#{name}").select_option(unit)
+        frame.locator("#matrix .plot").press("ArrowRight")
+        frame.locator("#status", has_text="Outputs 0 and 2 at input: mean cosine").wait_for(state="attached")
+        page.open(atlas.save(tmp_path / "whole.html"))
+        page.wait("document.getElementById('embedding').dataset.drawn")
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        assert serious(page) == []
+        assert page.errors == []
 
 
 @needs_chromium

@@ -41,20 +41,30 @@ def embedded_units(request: Request) -> dict[str, Any]:
         if units is None:
             return data | {"state": "constant"}
         fields, names, dropped, z, control = units
-        near = _nearest(z, fields.groups.numpy(force=True), control, options["seed"])
-        layout = project_2d(z, method="pca").coordinates.tolist() if len(z) >= FEWEST_UNITS else None
+        data |= embedded(fields, names, z, control, options["seed"])
     except ValueError as error:
         return data | {"state": "refused", "refusal": str(error)}
-    data |= {"m": len(chosen), "chosen": chosen, "dropped": dropped, "n_embedded": len(z), "layout": layout}
-    data |= {"n_hidden": int(((fields.labels == 0) & (fields.groups == 0)).sum()), "state": "embedded"}
-    cards = {"name": names, "network": fields.groups.tolist(), "is_output": fields.labels.tolist()} | near
+    cards = {"is_output": fields.labels.tolist(), "favored": _favored(fields, request.classes, chosen)}
+    data["cards"] |= cards
+    data["n_hidden"] = int(((fields.labels == 0) & (fields.groups == 0)).sum())
+    return data | {"chosen": chosen, "dropped": dropped}
+
+
+def embedded(fields: GradientFields, names: list[str], z: Any, control: Any, seed: int) -> dict[str, Any]:
+    """Return cards of embedded units, [u, k], none of which is constant; their groups are networks, in order."""
+    groups: Any = fields.groups
+    near = _nearest(z, groups.numpy(force=True), control, seed)
+    cards = {"name": names, "network": groups.tolist()} | near
     cards |= _described(fields) | _aligned(fields) | _beside(fields, near.get("nearest"))
-    cards["favored"] = _favored(fields, request.classes, chosen)
-    return data | {
+    layout = project_2d(z, method="pca").coordinates.tolist() if len(z) >= FEWEST_UNITS else None
+    data: dict[str, Any] = {
+        "state": "embedded",
         "cards": cards,
         "twins": _twins(cards) if near else [],
-        "n_control": 0 if control is None else len(control),
+        "layout": layout,
     }
+    data |= {"m": fields.n_points, "chosen": torch.arange(fields.n_points), "n_networks": int(groups.max()) + 1}
+    return data | {"n_embedded": len(z), "n_control": 0 if control is None else len(control)}
 
 
 def _embed(request: Request, x: Tensor) -> tuple[Any, list[str], int, Any, Any] | None:

@@ -66,7 +66,8 @@ function read() {
     if (found[name] !== null && !(found[name] >= 0 && found[name] < length)) found[name] = start[name];
   };
   within("layer", data.layers.length);
-  for (const name of ["a", "b", "root"]) within(name, data.outputs.length);
+  for (const name of ["a", "b"]) within(name, data.outputs.length);
+  within("root", data.tree ? data.tree.roots.length : 0);
   within("sample", data.samples.index.length);
   within("unit", data.units ? data.units.name.length : 0);
   if (found.a === found.b) [found.a, found.b] = [start.a, start.b];
@@ -490,7 +491,7 @@ function drawBranches() {
     {
       height: 46 * (layers.length - depth),
       data: { values: rows },
-      description: `Branches of output ${data.outputs[state.root]}: ${layers
+      description: `Branches of output ${data.tree.roots[state.root]}: ${layers
         .slice(depth)
         .map((layer) => `${rows.filter((row) => row.layer === layer).length} at ${layer}`)
         .join(", ")}.`,
@@ -562,17 +563,19 @@ function point(i) {
   const [x, y] = units.layout[i];
   const color = {
     network: `net ${units.network[i]}`,
-    layer: units.is_output[i] ? "output" : "hidden",
+    layer: units.is_output?.[i] ? "output" : "hidden",
+    label: units.label?.[i],
     class: units.favored ? data.classes[units.favored[i]] : "",
     distance: units.distance ? Math.min(1.5, units.distance[i][0] / units.null[i]) : 0,
   }[state.colors];
-  return { i, x, y, color, kind: units.is_output[i] ? "output" : "hidden", words: unitWords(i) };
+  return { i, x, y, color, kind: units.is_output?.[i] ? "output" : "hidden", words: unitWords(i) };
 }
 
 function colorings() {
   const found = [];
   if (data.n_networks > 1) found.push(["network", "network"]);
-  found.push(["layer", "hidden unit or output"]);
+  if (units.is_output) found.push(["layer", "hidden unit or output"]);
+  if (units.label && new Set(units.label).size <= PALETTE.length) found.push(["label", "label"]);
   if (units.favored && data.classes.length <= PALETTE.length) found.push(["class", "class of its highest mean value"]);
   if (units.distance) found.push(["distance", "distance to the nearest, in units of the null"]);
   return found;
@@ -888,8 +891,8 @@ function nextSample(right, down) {
 
 const PARTS = [
   // what each is drawn from, and how
-  [["layer"], () => data.pairs && drawLayers()],
-  [["layer", "a", "b"], () => data.pairs && drawMatrix()],
+  [["layer"], () => data.matrices && drawLayers()],
+  [["layer", "a", "b"], () => data.matrices && drawMatrix()],
   [["layer", "a", "b", "sample"], () => data.pairs && drawPair()],
   [["root", "branch", "sample"], () => data.tree && drawBranches()],
   [["colors"], () => units?.layout && drawEmbedding()],
@@ -924,7 +927,7 @@ function choices(id, names, change) {
 }
 
 function begin() {
-  if (data.pairs) {
+  if (data.matrices) {
     // the pair that opposes most comes first, as in what was found
     const rows = Object.values(data.matrices)[0];
     data.outputs.forEach((_, i) =>
@@ -945,11 +948,11 @@ function begin() {
   });
   choices("a", outputs, pair("a", "b"));
   choices("b", outputs, pair("b", "a"));
-  choices("root", outputs, (value) => ({ root: Number(value), branch: "" }));
+  choices("root", data.tree?.roots.map((name, i) => [i, name]) ?? [], (value) => ({ root: Number(value), branch: "" }));
   at("down")?.addEventListener("change", () => go({ branch: at("down").value }));
   if (units) {
     choices("colors", colorings(), (value) => ({ colors: value }));
-    start.colors = colorings()[0][0];
+    start.colors = colorings()[0]?.[0] ?? "";
     at("search").addEventListener("input", () => go({ q: at("search").value }, { keep: false }));
   }
   keys("layers", (right) => ({ layer: Math.max(0, Math.min(data.layers.length - 1, state.layer + right)) }));
