@@ -68,6 +68,7 @@ bench: $(DONE)  ## Measure speed side by side with what one would use instead
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.general
 	$(BIN)/python -m benchmarks.monitor
+	$(BIN)/python -m benchmarks.report
 
 clean:  ## Remove what the commands wrote: environments, build, dist, caches
 	rm -rf $(VENV) $(VENV)-lowest build dist data/cache .mypy_cache .pytest_cache .ruff_cache

@@ -36,7 +36,7 @@ class Page:
         tab.on("dialog", self._note_dialog)
         tab.on("pageerror", lambda error: self.errors.append(f"exception: {error}"))
         tab.on("requestfailed", self._note_failure)
-        tab.on("response", lambda one: one.status >= 400 and self.errors.append(f"load: {one.status} {one.url}"))
+        tab.on("response", self._note_response)
         self.resize(width, height)
 
     def resize(self, width: int, height: int) -> None:
@@ -68,6 +68,10 @@ class Page:
             self.errors.append(f"dialog: {dialog.message}")
         dialog.accept()
 
+    def _note_response(self, response: Any) -> None:
+        if response.status >= 400:
+            self.errors.append(f"load: {response.status} {response.url}")
+
     def _note_failure(self, request: Any) -> None:
         if request.failure != "net::ERR_ABORTED":  # which is what leaving a page does
             self.errors.append(f"load: {request.failure} {request.url}")
@@ -81,7 +85,7 @@ def browser(width: int = 1280, height: int = 900) -> Iterator[Page]:
         The tab.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, sync_playwright() as driver:
-        home = os.environ | {"HOME": folder, "TMPDIR": folder}  # where it keeps more than its profile
+        home: dict[str, Any] = {**os.environ, "HOME": folder, "TMPDIR": folder}  # where it keeps more than its profile
         chromium = driver.chromium.launch(executable_path=PROGRAM, args=FLAGS, chromium_sandbox=False, env=home)
         try:
             yield Page(chromium.new_page(), width, height)

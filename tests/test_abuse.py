@@ -24,10 +24,11 @@ CASES = {
     for name, argument, abuses in TABLE
     for abuse, expected in abuses.items()
 }
-# Whatever can be called, by the name that it has in the table; `report` has a table of its own, in another file.
+PAGES = ("Atlas", "explore", "report")
+# Whatever can be called, by the name that it has in the table; pages have tables of their own, in another file.
 PUBLIC = {name: getattr(home, name) for home in (ge, ge.datasets, ge.metrics) for name in home.__all__}
 PUBLIC |= {f"plots.{name}": getattr(ge.plots, name) for name in ge.plots.__all__}
-PUBLIC = {name: value for name, value in PUBLIC.items() if callable(value) and name not in ("Atlas", "report")}
+PUBLIC = {name: value for name, value in PUBLIC.items() if callable(value) and name not in PAGES}
 # Words above figures are taken as they are.
 WORDS = {"title", "source", "xlabel", "ylabel", "axis_label", "label", "method", "ax", "axes", "colorbar", "legend",
          "signed", "values", "log_x", "name"}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Bad input to `report`: refused before anything is written, or a whole page without NaN."""
+"""Bad input to `report` and `explore`: refused before anything is written, or a whole page without NaN."""
 
 import inspect
 import re
@@ -7,6 +7,7 @@ import jaxtyping
 import pytest
 import torch
 from _abuse import COUNT, FINITE, INTEGER, LAYER, NUMBER, SAMPLES, TYPE, VALUE, Subject, assert_answered_or_refused
+from _abuse_embeddings import FIELDS, make_fields
 from _abuse_networks import NETWORKS, UNITS, chain, split
 
 import gradembed as ge
@@ -14,9 +15,14 @@ import gradembed as ge
 
 def page(path, **arguments):
     """Write a page, look for NaN in its words, and take it away again."""
-    written = ge.report(path=path, **arguments).path
-    words = re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", written.read_text(), flags=re.DOTALL)
-    written.unlink()
+    atlas = ge.report(path=path, **arguments)
+    atlas.path.unlink()
+    return seen(atlas)
+
+
+def seen(atlas):
+    """Look for NaN in a page's words."""
+    words = re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", atlas.html, flags=re.DOTALL)
     assert re.findall(r"[^\n]{0,40}\b(?:nan|inf)\b[^\n]{0,40}", words) == []
     return [len(words.split()) > 20]
 
@@ -29,6 +35,11 @@ REPORT = Subject(
              "max_samples": 100, "max_units": 5, "title": "t", "seed": 0},
     is_ragged=True,
 )  # fmt: skip
+EXPLORE = Subject(
+    lambda results, **more: seen(ge.explore(results, **more)),
+    lambda: {"results": make_fields(own=False), "embedder": None, "title": "t", "seed": 0},
+    is_ragged=True,
+)
 ANSWERED = ["list", "numpy", "frame", "one row", "zeros", "1e30", "1e-30", "requires grad"]  # samples, as a page
 
 
@@ -59,17 +70,30 @@ TABLE = {
     "reinitialize": typed("string", "integer", "list"),
     "title": typed("none", "integer", "list"),
 }
-CASES = [(argument, abuse, kind) for argument, rows in TABLE.items() for abuse, kind in rows.items()]
+EXPLORED = {
+    "results": {key: kind for key, kind in FIELDS.items() if key != "list"} | typed("list", "integer", "class")
+    | dict.fromkeys(["constant units", "without values", "one point"], VALUE)
+    | dict.fromkeys(["one unit", "two points", "equal points", "one constant unit", "fields 1e30", "fields 1e-30",
+                     "doubled units", "strided fields", "single precision"], FINITE),
+    **{name: TABLE[name] for name in ("embedder", "title", "seed")},
+}  # fmt: skip
+CASES = [
+    (subject, argument, abuse, kind)
+    for subject, table in ((REPORT, TABLE), (EXPLORE, EXPLORED))
+    for argument, rows in table.items()
+    for abuse, kind in rows.items()
+]
 
 
-@pytest.mark.parametrize(("argument", "abuse", "expected"), CASES)
-def test_abuse_is_answered_or_refused(argument, abuse, expected, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("subject", "argument", "abuse", "expected"), CASES)
+def test_abuse_is_answered_or_refused(subject, argument, abuse, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users see it
-    assert_answered_or_refused(REPORT, argument, abuse, expected, [torch.ones(1)])
+    assert_answered_or_refused(subject, argument, abuse, expected, [torch.ones(1)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_argument_is_abused():
     assert set(TABLE) == set(inspect.signature(ge.report).parameters)
-    assert len(CASES) >= 90
+    assert set(EXPLORED) == set(inspect.signature(ge.explore).parameters)
+    assert len(CASES) >= 110

@@ -290,6 +290,19 @@ def test_a_model_that_squeezes_gives_the_same_in_chunks_of_one(u):
         assert_close(ge.interference(model, x, chunk_size=size).cosine, ge.interference(model, x).cosine)
 
 
+def test_units_of_a_wide_layer_have_no_rows_as_wide_as_it(monkeypatch):
+    monkeypatch.setattr(nn.functional, "one_hot", None)
+    units, x = [6, 0, 6], randn(5, 4)
+    ensemble = ge.MLPEnsemble([4, 9, 3], 2, nn.Tanh, seed=0).double()
+    fields = ge.gradient_fields(ensemble, x, unit_layer="hidden1", units=units)
+    loops = [gradient_loop(lambda s, one=one: one.hidden1(s)[:, units], lambda s: s, x) for one in ensemble]
+    assert_close(fields.gradients, torch.cat(loops, 1).transpose(0, 1))
+    linear = nn.Sequential(nn.Linear(4, 9), nn.Identity()).double()
+    assert_close(
+        ge.unit_gradients(linear, x, "input", units=units).gradients, linear[0].weight[units].expand(5, -1, -1)
+    )
+
+
 def test_regions_of_an_ensemble_are_those_of_each_network_and_smooth_networks_have_none():
     ensemble, x = ge.MLPEnsemble([4, 6, 5, 3], 3, seed=0).double(), randn(40, 4)
     whole = ge.gradient_fields(ensemble, x).regions

@@ -19,7 +19,7 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 import gradembed as ge
-from gradembed.metrics import _scores
+from gradembed.metrics import _comparison, _scores
 
 M, N_NETWORKS, PER_NETWORK = ge.metrics, 40, 6
 NETWORK = np.repeat(np.arange(N_NETWORKS), PER_NETWORK)
@@ -417,6 +417,13 @@ def test_pca_projects_on_the_directions_of_greatest_variance():
     assert not ge.metrics.project_2d(np.ones((5, 3)), method="pca").coordinates.any()
     line = np.stack([z[:, 0] - z[:, 0].mean(), np.zeros(50)], 1)
     assert_close(ge.metrics.project_2d(z[:, :1], method="pca").coordinates.abs(), torch.from_numpy(np.abs(line)))
+
+
+def test_pca_of_many_units_is_iterated_for_and_the_same(monkeypatch):
+    z = noise((50, 6)) * [1, 5, 1, 20, 1, 1]
+    whole = ge.metrics.project_2d(z, method="pca").coordinates
+    monkeypatch.setattr(_comparison, "MANY", 5)
+    assert_close(ge.metrics.project_2d(z, method="pca").coordinates, whole)
 
 
 def test_pca_takes_the_place_of_a_missing_umap(monkeypatch):

@@ -27,7 +27,8 @@ from PIL import Image
 from torch import nn
 
 import gradembed as ge
-from gradembed.report import _sections, _units, _views
+from benchmarks import report as cost
+from gradembed.report import _results, _sections, _units, _views
 
 QUICK = {"n_bootstrap": 20, "max_units": 4}
 BRIEF = {"n_bootstrap": 0, "max_units": 4}  # where only words are looked at
@@ -182,6 +183,16 @@ def test_twins_are_the_nearest_units_of_other_networks(full):
     assert [value(row["distance"]) for row in shown] == sorted(value(row["distance"]) for row in shown)
 
 
+def test_many_outputs_stand_in_a_clustered_order(make, undrawn):
+    network = ge.MLP([4, 6, 6], seed=0)
+    with torch.no_grad():
+        network.output.weight[[0, 3]] = network.output.weight[[5, 1]]  # those share everything
+    order = make(network, **BRIEF).data["order"]
+    assert sorted(order) == list(range(6))
+    assert abs(order.index(0) - order.index(5)) == abs(order.index(3) - order.index(1)) == 1
+    assert make(**BRIEF).data["order"] == [0, 1, 2]
+
+
 def packed(text, kind):
     return np.frombuffer(base64.b64decode(text), dtype=kind)
 
@@ -227,6 +238,18 @@ def test_a_nearest_unit_beats_its_null_in_half_of_all_cases_where_there_is_nothi
     assert found["distance"][0] == pytest.approx(np.sort(apart)[:5].tolist())
     assert found["median"][0] == pytest.approx(np.median(apart))
     assert found["untrained"][7] == pytest.approx(np.linalg.norm(same[7] - mixed[:5], axis=1).min())
+    small = _units._nearest(1e-30 * same, groups, 1e-30 * mixed[:5], 0)
+    for name in ("distance", "null", "median", "untrained"):
+        assert np.allclose(1e30 * np.array(small[name]), found[name])
+
+
+def test_twins_closer_than_single_precision_tells_are_found():
+    rng = np.random.default_rng(0)
+    z = np.tile(10 + rng.normal(size=(60, 40)), (2, 1))
+    z[60:] += 1e-6 * rng.normal(size=(60, 40))
+    found = _units._nearest(z, np.repeat([0, 1], 60), None, 0)
+    assert np.array(found["nearest"])[:60, 0].tolist() == list(range(60, 120))
+    assert np.array(found["distance"])[:60, 0] == pytest.approx(np.linalg.norm(z[:60] - z[60:], axis=1), rel=1e-6)
 
 
 def test_cards_are_those_of_unit_card(make, undrawn):
@@ -559,11 +582,110 @@ def test_an_atlas_is_a_path_and_is_saved_elsewhere(make, tmp_path, undrawn):
         atlas.explore(height="tall")
 
 
+# results that are there already
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Of three networks, and what is explored of them."""
+    networks = [ge.MLP([4, 6, 6, 3], seed=seed) for seed in (5, 6, 7)]
+    parts = [ge.gradient_fields(network, X, unit_layer="hidden2", labels=torch.arange(6) % 2) for network in networks]
+    fields = ge.GradientFields.concatenate(parts, new_networks=True)
+    return ge.interference(networks[0], X, n_untrained=1), ge.gradient_tree(networks[0], X), fields
+
+
+def explored(tmp_path, *results, **options):
+    return Page(ge.explore(*results, **options).save(tmp_path / "explored.html"))
+
+
+def test_results_are_shown_as_they_are(results, tmp_path, undrawn):
+    result, tree, fields = results
+    page = explored(tmp_path, result, tree, fields[torch.randperm(18)], title="A & B")
+    assert page.data["pairs"] is None
+    for layer in result.layers:
+        assert np.allclose(page.data["matrices"][layer], result.cosine[layer], atol=1e-4)
+        assert np.allclose(page.data["control"][layer], result.untrained[0].cosine[layer], atol=1e-4)
+        nodes = packed(page.data["tree"]["nodes"][layer], "<u2").reshape(3, 40)
+        assert np.array_equal(nodes + tree.nodes[layer].min(1, keepdim=True).values.numpy(), tree.nodes[layer])
+    assert [int(row["node"]) for row in page.tables["Largest subtrees"]] == tree.largest("hidden1")["node"].tolist()
+    assert len(page.tables["All pairs"]) == len(result.to_frame())
+    units = page.data["units"]
+    assert units["network"] == sorted(units["network"])
+    assert len(units["name"]) == int((fields.amplitudes() > 0).sum())
+    assert set(units["label"]) == {"0", "1"}
+    alive = fields[fields.amplitudes() > 0]
+    rows = alive.normalized().gradients.flatten(1)
+    nearest = torch.cdist(rows, rows).masked_fill(alive.groups[:, None] == alive.groups, torch.inf).amin(1)
+    scale = np.sort(np.array(units["distance"])[:, 0]) / np.sort(nearest)
+    assert np.allclose(scale, scale[0], rtol=1e-2)
+    assert "there is no untrained control." in page.words
+    assert "<h1>A &amp; B</h1>" in page.text
+
+
+@pytest.mark.parametrize("kept", [(0,), (1,), (2,), (0, 2)])
+def test_views_without_a_result_are_left_out_and_it_is_said(results, kept, tmp_path, undrawn):
+    page = explored(tmp_path, *(results[i] for i in kept))
+    there = [("interference", "tree", "units")[i] for i in kept]
+    assert re.findall("<h2 id=.(\\w+)", page.text) == [*there, "settings"]
+    assert re.findall('<li><a href="#(\\w+)', page.text) == [*there, "settings"]
+    left_out = page.words.split("Left out are the views of what was not given: ")[1].split(".</p>")[0]
+    assert left_out.count("(gradembed.") == 3 - len(kept)
+
+
+def one_network(fields):
+    return replace(fields, groups=None, labels=None)
+
+
+def test_fields_of_one_network_have_twins_of_their_own(results, tmp_path, undrawn):
+    page = explored(tmp_path, one_network(results[2][:6]), embedder=ge.FieldDescriptor("linear"))
+    assert page.data["units"]["name"][0] == "unit 0"
+    assert "Embedded by FieldDescriptor" in page.words
+    assert "label" not in page.data["units"]
+
+
+def varying(**changes):
+    points, gradients = draw(30, 4), draw(5, 30, 4)
+    return replace(ge.GradientFields(points, gradients, gradients.sum(2)), **changes)
+
+
+BAD = {
+    "none": ((), {}, "`results` should hold at least one"),
+    "a matrix": ((torch.eye(3),), {}, "`results` should be an Interference"),
+    "two": ((varying(), varying()), {}, "`results` should be one of each kind. Got two GradientFields"),
+    "hidden": ((ge.interference(SHARED, X, unit_layer="hidden1"),), {}, "should compare at most 100 outputs. Got 6"),
+    "many": ((ge.interference(ge.MLP([4, 101], seed=0), X),), {}, "should compare at most 100 outputs. Got 101"),
+    "no chance": ((ge.interference(SHARED, X, n_readouts=0),), {}, "should have two units or more, and a level of"),
+    "no values": ((varying(values=None),), {}, "`results` should have values at shared points. Got no values"),
+    "own points": ((varying(points=draw(5, 30, 4)),), {}, "should have values at shared points. Got points of"),
+    "constant": ((varying(gradients=torch.zeros(5, 30, 4), values=torch.ones(5, 30)),), {}, "should have a unit that"),
+    "embedder": ((varying(),), {"embedder": ge.FieldDescriptor}, "`embedder` should be an estimator"),
+    "title": ((varying(),), {"title": 3}, "`title` should be a string"),
+    "seed": ((varying(),), {"seed": -1}, "`seed` should"),
+}
+
+
+@pytest.mark.parametrize(("given", "options", "message"), BAD.values(), ids=BAD)
+def test_what_cannot_be_explored_is_refused(given, options, message):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        ge.explore(*given, **options)
+
+
+def test_a_tree_that_is_too_large_is_refused(results, monkeypatch):
+    monkeypatch.setattr(_results, "MOST_NODES", 5)
+    with pytest.raises(ValueError, match="`results` should have at most 5 nodes at a layer"):
+        ge.explore(results[1])
+
+
+def test_a_page_of_results_has_no_path(results, undrawn):
+    atlas = ge.explore(results[0])
+    assert repr(atlas) == "Atlas('Results to look around in', 0.1 MB, not saved)"
+    with pytest.raises(ValueError, match="`atlas` should be a page on disk"):
+        Path(atlas)
+    assert atlas._repr_html_() == atlas.explore()._repr_html_()
+
+
 # in a browser
 
-DRAWN = (
-    "['layers', 'matrix', 'pair', 'branches', 'embedding'].every(name => document.getElementById(name).dataset.drawn)"
-)
 WIDTHS = pytest.mark.parametrize("size", [(1280, 900), (400, 800)], ids=["wide", "narrow"])
 SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
 
@@ -585,7 +707,7 @@ def opened(path, size, scheme="light"):
         page.resize(*size)
         page.tab.emulate_media(color_scheme=scheme)
         page.open(Path(path))
-        page.wait(DRAWN)
+        page.wait(cost.DRAWN)
         yield page
         assert page.errors == []
 
@@ -663,7 +785,7 @@ def test_every_view_leads_to_the_next_and_back(pictured, size):
         # the address alone brings all of it back
         address = page.evaluate("location.href")
         page.open(address)
-        page.wait(DRAWN)
+        page.wait(cost.DRAWN)
         assert tab.locator("#card h3").text_content() == first
         assert tab.locator("#layer").input_value() == "2"
         # search, by keyboard
@@ -677,6 +799,50 @@ def test_every_view_leads_to_the_next_and_back(pictured, size):
         assert tab.locator("#found").text_content() == "no unit has such a name"
         tab.locator("#colors").select_option("distance")
         page.wait("document.querySelector('#embedding .plot').textContent.includes('in units of the null')")
+
+
+@needs_chromium
+@pytest.mark.slow
+@WIDTHS
+def test_arrow_keys_walk_through_the_figures(pictured, size):
+    with opened(pictured, size) as page:
+        tab = page.tab
+        chosen = lambda name: tab.locator(f"#{name}").input_value()  # noqa: E731
+
+        def press(figure, *keys):
+            tab.locator(f"#{figure} .plot").focus()
+            for key in keys:
+                tab.keyboard.press(key)
+            assert page.evaluate(f"document.activeElement === document.querySelector('#{figure} .plot')")
+            assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+            return tab.locator("#status").text_content()
+
+        assert "at hidden2: mean cosine" in press("layers", *["ArrowRight"] * 5)  # and no farther
+        assert "at hidden1: mean cosine" in press("layers", "ArrowLeft")
+        assert chosen("layer") == "1"
+        tab.locator("#a").select_option("0")
+        tab.locator("#b").select_option("1")
+        page.wait("location.hash.includes('a=0') || document.getElementById('a').value == '0'")
+        said = press("matrix", "ArrowDown")  # over the diagonal
+        assert (chosen("a"), chosen("b")) == ("2", "1")
+        assert said.startswith("Outputs three and two at hidden1: mean cosine ")
+        said = press("matrix", "ArrowDown", "ArrowDown")  # and no farther
+        assert (chosen("a"), chosen("b")) == ("3", "1")
+        page.wait("document.querySelector('#matrix path[aria-label]')")
+        cells = tab.locator("#matrix .layer_0_marks path").evaluate_all("all => all.map(one => one.ariaLabel)")
+        names = ("one", "two", "three", "four")
+        pairs = {(a, b) for a in names for b in names if a != b}
+        assert {tuple(cell.split(":")[0].split(" and ")) for cell in cells} == pairs
+        assert f"two and four:{said.split(':')[1]}" in cells
+        assert re.fullmatch(r"Sample \d+, cosine −?\d\.\d\d", press("pair", "ArrowRight"))
+        first = page.evaluate("location.hash")
+        press("pair", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown")
+        assert page.evaluate("location.hash") != first
+        before = press("embedding", "ArrowRight")
+        assert before.startswith("Card of ")
+        assert press("embedding", "ArrowRight", "ArrowLeft", "ArrowUp") != before
+        tab.keyboard.press("Control+ArrowUp")  # is not ours
+        assert serious(page) == []
 
 
 @needs_chromium
@@ -717,29 +883,39 @@ def test_a_notebook_has_the_same_views(pictured, tmp_path):
 
 @needs_chromium
 @pytest.mark.slow
+@WIDTHS
+def test_a_notebook_shows_results(results, size, tmp_path):
+    atlas, cell = ge.explore(*results), tmp_path / "cell.html"
+    cell.write_text(f"<!DOCTYPE html><html lang=en><title>cell</title><main>{atlas._repr_html_()}</main>")
+    with browser() as page:
+        page.resize(*size)
+        page.open(cell)
+        frame = page.tab.frame_locator("iframe")
+        for figure in ("layers", "matrix", "branches", "embedding"):
+            frame.locator(f"#{figure}[data-drawn]").wait_for()
+        frame.locator("#search").fill("unit 2, net 1")
+        frame.locator("#found button").click()
+        frame.locator("#card h3", has_text="unit 2, net 1").wait_for()
+        frame.locator("#colors").select_option("label")
+        for name, unit in (("a", "0"), ("b", "1")):
+            frame.locator(f"#{name}").select_option(unit)
+        frame.locator("#matrix .plot").press("ArrowRight")
+        frame.locator("#status", has_text="Outputs 0 and 2 at input: mean cosine").wait_for(state="attached")
+        page.open(atlas.save(tmp_path / "whole.html"))
+        page.wait("document.getElementById('embedding').dataset.drawn")
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        assert serious(page) == []
+        assert page.errors == []
+
+
+@needs_chromium
+@pytest.mark.slow
 def test_ten_thousand_units_are_quick(tmp_path):
     """Times are of a quiet machine in headless Chromium; here with room for a busy one."""
-    networks = [ge.MLP([4, 2000, 3], seed=seed) for seed in range(5)]
-    options = {"others": networks[1:], "n_bootstrap": 0, "max_units": 2000, "max_samples": 20}
-    atlas = ge.report(networks[0], X, Y, tmp_path / "many.html", **options)
-    assert len(Page(atlas).data["units"]["name"]) > 9_000
-    assert atlas.path.stat().st_size < 10e6
-    with opened(atlas, (1280, 900)) as page:
-        assert page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") < 3 * 1500
-        plot = page.tab.locator("#embedding canvas")
-        plot.scroll_into_view_if_needed()
-        box = plot.bounding_box()
-        page.evaluate("""(() => { let moved = 0; window.answers = [];
-            document.addEventListener('pointermove', () => { moved = performance.now(); }, true);
-            new MutationObserver(() => answers.push(performance.now() - moved)).observe(
-                document.getElementById('brushed'), { childList: true }); })()""")
-        at = [(box["x"] + box["width"] * (0.3 + 0.03 * i), box["y"] + 80 + 8 * i) for i in range(12)]
-        page.tab.mouse.move(*at[0])
-        page.tab.mouse.down()
-        for place in at[1:]:
-            page.tab.mouse.move(*place)
-            page.tab.wait_for_timeout(30)
-        page.tab.mouse.up()
-        page.wait("answers.length >= 5")
-        assert np.median(page.evaluate("answers")) < 3 * 100
-        assert "units in the area (net 0: " in page.tab.locator("#brushed h3").text_content()
+    path = tmp_path / "many.html"
+    assert cost.write(path, 2000, 20)["MB"] < 10
+    told = cost.look(path)
+    assert told["units"] > 9_000
+    assert told["errors"] == 0
+    assert told["first paint"] < 3 * 1500
+    assert told["brush"] < 3 * 100

@@ -48,7 +48,7 @@ from gradembed.interference import Interference, interference
 from gradembed.models import MLP, MLPEnsemble, untrained
 from gradembed.modules import TaskModules, ablated, task_modules
 from gradembed.monitor import InterferenceMonitor, SplitRecommendation, TrainingCourse, recommend_split, training_course
-from gradembed.report import Atlas, report
+from gradembed.report import Atlas, explore, report
 from gradembed.store import Cache
 from gradembed.sweep import SweepResult, sweep
 from gradembed.training import TrainConfig, TrainingRun, train, train_ensemble
@@ -79,7 +79,7 @@ __all__ = [
     # units embedded by what they compute
     "FieldDescriptor", "GradientFieldEmbedder", "RowEmbedder",
     # one unit, and everything about one network, on one page
-    "UnitCard", "unit_card", "Atlas", "report",
+    "UnitCard", "unit_card", "Atlas", "explore", "report",
     # many settings, results on disk, figures
     "SweepResult", "sweep", "Cache", "plots",
 ]  # fmt: skip

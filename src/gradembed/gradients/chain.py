@@ -181,8 +181,9 @@ class Chain:
         activations, slopes, states = self._forward(x, set(stops.values()), bottom, top)
         a = activations[top]
         patterns = patterns and not any(map(is_smooth, self.steps[bottom:top]))
-        rows, start = self.read_out(readout, x)
         n, states = a.shape[-2], states if patterns else {}
+        own = None if patterns else self._through_elementwise(readout, max(stops.values()), slopes)
+        rows, start = own or self.read_out(readout, x)
         gradients, words = self._backward(rows, start, set(stops.values()), slopes, states, n)
         if patterns and words is None:  # the same piece everywhere
             words = np.zeros((*rows.shape[:-2], n, 1), np.uint64)
@@ -203,6 +204,26 @@ class Chain:
             return step.weight[..., readout.to(x.device), :][..., None, :], top - 1
         rows = nn.functional.one_hot(readout, self.heads[""]).to(x)[:, None]
         return rows if self.n_members is None else rows.expand(self.n_members, *rows.shape), top
+
+    def _through_elementwise(
+        self, readout: Tensor, highest: int, slopes: dict[int, Tensor]
+    ) -> tuple[Tensor, int] | None:
+        """Begin below the last linear layer, where that makes rows shorter: until there, units do not meet.
+
+        Returns:
+            Rows, [*e, u, n or 1, r], and the number of steps below them, of units [u] of a layer of elementwise steps;
+            else ``None``.
+        """
+        p = top = self.top(self.unit_site)
+        while p > highest and not isinstance(self.steps[p - 1], Linear):
+            p -= 1
+        step = self.steps[p - 1]
+        if readout.ndim > 1 or p in (top, highest) or step.weight.shape[-1] >= step.weight.shape[-2]:  # type: ignore
+            return None
+        rows = step.weight[..., readout, :][..., None, :]  # type: ignore[index]
+        for slope in (slopes[q] for q in range(p, top) if q in slopes):
+            rows = rows * slope[..., readout].mT[..., None]
+        return rows, p - 1
 
     def _forward(self, a: Tensor, wanted: set[int], bottom: int, top: int) -> tuple[dict[int, Tensor], ...]:
         """Run forward, keeping activations where wanted, slopes, and what tells the piece of a step with two slopes."""
@@ -229,7 +250,7 @@ class Chain:
         # the gradient at any time is (rows * slope) @ basis, with rows [*e, u, n, r] or, common, [*e, u, 1, r]
         gradients: dict[int, LowRank] = {}
         words: list[np.ndarray] = []
-        slope, basis, common = None, None, True
+        slope, basis, common = None, None, rows.shape[-2] == 1
         if start in wanted:
             gradients[start] = LowRank(rows, n, common)
         for p in range(start - 1, min(wanted) - 1, -1):

@@ -41,6 +41,24 @@ def spread_of_means(pairs: Tensor, u: int) -> float:
     return math.sqrt((4 * (u - 2) * zeta + 2 * of_pair) / (u * (u - 1)))
 
 
+def clustered_order(results: Sequence[Interference], layers: Sequence[str]) -> list[int]:
+    """Order units so that neighbors share: average linkage of their mean cosines, with the leaves in their best order.
+
+    Args:
+        results: Of one network, or of several alike.
+        layers: Whose cosines count.
+
+    Returns:
+        Positions of the units.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    u = len(results[0].unit_labels)
+    cosine = torch.stack([one.cosine[layer].cpu() for one in results for layer in layers]).mean(0)
+    distance = (1 - cosine)[*torch.triu_indices(u, u, 1)].numpy()
+    return leaves_list(linkage(distance, "average", optimal_ordering=True)).tolist() if u > 2 else list(range(u))
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Interference:
     """How the gradients of u units relate at each layer, averaged over samples.

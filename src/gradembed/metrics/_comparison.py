@@ -26,6 +26,7 @@ from gradembed.metrics._uncertainty import Array, Enrichment, Labels, permutatio
 
 CONSTANT = 1e-12  # variation below this, relative to the squared length, is float32 rounding
 FEWEST = 4  # units that UMAP can lay out
+MANY = 500  # units and dimensions beyond which two principal components are iterated for: all of them take longer
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -273,7 +274,8 @@ def project_2d(z: Array, seed: int = 0, method: str = "auto") -> Projection:
     points = np.pad(points, ((0, 0), (0, max(0, 2 - points.shape[1]))))
     layout = np.zeros((len(points), 2))
     if np.ptp(points, axis=0).any():
-        layout = _umap(points, seed) if method == "umap" else PCA(2, svd_solver="full").fit_transform(points)
+        pca = PCA(2, svd_solver="arpack" if min(points.shape) > MANY else "full", random_state=0)
+        layout = _umap(points, seed) if method == "umap" else pca.fit_transform(points)
     return Projection(torch.from_numpy(np.ascontiguousarray(layout, dtype=np.float64)), method)
 
 

@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import leaves_list, linkage
 from torch import Tensor
 
 from gradembed._validation import as_list, as_names, as_number, as_positions, check_choice, check_layer, refuse
 from gradembed.interference import Interference
+from gradembed.interference.result import clustered_order
 from gradembed.plots import _frame
 from gradembed.plots._frame import Numbers
 from gradembed.tree import GradientTree
@@ -143,9 +143,7 @@ def _order(given: Any, results: Sequence[Interference], layers: Sequence[str]) -
         return list(range(u))
     if isinstance(given, str):
         check_choice("order", given, ("clustered",))
-        cosine = np.mean([one.cosine[layer].numpy(force=True) for one in results for layer in layers], 0)
-        distance = (1 - cosine)[np.triu_indices(u, 1)]
-        return leaves_list(linkage(distance, "average", optimal_ordering=True)).tolist() if u > 2 else list(range(u))
+        return clustered_order(results, layers)
     places = as_positions("order", given, u, "units")
     if len(set(places)) != len(places):
         refuse("order", "name no unit twice", places, "List each once")

@@ -13,18 +13,21 @@ from torch import Tensor, nn
 
 from gradembed._files import save
 from gradembed._validation import as_integer, check_path, refuse
+from gradembed.fields import GradientFields
 from gradembed.gradients import Site
-from gradembed.report._request import read_request
+from gradembed.interference import Interference
+from gradembed.report._request import check_embedder, check_title, read_request
+from gradembed.tree import GradientTree
 
-__all__ = ["Atlas", "report"]
+__all__ = ["Atlas", "explore", "report"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Atlas:
-    """A page about a trained network, as `report` wrote it.
+    """A page about a trained network, as `report` wrote it, or about results, as `explore` made it.
 
     Attributes:
-        path: Where it was written.
+        path: Where it was written; ``None`` for a page of `explore`, which a notebook shows whole.
         title: Its title.
         findings: What it begins with: a sentence for each question, with chance and control.
         html: The page.
@@ -37,18 +40,23 @@ class Atlas:
         ('b.html', 'a.html', 3)
     """
 
-    path: Path
+    path: Path | None
     title: str
     findings: tuple[str, ...]
     html: str
 
     def __repr__(self) -> str:
-        return f"Atlas({self.title!r}, {len(self.html) / 1e6:.1f} MB, {str(self.path)!r})"
+        where = "not saved" if self.path is None else repr(str(self.path))
+        return f"Atlas({self.title!r}, {len(self.html) / 1e6:.1f} MB, {where})"
 
     def __fspath__(self) -> str:
+        if self.path is None:
+            refuse("atlas", "be a page on disk", "one of explore", "Take the path that .save(path) returns")
         return str(self.path)
 
     def _repr_html_(self) -> str:
+        if self.path is None:
+            return self.explore()._repr_html_()
         lines = "".join(f"<li>{escape(line)}</li>" for line in self.findings)
         name = f"<code>{escape(str(self.path))}</code>"
         return f"<strong>{escape(self.title)}</strong><ul>{lines}</ul><p>The whole page: {name}, or .explore()</p>"
@@ -194,3 +202,42 @@ def report(
     html, title, said = page_of(request)
     save("path", target, html.encode())
     return Atlas(target, title, said, html)
+
+
+def explore(*results: Interference | GradientTree | GradientFields, embedder: Any = None, title: str = "",
+            seed: int = 0) -> Atlas:  # fmt: skip
+    """Look around in results that are there already, in the linked views of `report`: no network is asked again.
+
+    Of an `Interference` come layers and matrix of pairs, of a `GradientTree` its branches, of `GradientFields` an
+    embedding with a card of each unit and the nearest ones in other networks. Views whose result is missing are left
+    out, and so are those that take the network and its samples: one pair at its samples, and pictures.
+
+    Args:
+        results: One of each kind at most: outputs compared with a level of chance, a tree, fields with values at shared
+            points, whose ``groups`` are networks and whose ``labels`` color the units.
+        embedder: For fields, as in `report`.
+        title: Of the page.
+        seed: Of the descriptor and of the null of the nearest unit.
+
+    Returns:
+        The page. A notebook shows it, ``save`` writes it.
+
+    Raises:
+        ValueError: If there is no result, or two of a kind, or one does not hold what its views show.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+        >>> import torch, gradembed as ge
+        >>> network, x = ge.MLP([4, 8, 3], seed=0), torch.randn(50, 4)
+        >>> fields = ge.gradient_fields(network, x, unit_layer="hidden1")
+        >>> atlas = ge.explore(ge.interference(network, x), ge.gradient_tree(network, x), fields, title="One network")
+        >>> atlas.title, len(atlas.findings)
+        ('One network', 3)
+    """
+    check_title(title)
+    check_embedder(embedder)
+    seed = as_integer("seed", seed, 0)
+    from gradembed.report._results import page_of_results  # the plotting library is loaded by the first page
+
+    html, title, said = page_of_results(results, embedder, title or "Results to look around in", seed)
+    return Atlas(None, title, said, html)

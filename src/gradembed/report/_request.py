@@ -112,9 +112,18 @@ def _read_settings(options: dict[str, Any]) -> None:
     options |= {name: as_integer(name, options[name], least) for name, least in LEAST.items()}
     if options["tolerance"] is not None:
         options["tolerance"] = as_number("tolerance", options["tolerance"], 0, 1, open_low=True)
-    if not isinstance(options["title"], str):
-        refuse("title", "be a string", describe(options["title"]), "Convert it with str", TypeError)
-    embedder = options["embedder"]
+    check_title(options["title"])
+    check_embedder(options["embedder"])
+
+
+def check_title(title: Any) -> None:
+    """Refuse what is no string."""
+    if not isinstance(title, str):
+        refuse("title", "be a string", describe(title), "Convert it with str", TypeError)
+
+
+def check_embedder(embedder: Any) -> None:
+    """Refuse what is no estimator."""
     fits = all(callable(getattr(embedder, name, None)) for name in ("fit", "transform"))
     if embedder is not None and (isinstance(embedder, type) or not fits):
         remedy = "Pass a FieldDescriptor() or a GradientFieldEmbedder(), not their class"

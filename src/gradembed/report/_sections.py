@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import version
@@ -71,10 +72,14 @@ def interferences(request: Request) -> dict[str, Any]:
     more = {name: options[name] for name in ("n_bootstrap", "n_untrained", "reinitialize")}  # of the first one only
     more["n_bootstrap"] *= n > 1
     found = [interference(net, request.x, **shared, **({} if i else more)) for i, net in enumerate(request.networks)]
-    results = [replace(result, unit_labels=request.names) for result in found]
-    first, layers, frame = results[0], results[0].layers, results[0].to_frame()
-    data = {"result": first, "rows": [_layer_row(results, layer) for layer in layers], "n_pairs": len(frame)}
-    if n < 2:
+    return compared([replace(result, unit_labels=request.names) for result in found])
+
+
+def compared(results: list[Interference]) -> dict[str, Any]:
+    """Return the tables of one network's interference, others beside it."""
+    first, frame = results[0], results[0].to_frame()
+    data = {"result": first, "rows": [_layer_row(results, layer) for layer in first.layers], "n_pairs": len(frame)}
+    if len(first.unit_labels) < 2:
         return data
     largest = frame["abs_cosine"].sort_values(ascending=False, kind="stable").index[:MOST_PAIRS]
     data["pairs"] = (frame if len(frame) <= MOST_PAIRS else frame.loc[largest]).to_dict("records")
@@ -94,10 +99,11 @@ def _layer_row(results: list[Interference], layer: str) -> dict[str, Any]:
         found = [result.pair_mean("abs_cosine", layer) for result in results]
         row |= {"range": (min(found), max(found)), "agreement": _agreement(results, layer)}
     undefined = float(first.undefined[layer].double().mean()) / first.n_samples
-    row |= {"chance": first.chance[layer], "undefined": undefined, "norm": float(first.norm[layer].mean())}
+    row |= {"undefined": undefined, "norm": float(first.norm[layer].mean())}
     if len(first.unit_labels) > 1:
         excess, low, high = first.excess(layer)
         row["excess"] = excess, (low, high)
+    row["chance"] = first.chance.get(layer, math.nan)
     return row
 
 
@@ -123,27 +129,27 @@ def tree_of_samples(request: Request) -> dict[str, Any]:
         tree = gradient_tree(request.networks[0], x, layers=request.sites, roots=units, max_nodes=MOST_NODES, **asked)
     except ValueError as error:
         return {"refusal": str(error), "chosen": chosen}
-    tree, r, n = replace(tree, root_labels=tuple(map(str, units))), len(units), tree.n_samples
-    rows = []
+    classes = None if request.classes is None else request.classes[chosen]
+    return branches(replace(tree, root_labels=request.names), classes, request.all_names) | {"chosen": chosen}
+
+
+def branches(tree: GradientTree, classes: Tensor | None = None, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the tables of a tree, with the class of each sample [n] and what classes are called, if they have any."""
+    rows, r, n = [], len(tree.root_labels), tree.n_samples
     for layer, c in tree.counts.items():
         row = {"layer": layer, "nodes": len(c), "per_output": len(c) / r, "largest": int(c.max()) / n}
         rows.append(row | {"alone": int((c == 1).sum()) / (r * n)})
-    data = {"refusal": "", "result": tree, "rows": rows, "most_share": MOST_SHARE, "chosen": chosen}
-    return data | _largest(request, tree, chosen)
-
-
-def _largest(request: Request, tree: GradientTree, chosen: Tensor) -> dict[str, Any]:
-    """Return the nodes with the most samples at the first layer that tells samples apart."""
+    data = {"refusal": "", "result": tree, "rows": rows, "most_share": MOST_SHARE, "chosen": torch.arange(n)}
+    # the nodes with the most samples at the first layer that tells samples apart
     apart = [name for name in tree.layers if int(tree.counts[name].max()) <= MOST_SHARE * tree.n_samples]
     layer = apart[0] if apart else tree.layers[-1]
-    rows, classes = tree.largest(layer, 10).to_dict("records"), request.classes
-    for row in rows:
+    largest: list[Any] = tree.largest(layer, 10).to_dict("records")
+    for row in largest:
         members = (tree.nodes[layer][int(tree.roots[layer][row["node"]])] == row["node"]).nonzero()[:, 0]
-        row["output"] = request.all_names[int(row["root"])]
         if classes is not None:
-            shares = classes[chosen[members]].bincount() / len(members)
-            row |= {"class": request.all_names[int(shares.argmax())], "class_share": float(shares.max())}
-    return {"layer": layer, "is_apart": bool(apart), "largest": rows}
+            shares = classes[members].bincount() / len(members)
+            row |= {"class": names[int(shares.argmax())], "class_share": float(shares.max())}
+    return data | {"layer": layer, "is_apart": bool(apart), "largest": largest}
 
 
 def number(value: float, form: str = ".3f") -> str:
@@ -170,9 +176,8 @@ def plotting_library() -> str:
 
 def findings(sections: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers of the sentences that a report begins with, each with its chance and control."""
-    result, frame = sections["compared"]["result"], sections["compared"]["result"].to_frame()
     data: dict[str, Any] = {}
-    if len(frame):
+    if sections["compared"] and len(frame := (result := sections["compared"]["result"]).to_frame()):
         rows = sections["compared"]["rows"]
         data["layer"] = max(rows, key=lambda row: abs(row["excess"][0]) / (np.ptp(row["excess"][1]) + 1e-12))
         own = frame[(frame["layer"] == result.layers[0]) & (frame["n_pairs"] > 0)]
@@ -182,8 +187,8 @@ def findings(sections: dict[str, Any]) -> dict[str, Any]:
             result.cosine[result.layers[0]].numpy(), result.output_correlation.numpy()))  # fmt: skip
         varied = len(pairs) > 2 and min(np.ptp(pairs), np.ptp(outputs)) > 1e-9
         data["by_outputs"] = float(np.corrcoef(pairs, outputs)[0, 1]) if varied else math.nan
-    if "cards" in sections["units"] and "null" in sections["units"]["cards"]:
-        cards = sections["units"]["cards"]
+    cards = (sections["units"] or {}).get("cards", {})
+    if "null" in cards:
         nearest = np.array(cards["distance"])[:, 0]
         data["nearer"] = float(np.mean(cards["nearer"]))
         data["ratio"] = float(np.median(nearest / np.maximum(cards["null"], 1e-300)))
@@ -200,12 +205,18 @@ def page_of(request: Request) -> tuple[str, str, tuple[str, ...]]:
     """
     sections = {"measured": measured(request), "compared": interferences(request)}
     sections |= {"tree": tree_of_samples(request), "units": embedded_units(request)}
-    drawn = views(request, *(sections[name] for name in ("compared", "tree", "units")))
+    title = request.options["title"] or f"Report on a trained {type(request.networks[0]).__name__}"
+    return page_with(request, sections, title)
+
+
+def page_with(request: Request | None, sections: dict[str, Any], title: str) -> tuple[str, str, tuple[str, ...]]:
+    """Write the sections down, those that are ``None`` left out; see `page_of`."""
+    n_networks = len(request.networks) if request else (sections["units"] or {}).get("n_networks", 1)
+    drawn = views(request, sections["compared"], sections["tree"], sections["units"], n_networks)
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     page = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     page.filters |= {"number": number, "setting": setting, "flow": flow}
-    words = {"request": request, "found": findings(sections), "title": request.options["title"], **sections}
-    words["title"] = words["title"] or f"Report on a trained {type(request.networks[0]).__name__}"
+    words = {"request": request, "found": findings(sections), "title": title, "n_networks": n_networks, **sections}
     lines = page.get_template("findings.j2").render(**words).split("\n")
     said = tuple(Markup(" ".join(line.split())).unescape() for line in lines if line.strip())
     scripts = [Markup(text) for text in (plotting_library(), (HERE / "atlas.js").read_text())]

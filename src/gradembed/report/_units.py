@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradembed.embed import FieldDescriptor
-from gradembed.fields import GradientFields, gradient_fields
+from gradembed.fields import GradientFields
 from gradembed.gradients import unit_gradients, unit_rows
 from gradembed.metrics import project_2d
 from gradembed.models import untrained
@@ -21,7 +20,8 @@ FIELD_NUMBERS = 2**24  # of gradients in memory at a time
 FEWEST_POINTS, FEWEST_UNITS = 20, 3  # to embed; to draw
 NEAREST, ALIGNED, TOP = 5, 3, 8  # on a card: units elsewhere, units beside it, samples
 MOST_TWINS = 15  # rows of the table
-AT_A_TIME = 1024  # units whose distances are in memory at a time
+AT_A_TIME, BLOCK = 1024, 256  # units whose distances are in memory at a time; columns of a product
+SPARE = 3  # neighbors beyond those asked for, among which single precision may mistake the order
 DRAWN, MOST_DRAWS = 2**14, 32  # random units of a null in all, and draws of as many as there are candidates
 
 
@@ -41,20 +41,30 @@ def embedded_units(request: Request) -> dict[str, Any]:
         if units is None:
             return data | {"state": "constant"}
         fields, names, dropped, z, control = units
-        near = _nearest(z, fields.groups.numpy(force=True), control, options["seed"])
-        layout = project_2d(z, method="pca").coordinates.tolist() if len(z) >= FEWEST_UNITS else None
+        data |= embedded(fields, names, z, control, options["seed"])
     except ValueError as error:
         return data | {"state": "refused", "refusal": str(error)}
-    data |= {"m": len(chosen), "chosen": chosen, "dropped": dropped, "n_embedded": len(z), "layout": layout}
-    data |= {"n_hidden": int(((fields.labels == 0) & (fields.groups == 0)).sum()), "state": "embedded"}
-    cards = {"name": names, "network": fields.groups.tolist(), "is_output": fields.labels.tolist()} | near
+    cards = {"is_output": fields.labels.tolist(), "favored": _favored(fields, request.classes, chosen)}
+    data["cards"] |= cards
+    data["n_hidden"] = int(((fields.labels == 0) & (fields.groups == 0)).sum())
+    return data | {"chosen": chosen, "dropped": dropped}
+
+
+def embedded(fields: GradientFields, names: list[str], z: Any, control: Any, seed: int) -> dict[str, Any]:
+    """Return cards of embedded units, [u, k], none of which is constant; their groups are networks, in order."""
+    groups: Any = fields.groups
+    near = _nearest(z, groups.numpy(force=True), control, seed)
+    cards = {"name": names, "network": groups.tolist()} | near
     cards |= _described(fields) | _aligned(fields) | _beside(fields, near.get("nearest"))
-    cards["favored"] = _favored(fields, request.classes, chosen)
-    return data | {
+    layout = project_2d(z, method="pca").coordinates.tolist() if len(z) >= FEWEST_UNITS else None
+    data: dict[str, Any] = {
+        "state": "embedded",
         "cards": cards,
         "twins": _twins(cards) if near else [],
-        "n_control": 0 if control is None else len(control),
+        "layout": layout,
     }
+    data |= {"m": fields.n_points, "chosen": torch.arange(fields.n_points), "n_networks": int(groups.max()) + 1}
+    return data | {"n_embedded": len(z), "n_control": 0 if control is None else len(control)}
 
 
 def _embed(request: Request, x: Tensor) -> tuple[Any, list[str], int, Any, Any] | None:
@@ -88,16 +98,18 @@ def _embed(request: Request, x: Tensor) -> tuple[Any, list[str], int, Any, Any] 
 def _fields_of(network: nn.Module, x: Tensor, request: Request) -> tuple[GradientFields, list[int]]:
     """Return fields of the hidden units whose values vary most, then of the outputs; and which hidden ones."""
     hidden, forward = request.hidden, request.options["forward"]
-    parts, indices = [gradient_fields(network, x, units=request.options["units"], forward=forward)], []
+    asked, indices = [unit_gradients(network, x, "input", units=request.options["units"], forward=forward)], []
     if hidden is not None:
         every = torch.ones(1, len(request.all_names))  # one backward pass, through whatever head is fed
         values = unit_gradients(network, x, hidden, directions=every, forward=forward).activations.double()
         order = values.std(0, correction=0).argsort(descending=True, stable=True)
         indices = sorted(order[: request.options["max_units"]].tolist())
-        parts.insert(0, gradient_fields(network, x, unit_layer=hidden, units=indices, forward=forward))
-    both = GradientFields.concatenate(parts)
-    is_output = torch.arange(len(both), device=both.gradients.device) >= len(indices)
-    return replace(both, regions=None, labels=is_output.long()), indices
+        asked.insert(0, unit_gradients(network, x, "input", unit_layer=hidden, units=indices, forward=forward))
+    gradients, values = (torch.cat([getattr(one, name).transpose(0, 1) for one in asked])
+                         for name in ("gradients", "values"))  # fmt: skip
+    labels = (torch.arange(len(values), device=values.device) >= len(indices)).long()
+    points, groups = asked[0].activations, torch.zeros_like(labels)
+    return GradientFields(points, gradients, values=values, labels=labels, groups=groups), indices
 
 
 def _nearest(z: Any, groups: Any, control: Any, seed: int) -> dict[str, Any]:
@@ -121,7 +133,8 @@ def _nearest(z: Any, groups: Any, control: Any, seed: int) -> dict[str, Any]:
     both = torch.from_numpy((z if control is None else np.concatenate([z, control])) - z.mean(0))
     if both.shape[1] > len(both):  # in coordinates of their span all distances are the same
         both = torch.linalg.qr(both.mT, mode="r").R.mT
-    points, elsewhere = both[: len(z)], None if control is None else both[len(z) :]
+    scale = float(both.abs().max()) or 1.0  # single precision overflows early
+    points, elsewhere = (both[: len(z)] / scale, both[len(z) :] / scale)
     generator = torch.Generator().manual_seed(seed)
     across, homes = bool(groups.any()), torch.from_numpy(groups)
     n_fewest = min(int((homes != g).sum()) for g in homes.unique()) if across else len(points) - 1
@@ -133,33 +146,53 @@ def _nearest(z: Any, groups: Any, control: Any, seed: int) -> dict[str, Any]:
         candidates = (homes != g if across else homes == g).nonzero()[:, 0]  # [c]
         cloud = points[candidates]
         mean, c = cloud.mean(0), len(cloud)
-        root = torch.linalg.qr(cloud - mean, mode="r").R / c**0.5  # [min(c, k), k], of the covariance
+        root = torch.linalg.qr((cloud - mean).float(), mode="r").R / c**0.5  # [min(c, k), k], of the covariance
         size = c - (not across)  # candidates of each unit
-        parts, n_draws = (homes == g).nonzero()[:, 0].split(AT_A_TIME), min(MOST_DRAWS, max(1, DRAWN // size))
-        nulls = [torch.full((n_draws, len(part)), torch.inf, dtype=torch.float64) for part in parts]
-        for draw in range(n_draws):
-            for k in map(len, torch.arange(size).split(AT_A_TIME)):
-                drawn = torch.randn(k, len(root), generator=generator, dtype=torch.float64) @ root + mean
-                for part, null in zip(parts, nulls, strict=True):
-                    null[draw] = torch.minimum(null[draw], torch.cdist(points[part], drawn).amin(1))
-        for part, null in zip(parts, nulls, strict=True):
-            apart = torch.cdist(points[part], cloud)  # [q, c]
-            apart[part[:, None] == candidates] = torch.inf  # a unit is no twin of its own
-            distance, place = apart.topk(j, largest=False)
-            ordered, last = apart.sort(1).values, size - 1
-            middle = (ordered[:, last // 2] + ordered[:, (last + 1) // 2]) / 2
+        parts = (homes == g).nonzero()[:, 0].split(AT_A_TIME)
+        nulls: list[list[Tensor]] = [[] for _ in parts]
+        for _ in range(min(MOST_DRAWS, max(1, DRAWN // size))):
+            normal = torch.randn(size, len(root), generator=generator, dtype=torch.float64).float()
+            drawn = torch.cat([normal[:, : k + BLOCK] @ root[: k + BLOCK, k : k + BLOCK]  # the root is a triangle
+                               for k in range(0, root.shape[1], BLOCK)], dim=1) + mean.float()  # fmt: skip
+            for part, draws in zip(parts, nulls, strict=True):
+                draws.append(_closest(points[part], drawn, 1)[1][:, 0])
+        for part, draws in zip(parts, nulls, strict=True):
+            place, distance, apart = _closest(points[part], cloud, j, part[:, None] == candidates)
+            null, ordered = torch.stack(draws), np.partition(apart, [(size - 1) // 2, size // 2], axis=1)
             columns = {
                 "nearest": candidates[place],
-                "distance": distance,
-                "null": null.quantile(0.5, dim=0),
-                "median": middle,
+                "distance": distance * scale,
+                "null": null.quantile(0.5, dim=0) * scale,
+                "median": torch.from_numpy(ordered[:, [(size - 1) // 2, size // 2]]).double().mean(1) * scale,
             }
             columns["nearer"] = (distance[:, 0] < null).double().mean(0)
-            if elsewhere is not None:
-                columns["untrained"] = torch.cdist(points[part], elsewhere).amin(1)
+            if control is not None:
+                columns["untrained"] = _closest(points[part], elsewhere, 1)[1][:, 0] * scale
             for name, column in columns.items():
                 found.setdefault(name, []).append(column)
     return {name: torch.cat(column).tolist() for name, column in found.items()}  # groups are in order
+
+
+def _closest(points: Tensor, cloud: Tensor, j: int, left_out: Any = None) -> tuple[Tensor, Tensor, Any]:
+    """Find the nearest of a cloud, looked for in single precision and measured in double.
+
+    Args:
+        points: [q, k].
+        cloud: [c, k].
+        j: How many.
+        left_out: Whether a point has no business with one of the cloud, [q, c].
+
+    Returns:
+        Their places and distances, the nearest first, [q, j] each; all distances in single precision, [q, c].
+    """
+    apart = torch.cdist(points.float(), cloud.float())
+    if left_out is not None:
+        apart[left_out] = torch.inf
+    place = apart.topk(min(j + SPARE, apart.shape[1]), largest=False).indices
+    exact = torch.linalg.vector_norm(cloud[place] - points[:, None], dim=2)
+    exact[apart.gather(1, place).isinf()] = torch.inf
+    distance, order = exact.topk(j, largest=False)
+    return place.gather(1, order), distance, apart.numpy()
 
 
 def _described(fields: Any) -> dict[str, Any]:

@@ -16,28 +16,38 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from gradembed.gradients import Session, batches, unit_rows
+from gradembed.interference.result import clustered_order
 from gradembed.report._request import Request
 
 MOST_COSINES = 2**21  # of pairs at samples, one byte each
 MOST_PIXELS = 2**20  # of all pictures together
+FEW_OUTPUTS = 4  # up to which a matrix reads well in the order of the outputs
 LARGEST, SMALLEST, SMOOTH = 48, 4, 0.5  # sides of a picture; correlation of neighbors from which a flat input is one
 UNDEFINED = -128  # where a cosine, else from -127 to 127, does not exist
 
 
-def views(request: Request, compared: dict[str, Any], tree: dict[str, Any], units: dict[str, Any]) -> Markup:
-    """Return everything that is drawn, as JSON that may stand in a page."""
-    drawn = (part["chosen"] for part in (tree, units) if "chosen" in part)
-    shown = max(drawn, key=len)  # draws of one permutation: the larger holds the smaller
-    first = compared["result"]
-    data: dict[str, Any] = {"outputs": request.names, "layers": _layers(compared), "n_networks": len(request.networks)}
-    data["matrices"] = {k: _short(first.cosine[k]) for k in first.layers}
-    data["control"] = {k: _short(torch.stack([one.cosine[k] for one in first.untrained]).mean(0))
-                       for k in first.layers if first.untrained}  # fmt: skip
-    data["classes"] = None if request.classes is None else request.all_names
-    data["samples"] = _samples(request, shown)
-    data["pairs"] = _pairs(request, shown) if len(request.names) > 1 else None
-    data["tree"] = None if tree["refusal"] else _tree(tree, shown)
-    data["units"] = _units(units, shown) if units["state"] == "embedded" else None
+def views(request: Request | None, compared: Any, tree: Any, units: Any, n_networks: int) -> Markup:
+    """Return everything that is drawn, as JSON that may stand in a page; of sections, ``None`` draws nothing."""
+    drawn = [part["chosen"] for part in (tree, units) if part and "chosen" in part]
+    shown = max(drawn, key=len, default=torch.arange(0))  # draws of one permutation: the larger holds the smaller
+    data: dict[str, Any] = {"outputs": (), "layers": [], "order": [], "matrices": None, "control": {}, "pairs": None}
+    data |= {"n_networks": n_networks, "classes": None, "samples": {"index": shown.tolist(), "picture": None}}
+    if compared:
+        first = compared["result"]
+        data |= {"outputs": first.unit_labels, "layers": _layers(compared), "order": range(len(first.unit_labels))}
+        if len(first.unit_labels) > FEW_OUTPUTS:
+            data["order"] = clustered_order([first], first.layers)
+        if len(first.unit_labels) > 1:
+            data["matrices"] = {k: _short(first.cosine[k]) for k in first.layers}
+            data["pairs"] = _pairs(request, shown) if request else None
+        data["control"] = {k: _short(torch.stack([one.cosine[k] for one in first.untrained]).mean(0))
+                           for k in first.layers if first.untrained}  # fmt: skip
+    if request:
+        data["classes"] = None if request.classes is None else request.all_names
+        data["samples"] = _samples(request, shown)
+    data["order"] = list(data["order"])
+    data["tree"] = None if not tree or tree["refusal"] else _tree(tree, shown)
+    data["units"] = _units(units, shown) if units and units["state"] == "embedded" else None
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace("&", "\\u0026"))
 
@@ -136,7 +146,7 @@ def _tree(tree: dict[str, Any], shown: Tensor) -> dict[str, Any]:
     """Return the node of each root and sample, counted from 0 for every root, layer by layer from the output down."""
     result, at = tree["result"], torch.searchsorted(shown, tree["chosen"])
     nodes = {k: _packed((part - part.amin(1, keepdim=True)).numpy(), "<u2") for k, part in result.nodes.items()}
-    return {"at": at.tolist(), "nodes": nodes}
+    return {"at": at.tolist(), "nodes": nodes, "roots": result.root_labels}
 
 
 def _units(units: dict[str, Any], shown: Tensor) -> dict[str, Any]:

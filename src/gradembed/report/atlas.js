@@ -66,7 +66,8 @@ function read() {
     if (found[name] !== null && !(found[name] >= 0 && found[name] < length)) found[name] = start[name];
   };
   within("layer", data.layers.length);
-  for (const name of ["a", "b", "root"]) within(name, data.outputs.length);
+  for (const name of ["a", "b"]) within(name, data.outputs.length);
+  within("root", data.tree ? data.tree.roots.length : 0);
   within("sample", data.samples.index.length);
   within("unit", data.units ? data.units.name.length : 0);
   if (found.a === found.b) [found.a, found.b] = [start.a, start.b];
@@ -236,7 +237,14 @@ function drawLayers() {
         },
         { mark: "line", encoding: { y, color, strokeDash } },
         {
-          mark: { type: "point", filled: true, size: 90, opacity: 1, cursor: "pointer" },
+          mark: {
+            type: "point",
+            filled: true,
+            size: 90,
+            opacity: 1,
+            cursor: "pointer",
+            description: { expr: "datum.layer + ', ' + datum.kind + ': mean |cosine| ' + format(datum.value, '.2f')" },
+          },
           encoding: { y, color, tooltip: hover },
         },
       ],
@@ -280,12 +288,18 @@ function drawMatrix() {
       data: { values: rows },
       description: `Mean cosines of the gradients of all pairs of outputs at ${layer}; numbers: the table of all pairs.`,
       encoding: {
-        x: { field: "j", type: "ordinal", axis: axis("output") },
-        y: { field: "i", type: "ordinal", axis: axis("output") },
+        x: { field: "j", type: "ordinal", sort: data.order, axis: axis("output") },
+        y: { field: "i", type: "ordinal", sort: data.order, axis: axis("output") },
       },
       layer: [
         {
-          mark: { type: "rect", cursor: "pointer" },
+          mark: {
+            type: "rect",
+            cursor: "pointer",
+            description: {
+              expr: "datum.output + ' and ' + datum['and output'] + ': mean cosine ' + format(datum.cosine, '.2f')",
+            },
+          },
           encoding: {
             tooltip: hover,
             color: {
@@ -357,6 +371,7 @@ function drawPair() {
             strokeWidth: 0.5,
             stroke: theme().axis.tickColor,
             cursor: "pointer",
+            description: { expr: `'sample ' + datum.index + ': cosine ' + format(datum.cosine, '.2f')` },
           },
           encoding: {
             tooltip: hover,
@@ -476,7 +491,7 @@ function drawBranches() {
     {
       height: 46 * (layers.length - depth),
       data: { values: rows },
-      description: `Branches of output ${data.outputs[state.root]}: ${layers
+      description: `Branches of output ${data.tree.roots[state.root]}: ${layers
         .slice(depth)
         .map((layer) => `${rows.filter((row) => row.layer === layer).length} at ${layer}`)
         .join(", ")}.`,
@@ -485,6 +500,7 @@ function drawBranches() {
         stroke: getComputedStyle(document.body).backgroundColor,
         strokeWidth: members.length > 200 ? 0.3 : 1,
         cursor: "pointer",
+        description: { expr: "datum.layer + ': a branch of ' + datum.samples + ' samples'" },
       },
       encoding: {
         x: {
@@ -547,17 +563,19 @@ function point(i) {
   const [x, y] = units.layout[i];
   const color = {
     network: `net ${units.network[i]}`,
-    layer: units.is_output[i] ? "output" : "hidden",
+    layer: units.is_output?.[i] ? "output" : "hidden",
+    label: units.label?.[i],
     class: units.favored ? data.classes[units.favored[i]] : "",
     distance: units.distance ? Math.min(1.5, units.distance[i][0] / units.null[i]) : 0,
   }[state.colors];
-  return { i, x, y, color, kind: units.is_output[i] ? "output" : "hidden", words: unitWords(i) };
+  return { i, x, y, color, kind: units.is_output?.[i] ? "output" : "hidden", words: unitWords(i) };
 }
 
 function colorings() {
   const found = [];
   if (data.n_networks > 1) found.push(["network", "network"]);
-  found.push(["layer", "hidden unit or output"]);
+  if (units.is_output) found.push(["layer", "hidden unit or output"]);
+  if (units.label && new Set(units.label).size <= PALETTE.length) found.push(["label", "label"]);
   if (units.favored && data.classes.length <= PALETTE.length) found.push(["class", "class of its highest mean value"]);
   if (units.distance) found.push(["distance", "distance to the nearest, in units of the null"]);
   return found;
@@ -579,7 +597,14 @@ function drawEmbedding() {
     legend: { title, titleLimit: 300, gradientLength: 160 },
     scale: isNumber ? { domain: [0, 1, 1.5], range: [colors()[2], colors()[3], colors()[1]] } : { domain: names },
   };
-  const mark = { type: "point", filled: true, opacity: many ? 0.55 : 0.9, size: many ? 14 : 60, cursor: "pointer" };
+  const mark = {
+    type: "point",
+    filled: true,
+    opacity: many ? 0.55 : 0.9,
+    size: many ? 14 : 60,
+    cursor: "pointer",
+    description: { expr: "datum.words" },
+  };
   const axis = (name) => ({ title: name, labels: false, ticks: false, grid: false });
   draw(
     "embedding",
@@ -813,12 +838,61 @@ function table(head, rows, name) {
   );
 }
 
+// ---------------------------------------------------------------- arrow keys
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+function keys(id, move) {
+  at(id)
+    ?.querySelector(".plot")
+    .addEventListener("keydown", (event) => {
+      if (!ARROWS[event.key] || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault(); // no scrolling
+      go(move(...ARROWS[event.key]), { keep: false });
+    });
+}
+
+function nextPair(right, down) {
+  let [row, column] = [state.a, state.b].map((unit) => data.order.indexOf(unit));
+  do [row, column] = [row + down, column + right];
+  while (row === column);
+  const [a, b] = [data.order[row], data.order[column]];
+  return a === undefined || b === undefined ? {} : { a, b };
+}
+
+function beside(places, from, right, down) {
+  // the nearest point within 45 degrees of the arrow, as the picture is drawn
+  if (from < 0) return 0;
+  const spans = [0, 1].map((k) => {
+    const ends = places.reduce(([low, high], place) => [Math.min(low, place[k]), Math.max(high, place[k])], [
+      Infinity,
+      -Infinity,
+    ]);
+    return ends[1] - ends[0] || 1;
+  });
+  let [found, shortest] = [from, Infinity];
+  places.forEach((place, i) => {
+    const [x, y] = [0, 1].map((k) => (place[k] - places[from][k]) / spans[k]);
+    const [ahead, aside] = right ? [x * right, y] : [-y * down, x];
+    const distance = ahead ** 2 + aside ** 2;
+    if (ahead > 0 && ahead >= Math.abs(aside) && distance < shortest) [found, shortest] = [i, distance];
+  });
+  return found;
+}
+
+function nextSample(right, down) {
+  const rows = pairAtSamples().filter((row) => row.cosine !== null); // those that are drawn
+  const from = rows.findIndex((row) => row.sample === state.sample);
+  const places = rows.map((row) => [row.a, row.b]);
+  return { sample: rows[beside(places, from, right, down)]?.sample ?? state.sample };
+}
+
 // ---------------------------------------------------------------- all of it
 
 const PARTS = [
   // what each is drawn from, and how
-  [["layer"], () => data.pairs && drawLayers()],
-  [["layer", "a", "b"], () => data.pairs && drawMatrix()],
+  [["layer"], () => data.matrices && drawLayers()],
+  [["layer", "a", "b"], () => data.matrices && drawMatrix()],
   [["layer", "a", "b", "sample"], () => data.pairs && drawPair()],
   [["root", "branch", "sample"], () => data.tree && drawBranches()],
   [["colors"], () => units?.layout && drawEmbedding()],
@@ -835,7 +909,11 @@ function show(next, everything = false) {
   if (at("search") && at("search").value !== state.q) at("search").value = state.q;
   if (everything) return;
   if (next.unit !== before.unit && next.unit !== null) at("status").textContent = `Card of ${unitWords(next.unit)}`;
-  else if (["layer", "a", "b"].some((name) => next[name] !== before[name])) {
+  else if (next.sample !== before.sample && next.sample !== null) {
+    const row = data.pairs && pairAtSamples().find(({ sample }) => sample === next.sample);
+    const cosine = row ? `, cosine ${number(row.cosine)}` : "";
+    at("status").textContent = `Sample ${data.samples.index[next.sample]}${cosine}`;
+  } else if (["layer", "a", "b"].some((name) => next[name] !== before[name])) {
     const layer = data.layers[state.layer].layer;
     at("status").textContent =
       `Outputs ${data.outputs[state.a]} and ${data.outputs[state.b]} at ${layer}: mean cosine ` +
@@ -849,7 +927,7 @@ function choices(id, names, change) {
 }
 
 function begin() {
-  if (data.pairs) {
+  if (data.matrices) {
     // the pair that opposes most comes first, as in what was found
     const rows = Object.values(data.matrices)[0];
     data.outputs.forEach((_, i) =>
@@ -870,13 +948,17 @@ function begin() {
   });
   choices("a", outputs, pair("a", "b"));
   choices("b", outputs, pair("b", "a"));
-  choices("root", outputs, (value) => ({ root: Number(value), branch: "" }));
+  choices("root", data.tree?.roots.map((name, i) => [i, name]) ?? [], (value) => ({ root: Number(value), branch: "" }));
   at("down")?.addEventListener("change", () => go({ branch: at("down").value }));
   if (units) {
     choices("colors", colorings(), (value) => ({ colors: value }));
-    start.colors = colorings()[0][0];
+    start.colors = colorings()[0]?.[0] ?? "";
     at("search").addEventListener("input", () => go({ q: at("search").value }, { keep: false }));
   }
+  keys("layers", (right) => ({ layer: Math.max(0, Math.min(data.layers.length - 1, state.layer + right)) }));
+  keys("matrix", nextPair);
+  keys("pair", nextSample);
+  keys("embedding", (right, down) => ({ unit: beside(units.layout, state.unit ?? -1, right, down) }));
   for (const figure of document.querySelectorAll("main figure")) tools(figure);
   for (const link of document.querySelectorAll("nav a"))
     link.addEventListener("click", (event) => {
