@@ -102,7 +102,7 @@ def full(tmp_path_factory):
 
 
 def test_pairs_are_those_of_interference(full):
-    frame = ge.interference(full.networks[0], X, n_bootstrap=50, n_untrained=2).to_frame()
+    frame = ge.interference(full.networks[0], X, n_bootstrap=50, n_untrained=2, centered=True).to_frame()
     rows = full.page.tables["All pairs"]
     assert len(rows) == len(frame) == 9
     columns = {"mean cosine": "cosine", "low": "cosine_low", "high": "cosine_high", "mean |cosine|": "abs_cosine"}
@@ -115,8 +115,8 @@ def test_pairs_are_those_of_interference(full):
 
 
 def test_layers_have_means_over_pairs_chance_control_and_range(full):
-    results = [ge.interference(network, X) for network in full.networks]
-    copies = [ge.interference(ge.untrained(full.networks[0], seed), X) for seed in (0, 1)]
+    results = [ge.interference(network, X, centered=True) for network in full.networks]
+    copies = [ge.interference(ge.untrained(full.networks[0], seed), X, centered=True) for seed in (0, 1)]
     labels = {"cosine": "mean cosine", "abs_cosine": "mean |cosine|", "conflict": "in conflict"}
     beside = full.page.tables["Gradients by layer"]
     for row, other in zip(full.page.tables["Interference by layer"], beside, strict=True):
@@ -169,7 +169,7 @@ def test_twins_are_the_nearest_units_of_other_networks(full):
     kept = [name for name, one in zip(called, alive, strict=True) if one]
     flat = rows.gradients.flatten(1)  # of functions with a common input: gradients as they are
     elsewhere = [j for j, name in enumerate(kept) if not name.endswith("net 0")]
-    shown = full.page.tables["Functional twins"]
+    shown = full.page.tables["Nearest units"]
     assert len(shown) == min(15, len(kept) - len(elsewhere))
     for row in shown:
         i = kept.index(row["unit"])
@@ -181,6 +181,19 @@ def test_twins_are_the_nearest_units_of_other_networks(full):
         assert value(row["median distance"]) == pytest.approx(scale * float(np.median(distances)), rel=0.01)
         assert value(row["null"]) > 0
     assert [value(row["distance"]) for row in shown] == sorted(value(row["distance"]) for row in shown)
+
+
+def test_outputs_are_centered_where_targets_are_classes_of_three_outputs_or_more(make, undrawn):
+    three, two = ge.interference(SHARED, X), ge.MLP([4, 6, 6], seed=0)
+    for options, is_centered in [({}, False), ({"y": Y}, True), ({"y": Y, "centered": False}, False),
+                                 ({"centered": True}, True), ({"y": draw(40, 3)}, False)]:  # fmt: skip
+        page = make(**BRIEF, **options)
+        expected = ge.interference(SHARED, X, centered=True) if is_centered else three
+        assert np.allclose(page.data["matrices"]["input"], expected.cosine["input"], atol=1e-4)
+        assert ("minus the mean of their head" in page.words) == is_centered
+    for blocks in (torch.stack([Y, Y], 1), None):  # two tasks in one head have no mean of their own
+        raw = make(two, y=blocks, **BRIEF).data["matrices"]["input"]
+        assert np.allclose(raw, ge.interference(two, X).cosine["input"], atol=1e-4)
 
 
 def test_many_outputs_stand_in_a_clustered_order(make, undrawn):
@@ -199,12 +212,14 @@ def packed(text, kind):
 
 def test_what_the_views_draw_is_what_the_functions_return(full, make, undrawn):
     network, data, answers = full.networks[0], full.page.data, full.networks[0](X).detach()
-    result, tree = ge.interference(network, X), ge.gradient_tree(network, X)
+    result, tree = ge.interference(network, X, centered=True), ge.gradient_tree(network, X)
     values = np.array(data["pairs"]["values"])
-    assert np.allclose(values, answers.T, rtol=1e-3)
+    assert np.allclose(values, (answers - answers.mean(1, keepdim=True)).T, rtol=1e-3, atol=1e-4)
     for layer in result.layers:
         assert np.allclose(data["matrices"][layer], result.cosine[layer], atol=1e-4)
-        rows = ge.unit_gradients(network, X, layer).unit_vectors().double()  # [n, u, d]
+        rows = (
+            ge.unit_gradients(network, X, layer, directions=torch.eye(3) - 1 / 3).unit_vectors().double()
+        )  # [n, u, d]
         exists = rows.any(2)
         own = packed(data["pairs"]["cosines"][layer], "i1").reshape(3, 40)
         for place, (a, b) in enumerate(zip(*UPPER, strict=True)):
@@ -271,10 +286,13 @@ def test_cards_are_those_of_unit_card(make, undrawn):
 
 
 def test_it_begins_with_what_was_found_beside_chance_and_control(full, make, undrawn):
-    results = ge.interference(full.networks[0], X, n_untrained=2)
+    results = ge.interference(full.networks[0], X, n_untrained=2, centered=True)
     one, two, three = full.atlas.findings
-    layer = re.search("clearest against chance is '(.*?)'", one)[1]
-    assert f"{results.pair_mean('abs_cosine', layer):.3f} beside {results.chance[layer]:.3f}" in one
+    layer = re.search("(no layer is beyond chance; nearest to it is|furthest from chance is) '(.*?)'", one)
+    (_, low, high), layer = results.excess(layer[2]), layer[2]
+    assert ("no layer is beyond chance" in one) == (low <= 0 <= high)
+    assert f"two centered outputs is {results.pair_mean('abs_cosine', layer):.3f} and" in one
+    assert f"in this network {results.chance[layer]:.3f}," in one
     control = np.mean([copy.pair_mean("abs_cosine", layer) for copy in results.untrained])
     assert f"untrained copies have {control:.3f}" in one
     frame = results.to_frame().query("layer == 'input'")
@@ -282,8 +300,8 @@ def test_it_begins_with_what_was_found_beside_chance_and_control(full, make, und
     assert f"({lowest['cosine']:.2f}".replace("-", "−") in two
     assert all(full.names[int(lowest[unit])] in two for unit in ("unit_a", "unit_b"))
     units = full.page.data["units"]
-    assert f"{np.mean(units['nearer']):.2f} of {len(units['name'])} units" in three
-    assert "chance 0.50" in three
+    assert f"{np.mean(units['nearer']):.0%} of {len(units['name'])} units" in three
+    assert "(50%;" in three
     assert all(
         unescape(" ".join(line.split())) in full.page.words.replace("</strong>", "") for line in (one, two, three)
     )
@@ -316,7 +334,7 @@ def test_samples_that_are_images_have_pictures(x, expected):
 
 def test_one_network_has_twins_and_aligned_units_of_its_own(make, undrawn):
     page = make(y=Y, n_untrained=1, max_units=6)
-    for row in (twins := page.tables["Functional twins"]):
+    for row in (twins := page.tables["Nearest units"]):
         assert row["nearest unit"] in {one["unit"] for one in twins} - {row["unit"]}
         assert value(row["nearest in an untrained copy"]) > 0
     for words in ("One network only", "every number below is a fact about this network"):
@@ -376,7 +394,7 @@ def test_tokens_by_name_have_every_section_but_the_embedding(make, undrawn):
     assert said in page.words
     assert "This model is asked with int64 'input_ids', int64 'attention_mask'." in page.words
     assert {"All pairs", "Nodes by layer"} < set(page.tables)
-    assert "Functional twins" not in page.tables
+    assert "Nearest units" not in page.tables
     batches = list(asked["input_ids"].split(7))
     assert "Samples: 30 of shape 3 (int64, on cpu)." in make(model, batches, tolerance=0.1, **BRIEF).words
 
@@ -386,8 +404,8 @@ def test_heads_are_named_in_every_section_and_compared_with_each_other(make, und
     x, site = draw(30, 1, 2, 2, dtype=torch.float64), ge.Site("trunk", mean=(2, 3))
     page = make(model, x, units=["seg[7]", 0, "kind[2]"], layers=["input", site], unit_layer=site, tolerance=0.1)
     assert {row["output"] for row in page.tables["All pairs"]} == {"seg[7]", "seg[0]"}
-    assert "output kind[2]" in str(page.tables["Functional twins"])
-    assert "trunk mean (2, 3)[0]" in str(page.tables["Functional twins"])
+    assert "output kind[2]" in str(page.tables["Nearest units"])
+    assert "trunk mean (2, 3)[0]" in str(page.tables["Nearest units"])
     assert {row["output"] for row in page.tables["Largest subtrees"]} <= {"seg[7]", "seg[0]", "kind[2]"}
     result = ge.interference(model, x, units=["seg[7]", 0, "kind[2]"], layers=["input", site])
     for row in page.tables["Interference by layer"]:
@@ -422,7 +440,7 @@ def test_any_model_has_every_section_and_needs_nothing_else(build, make, tmp_pat
     with unchanged(model):
         page = make(model, x, Y, n_untrained=1)
     assert list(tmp_path.iterdir()) == [page.path] == [tmp_path / "report.html"]
-    assert {"Interference by layer", "All pairs", "Functional twins", "Settings", "Versions"} <= set(page.tables)
+    assert {"Interference by layer", "All pairs", "Nearest units", "Settings", "Versions"} <= set(page.tables)
     given = [attributes for _, attributes in page.tags]
     loaded = [one[name] for one in given for name in ("src", "href", "data", "srcset", "action") if one.get(name)]
     assert all(link.startswith(("#", "data:")) for link in loaded)

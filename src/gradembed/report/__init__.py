@@ -135,9 +135,10 @@ def report(
     model: nn.Module, x: Any, y: Tensor | None = None, path: str | os.PathLike[str] = "report.html", *,
     forward: Callable[..., Any] | None = None, others: Sequence[nn.Module] = (), names: Sequence[str] | None = None,
     units: Sequence[int | str] | Tensor | None = None, layers: str | Site | Sequence[str | Site] | None = None,
-    unit_layer: str | Site | None = None, embedder: Any = None, tolerance: float | None = None, n_bootstrap: int = 1000,
-    n_untrained: int = 0, reinitialize: Callable[[nn.Module], Any] | None = None, max_samples: int = 500,
-    max_units: int = 40, title: str = "", seed: int = 0,
+    centered: bool | None = None, unit_layer: str | Site | None = None, embedder: Any = None,
+    tolerance: float | None = None, n_bootstrap: int = 1000, n_untrained: int = 0,
+    reinitialize: Callable[[nn.Module], Any] | None = None, max_samples: int = 500, max_units: int = 40,
+    title: str = "", seed: int = 0,
 ) -> Atlas:  # fmt: skip
     """Write one HTML page about a trained network, to look around in.
 
@@ -164,6 +165,8 @@ def report(
         names: Of all outputs; ``None`` numbers them, those of several heads as "head[0]".
         units: Which outputs to compare, by index or label; ``None`` for all, at most the first 20.
         layers: Where to compare, as in `interference`.
+        centered: Whether pairs of outputs are compared less the mean of their head, as in `interference`; ``None`` for
+            where ``y`` holds the classes of heads with three outputs or more: only then do their signs mean something.
         unit_layer: Hidden layer, or a `Site`, whose units are embedded with the outputs; ``None`` for the last of
             ``layers``.
         embedder: A `FieldDescriptor`, a `GradientFieldEmbedder` or the like, fitted as a copy; ``None`` for

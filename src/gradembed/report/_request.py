@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from gradembed._context import preserved
-from gradembed._validation import as_integer, as_list, as_names, as_number, as_tensor, check_module, describe, refuse
+from gradembed._validation import (
+    as_bool,
+    as_integer,
+    as_list,
+    as_names,
+    as_number,
+    as_tensor,
+    check_module,
+    describe,
+    refuse,
+)
 from gradembed.gradients import Session, Site, batches
 from gradembed.gradients.session import resolve_units
 from gradembed.gradients.sites import OUTPUT, find_sites
@@ -101,6 +111,8 @@ def read_request(options: dict[str, Any]) -> Request:
     known = [name for name, _ in model.named_modules() if name]
     (hidden,) = sites[-1:] if layer is None else find_sites("unit_layer", layer, known, several=False)
     targets, blocks = (None, []) if y is None else _read_targets(y, batches.size_of(batch), heads)
+    if options["centered"] is None:
+        options["centered"] = len(blocks) == len(heads) and min(blocks) > 2
     all_names = list(labels) if names is None else as_names("names", names, width, "outputs")
     chosen = torch.arange(min(width, MOST_OUTPUTS)) if units is None else resolve_units(heads, OUTPUT, units, None)[0]
     embedded, options["units"] = None if hidden.name == "input" else hidden, chosen.tolist()
@@ -110,6 +122,8 @@ def read_request(options: dict[str, Any]) -> Request:
 def _read_settings(options: dict[str, Any]) -> None:
     """Read what does not depend on the model, in place."""
     options |= {name: as_integer(name, options[name], least) for name, least in LEAST.items()}
+    if options["centered"] is not None:
+        options["centered"] = as_bool("centered", options["centered"])
     if options["tolerance"] is not None:
         options["tolerance"] = as_number("tolerance", options["tolerance"], 0, 1, open_low=True)
     check_title(options["title"])

@@ -67,7 +67,7 @@ def _shapes(request: Request) -> dict[str, tuple[int, ...]]:
 def interferences(request: Request) -> dict[str, Any]:
     """Return how the outputs interfere."""
     options, n = request.options, len(request.names)
-    shared = {name: options[name] for name in ("units", "forward", "seed")}
+    shared = {name: options[name] for name in ("units", "forward", "centered", "seed")}
     shared |= {"layers": request.sites}
     more = {name: options[name] for name in ("n_bootstrap", "n_untrained", "reinitialize")}  # of the first one only
     more["n_bootstrap"] *= n > 1

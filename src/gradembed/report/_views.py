@@ -127,7 +127,7 @@ def _pairs(request: Request, shown: Tensor) -> dict[str, Any]:
     at = torch.linspace(0, len(shown) - 1, min(most, len(shown))).long()
     options, values = request.options, []
     x = batches.chosen(request.x, shown[at].tolist())
-    model, asked = request.networks[0], {"units": options["units"], "forward": options["forward"]}
+    model, asked = request.networks[0], {name: options[name] for name in ("units", "forward", "centered")}
     cosines: dict[str, list[Tensor]] = {}
     with Session.open(model, x, request.sites, **asked) as session:
         for capture in session.captures():

@@ -753,7 +753,7 @@ function card() {
   const i = state.unit;
   const place = at("card");
   if (i === null) {
-    place.replaceChildren(make("p", {}, "Choose a unit in the picture or by its name: its card stands here."));
+    place.replaceChildren(make("p", {}, "Choose a unit in the picture or by its name: its card appears here."));
     return;
   }
   const m = data.samples.index.length;
@@ -954,6 +954,9 @@ function begin() {
     choices("colors", colorings(), (value) => ({ colors: value }));
     start.colors = colorings()[0]?.[0] ?? "";
     at("search").addEventListener("input", () => go({ q: at("search").value }, { keep: false }));
+    at("search").addEventListener("keydown", (event) => {
+      if (event.key === "Enter") at("found").querySelector("button")?.click();
+    });
   }
   keys("layers", (right) => ({ layer: Math.max(0, Math.min(data.layers.length - 1, state.layer + right)) }));
   keys("matrix", nextPair);
