@@ -256,7 +256,7 @@ def measures(layers: Sequence[dict[str, Tensor]], tasks: Sequence[int], x: Tenso
 
 
 def plan(tasks: Sequence[int], depth: int) -> list[Network]:
-    """List what is trained side by side: each task alone, with all units and with half; every pair, split; all tasks."""
+    """List what is trained side by side: each task alone, with all units or half; every pair, split; all tasks."""
     alone = [((task,), shared) for shared in (depth, 0) for task in tasks]
     pairs = [(pair, shared) for pair in combinations(tasks, 2) for shared in range(1, depth + 1)]
     return [*alone, *pairs, ((*tasks,), depth)]
@@ -402,7 +402,7 @@ def deepest(conflicts: np.ndarray) -> np.ndarray:
 
 
 def within(splits: np.ndarray, accuracies: np.ndarray, margin: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Say whether the chosen splits, [s, p], are within a margin of the best of all, [s, p, splits], and what they lose."""
+    """Say whether chosen splits, [s, p], are within a margin of the best of all, [s, p, splits], and what they lose."""
     best, chosen = accuracies.max(2), np.take_along_axis(accuracies, splits[..., None], 2)[..., 0]
     return (chosen >= best - margin).astype(float), best - chosen
 
