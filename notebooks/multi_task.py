@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 from scipy.stats import rankdata
+from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -252,7 +256,7 @@ def measures(layers: Sequence[dict[str, Tensor]], tasks: Sequence[int], x: Tenso
 
 
 def plan(tasks: Sequence[int], depth: int) -> list[Network]:
-    """List what is trained side by side: each task alone, with all units and with half; every pair, split; all tasks."""
+    """List what is trained side by side: each task alone, with all units or half; every pair, split; all tasks."""
     alone = [((task,), shared) for shared in (depth, 0) for task in tasks]
     pairs = [(pair, shared) for pair in combinations(tasks, 2) for shared in range(1, depth + 1)]
     return [*alone, *pairs, ((*tasks,), depth)]
@@ -340,3 +344,94 @@ def recommended(kept: Sequence[Any], networks: Sequence[Network], x: Tensor, y: 
             (last,) = result.layer.values()
             found.append(("", *result.layers).index(last))
     return torch.tensor(found)
+
+
+# ---------------------------------------------------------------- scores
+
+
+def reliability(values: np.ndarray) -> float:
+    """Say how reliable the mean over seeds of values [s, p] is, by their rank correlations (Spearman and Brown)."""
+    s = len(values)
+    r = np.corrcoef(rankdata(values, axis=1))[np.triu_indices(s, 1)].mean()
+    return s * r / (1 + (s - 1) * r)
+
+
+def interval(replicates: np.ndarray) -> str:
+    """Write a number and the 95 % interval of its replicates, which stand after it."""
+    low, high = np.quantile(replicates[1:], [0.025, 0.975])
+    return f"{replicates[0]:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def rank_table(values: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Put the ranks of numbers for pairs, [p], into a symmetric table of the tasks, [t, t]."""
+    a, b = np.transpose(pairs)
+    table = np.zeros((b.max() + 1, b.max() + 1))
+    table[a, b] = table[b, a] = rankdata(values)
+    return table
+
+
+def digits_of(a: str, b: str) -> str:
+    """Say which digits two tasks are about."""
+    sides = {"both" if name == "left larger" else name.split()[0] for name in (a, b)}
+    if not sides <= {"left", "right"}:
+        return "a task of both digits"
+    return "same digit" if len(sides) == 1 else "one digit each"
+
+
+def foretold(predictors: Sequence[np.ndarray], target: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Predict numbers for pairs, [p], from others by ridge regression on ranks, learned from pairs of other tasks."""
+    z, y, found = np.stack([*map(rankdata, predictors)], 1) / len(pairs), rankdata(target), np.zeros(len(pairs))
+    for i, pair in enumerate(pairs):
+        apart = [k for k, other in enumerate(pairs) if not {*pair} & {*other}]
+        found[i] = RidgeCV(np.logspace(-3, 3, 13)).fit(z[apart], y[apart]).predict(z[i : i + 1])[0]
+    return found
+
+
+def points_lost(before: Sequence[Any], after: Sequence[Any], tasks: Sequence[int], x: Tensor, y: Tensor) -> np.ndarray:
+    """Say how much accuracy, in points, networks have lost at their first head; ``tasks`` names its task."""
+    right = [
+        [100 * float((network(layers)(x)[:, : SIZES[task]].argmax(1) == y[:, task]).double().mean()) for layers in pair]
+        for task, *pair in zip(tasks, before, after, strict=True)
+    ]
+    return np.array([early - late for early, late in right])
+
+
+def deepest(conflicts: np.ndarray) -> np.ndarray:
+    """Count the hidden layers below the first with a conflict, [s, p]; conflicts [s, layers, p]."""
+    return np.where(conflicts.any(1), conflicts.argmax(1), conflicts.shape[1])
+
+
+def within(splits: np.ndarray, accuracies: np.ndarray, margin: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Say whether chosen splits, [s, p], are within a margin of the best of all, [s, p, splits], and what they lose."""
+    best, chosen = accuracies.max(2), np.take_along_axis(accuracies, splits[..., None], 2)[..., 0]
+    return (chosen >= best - margin).astype(float), best - chosen
+
+
+# ---------------------------------------------------------------- figures
+
+
+def write(ax: Axes, image: AxesImage, table: np.ndarray, form: str, size: float) -> None:
+    """Write numbers into the cells of a picture, so that they can be read there."""
+    for (i, j), number in np.ndenumerate(table):
+        if np.isfinite(number):
+            dark = np.dot(image.to_rgba(number)[:3], (0.3, 0.6, 0.1)) < 0.5
+            color = "white" if dark else "black"
+            ax.text(j, i, format(number, form), ha="center", va="center", fontsize=size, color=color)
+
+
+def heat(ax: Axes, table: np.ndarray, names: Sequence[str], ends: tuple[float, float], colors: str, words: str) -> None:
+    """Draw numbers for every ordered pair of tasks, the diagonal gray."""
+    low, high = ends
+    image = ax.imshow(table, cmap=plt.get_cmap(colors).with_extremes(bad="#d9d9d9"), vmin=low, vmax=high)
+    write(ax, image, table, "z.1f", 7)
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    ax.set_yticks(range(len(names)), names, fontsize=8)
+    ax.figure.colorbar(image, ax=ax, label=words, extend="both" if low else "max", shrink=0.8)
+
+
+def dots(ax: Axes, found: Mapping[float, np.ndarray], color: str, label: str | None = None, **style: Any) -> None:
+    """Draw numbers, each at its height, as dots on the 95 % intervals of their replicates."""
+    for i, (height, replicates) in enumerate(found.items()):
+        low, high = np.quantile(replicates[1:], [0.025, 0.975])
+        ax.plot([low, high], [height, height], color=color, linewidth=1.4, alpha=0.6)
+        ax.plot(replicates[0], height, "o", color=color, markersize=5, label=None if i else label, **style)

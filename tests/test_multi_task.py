@@ -159,3 +159,55 @@ def test_draws_in_which_nothing_varies_have_no_correlation():
     equal, varied = np.zeros((2, 5)), np.arange(10.0).reshape(2, 5)
     assert (mt.rank_correlation(equal, varied) == 0).all()
     assert np.isfinite(mt.rank_correlation(varied, varied, varied)).all()
+
+
+def test_reliability_is_one_of_equal_seeds_and_none_of_noise():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=400)
+    assert mt.reliability(np.stack([z, z, z])) == pytest.approx(1)
+    half = mt.reliability(z + rng.normal(size=(2, 400)))  # as much signal as noise: correlation 1/2, of the mean 2/3
+    assert half == pytest.approx(2 / 3, abs=0.08)
+    assert abs(mt.reliability(rng.normal(size=(2, 400)))) < 0.2
+
+
+def test_ranks_of_pairs_stand_in_a_symmetric_table():
+    table = mt.rank_table(np.array([0.3, -1.0, 7.0]), [(0, 1), (0, 2), (1, 2)])
+    assert table.tolist() == [[0, 2, 1], [2, 0, 3], [1, 3, 0]]
+    assert mt.interval(np.array([0.5, *np.linspace(0, 1, 101)])) == "0.50 [0.03, 0.97]"
+
+
+def test_tasks_are_of_the_same_digit_of_one_each_or_of_both():
+    assert mt.digits_of("left digit", "left even") == "same digit"
+    assert mt.digits_of("left digit", "right loop") == "one digit each"
+    assert mt.digits_of("left larger", "left digit") == mt.digits_of("sum", "ink") == "a task of both digits"
+
+
+def test_a_pair_is_foretold_from_pairs_of_other_tasks():
+    pairs = [*combinations(range(7), 2)]
+    target = np.random.default_rng(0).normal(size=len(pairs))
+    assert spearmanr(mt.foretold([target], target, pairs), target)[0] > 0.95
+    linked = [i for i, pair in enumerate(pairs) if {*pair} & {0, 1}]
+    changed, others = target.copy(), target.copy()
+    changed[linked] = target[linked][::-1]  # what pairs with one of its tasks gain says nothing
+    assert mt.foretold([target], changed, pairs)[0] == mt.foretold([target], target, pairs)[0]
+    others[-10:] = target[-10:][::-1]  # pairs of tasks 3 to 6
+    assert mt.foretold([target], others, pairs)[0] != mt.foretold([target], target, pairs)[0]
+
+
+def test_points_lost_are_those_of_the_reported_accuracy(data, run):
+    _, trained = run
+    start = [trained["kept"][-1][0], trained["kept"][-1][1]]
+    later = mt.train([((0, 2), 2), ((2, 0), 2)], data, start=start, keep=[2], **SETTING)
+    lost = mt.points_lost(start, later["kept"][0], [0, 2], data[2], data[3])
+    assert lost == pytest.approx(100 * (later["before"] - later["accuracy"])[::2].numpy(), abs=1e-3)
+
+
+def test_splits_are_shared_below_the_first_conflict_and_judged_against_the_best():
+    conflicts = np.array([[[False, True, False], [False, True, True], [True, False, False]]])  # [s, layers, p]
+    assert mt.deepest(conflicts).tolist() == [[2, 0, 1]]
+    assert mt.deepest(np.zeros((1, 3, 1), bool)).tolist() == [[3]]
+    accuracies = np.array([[[90.0, 91.0, 92.0], [80.0, 80.0, 79.5]]])  # [s, p, splits]
+    hit, below = mt.within(np.array([[1, 2]]), accuracies)
+    assert hit.tolist() == [[1, 1]]
+    assert below.tolist() == [[1, 0.5]]
+    assert mt.within(np.array([[0, 2]]), accuracies)[0].tolist() == [[0, 1]]
