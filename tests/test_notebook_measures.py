@@ -1,4 +1,4 @@
-"""What stands beside notebooks 05 and 06: known cosines are those of autograd, and curves are read rightly."""
+"""What stands beside notebooks 04, 05 and 06: known cosines are those of autograd, and curves are read rightly."""
 
 import importlib.util
 import sys
@@ -23,7 +23,7 @@ def load(name):
     return module
 
 
-sm, om, own = (load(name) for name in ("soft_mixing", "own_model", "own_project"))
+bg, sm, om, own = (load(name) for name in ("bottleneck_grid", "soft_mixing", "own_model", "own_project"))
 
 
 def cosine_by_autograd(tasks, x):
@@ -31,6 +31,71 @@ def cosine_by_autograd(tasks, x):
     x = x.double().requires_grad_()
     first, second = (torch.autograd.grad(tasks(x)[:, k].sum(), x)[0] for k in (0, 1))
     return cosine_similarity(first, second, dim=1)
+
+
+# ---------------------------------------------------------------- 04
+
+
+def test_bases_show_the_same_functions_at_own_points():
+    waves = bg.exact_waves(3, 5, 0, active=2)
+    parts = bg.in_bases(waves, 2, 10, seed=0)
+    turns = bg.rotations(2, 5, seed=0)
+    assert torch.allclose(turns @ turns.mT, torch.eye(5).expand(2, 5, 5), atol=1e-5)
+    for part, turn in zip(parts, turns, strict=True):
+        x = part.points @ turn.T
+        assert torch.allclose(part.values, waves(x), atol=1e-5)
+        assert torch.allclose(part.gradients @ turn.T, waves.gradient(x), atol=1e-4)
+        assert torch.equal(waves.gradient(x)[..., 2:], torch.zeros(3, 10, 3))  # idle inputs
+    assert not torch.equal(parts[0].points, parts[1].points)
+
+
+def test_families_are_the_sums_that_their_contents_say():
+    contents = bg.shares([0.1], [0.5])
+    assert torch.allclose(torch.cat([*contents.values()]).square().sum(1), torch.ones(12))  # variance 1
+    both = bg.exact_waves(2, 3, 0)
+    plain = bg.in_bases(both, 2, 10, seed=0)
+    for part, exact in zip(bg.families(both, contents["mixture", 0.1], 2, 10, 0), plain, strict=True):
+        assert torch.allclose(part.values[0], exact.values[0], atol=1e-6)
+        assert torch.allclose(part.gradients[5], 0.75**0.5 * exact.gradients[0] + 0.5 * exact.gradients[1], atol=1e-5)
+        assert part.labels.tolist() == [*range(6)]
+
+
+@pytest.mark.parametrize(("accuracy", "where"), [([0.5, 1.0], 20.0), ([0.9, 1.0], 10.0), ([0.1, 0.2], np.inf)])
+def test_a_crossing_is_read_in_log_x(accuracy, where):
+    assert bg.crossing([10, 40], accuracy, 0.75) == pytest.approx(where)
+
+
+def test_numbers_of_seeds_are_written_with_interval_and_bound():
+    assert bg.over_seeds(np.array([4.0])) == "4"
+    assert bg.over_seeds(np.array([100.0, 400.0]), "> ").startswith("> 200 [")
+
+
+def needs(points_of_gradients, points_of_values):
+    """A table in which each method gets from 0.8 to 1 at the given numbers of points."""
+    rows = [
+        {"seed": 0, "method": method, "points": m, "neighbor": 0.8 if m < first else 1.0}
+        for method, first in ((bg.GRADIENTS, points_of_gradients), (bg.VALUES, points_of_values))
+        for m in (10, 40, 160, 640)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("needed", "rate"), [((40, 160), "4"), ((10, 160), "≥ 8"), ((160, 999), "≥ 8"), ((640, 10), "≤ 0.031"),
+                         ((10, 10), "not known")]
+)  # fmt: skip
+def test_an_exchange_rate_is_a_bound_where_curves_give_no_more(needed, rate):
+    assert bg.exchange(needs(*needed), "neighbor")["exchange rate"] == rate
+
+
+def test_a_break_point_says_what_is_beyond_the_sizes_tried():
+    table = pd.DataFrame({"seed": 0, "size": [0.01, 0.04], "neighbor": [0.5, 1.0]})
+    assert [bg.break_point(table, level) for level in (0.75, 0.4, 1.1)] == ["0.02", "≤ 0.01", "> 0.04"]
+
+
+def test_without_group_means_nothing_of_the_group_is_left():
+    rows, groups = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.arange(6) // 3
+    assert torch.allclose(bg.less_group_means(rows, groups)[:3].mean(0), torch.zeros(2), atol=1e-6)
 
 
 # ---------------------------------------------------------------- 05
