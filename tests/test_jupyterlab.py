@@ -119,6 +119,6 @@ def test_cell_that_fails_is_seen(page, lab):
     page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
     assert page.evaluate(FAULTS) == ["OSError"]
     assert Path(page.evaluate(f"{OUTPUTS}[0].evalue")).samefile(sys.executable)  # the kernel is this Python
-    assert page.evaluate(COUNTS)[1:] == [None] * (len(page.evaluate(COUNTS)) - 1)
+    assert page.evaluate(f"{OUTPUTS}.length") == 1  # the cells behind it have not run
     page.evaluate("console.error('planted'), fetch('http://gradembed.invalid').catch(() => 0)")
     assert [error.split(":")[0] for error in page.errors] == ["console", "load"]
