@@ -62,7 +62,8 @@ def test_a_notebook_that_fails_is_reported_and_does_not_stop_the_next(tmp_path):
     assert paths[0].read_bytes() == before  # a failed run is not written back
     assert nbformat.read(paths[1], as_version=4).cells[1].outputs[0].text == "1\n"
     index = (tmp_path / "out" / "index.html").read_text()
-    assert re.search("A bad one.*failed.*A good one.*<strong>Question.</strong> Why[?].*ran to the end", index, re.DOTALL)
+    order = "A bad one.*failed.*A good one.*<strong>Question.</strong> Why[?].*ran to the end"
+    assert re.search(order, index, re.DOTALL)
 
 
 @BY_NAME
