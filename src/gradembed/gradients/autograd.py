@@ -253,7 +253,8 @@ class Autograd:
             self.sites = self._feeding(run, reached, heads, values)
             self.sites = self.sites or [site for site in reached if site.name == "input"]
             inputs = [site for site in self.sites if site.name == "input"]
-            if inputs == [Site("input", element=place) for place in float_elements(swapped)[:1]] != []:  # others unread
+            first = [Site("input", element=place) for place in float_elements(swapped)[:1]]
+            if first and inputs == first:  # the other inputs are not read
                 self.sites[self.sites.index(inputs[0])] = Site("input")
                 self._check_sites(swapped, is_default=True)
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,11 +10,10 @@ import numpy as np
 import torch
 
 from gradembed._validation import describe, refuse
-from gradembed.embed import FieldDescriptor
 from gradembed.fields import GradientFields
 from gradembed.interference import Interference
 from gradembed.report._sections import MOST_NODES, branches, compared, page_with
-from gradembed.report._units import embedded
+from gradembed.report._units import embedded, fitted
 from gradembed.tree import GradientTree
 
 MOST_COMPARED = 100  # outputs whose matrix a browser draws at once
@@ -76,8 +74,8 @@ def _units_of(fields: GradientFields, embedder: Any, seed: int) -> dict[str, Any
     ]
     _, homes = groups[order][alive].unique(return_inverse=True)
     kept = replace(fields[order[alive]], groups=homes.to(fields.gradients.device))
-    chosen = FieldDescriptor("none", random_state=seed) if embedder is None else copy.deepcopy(embedder)
-    z = np.asarray(chosen.fit(kept).transform(kept), dtype=np.float64)
+    chosen = fitted(embedder, kept, seed)
+    z = np.asarray(chosen.transform(kept), dtype=np.float64)
     data = embedded(kept, names, z, None, seed)
     data["cards"]["favored"] = None
     if kept.labels is not None:

@@ -67,6 +67,11 @@ def embedded(fields: GradientFields, names: list[str], z: Any, control: Any, see
     return data | {"n_embedded": len(z), "n_control": 0 if control is None else len(control)}
 
 
+def fitted(embedder: Any, fields: GradientFields, seed: int) -> Any:
+    """Return a copy of an embedder, or the descriptor where there is none, fitted to fields."""
+    return (FieldDescriptor("none", random_state=seed) if embedder is None else copy.deepcopy(embedder)).fit(fields)
+
+
 def _embed(request: Request, x: Tensor) -> tuple[Any, list[str], int, Any, Any] | None:
     """Embed all networks' units that are not constant, if there are any.
 
@@ -84,9 +89,9 @@ def _embed(request: Request, x: Tensor) -> tuple[Any, list[str], int, Any, Any] 
     alive = fields.amplitudes() > 0
     if not bool(alive.any()):
         return None
-    fields, given, control = fields[alive], options["embedder"], None
-    embedder = FieldDescriptor("none", random_state=options["seed"]) if given is None else copy.deepcopy(given)
-    z = np.asarray(embedder.fit(fields).transform(fields), dtype=np.float64)
+    fields, control = fields[alive], None
+    embedder = fitted(options["embedder"], fields, options["seed"])
+    z = np.asarray(embedder.transform(fields), dtype=np.float64)
     if options["n_untrained"]:
         other, _ = _fields_of(untrained(request.networks[0], options["seed"], options["reinitialize"]), x, request)
         moving = other.amplitudes() > 0
